@@ -1,0 +1,1 @@
+"""Diffusion models of any tensor shape: preconditioning, losses, samplers, closed-form oracle."""

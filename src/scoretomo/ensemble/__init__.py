@@ -1,0 +1,1 @@
+"""Many volumes of one experiment: growing the set from the volumes that have locked."""

@@ -1,0 +1,77 @@
+"""Rotation matrices: active, on xyz column vectors, object frame to microscope frame."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def random_rotations(
+    *shape: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, "*shape 3 3"]:
+    """Draw rotations uniformly (Haar measure) from SO(3), as unit quaternions of normal deviates.
+
+    The deviates are drawn on the generator's device and moved, so that a seed gives the same rotations everywhere.
+    """
+    source = generator.device if generator is not None else device
+    quaternions = torch.randn(*shape, 4, generator=generator, device=source).to(device)
+    return from_quaternions(quaternions)
+
+
+def from_quaternions(quaternions: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotation matrices of quaternions ``(w, x, y, z)``, which need not be normalised."""
+    w, x, y, z = (quaternions / quaternions.norm(dim=-1, keepdim=True)).unbind(-1)
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def from_rotation_vectors(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotation matrices of rotation vectors: axis times angle in radians (exponential map)."""
+    half = vectors.norm(dim=-1, keepdim=True) / 2
+    # sinc keeps the map smooth through the identity, where an axis does not exist
+    return from_quaternions(torch.cat([half.cos(), vectors / 2 * torch.sinc(half / math.pi)], dim=-1))
+
+
+def about_z(angles: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotations by ``angles`` (radians) about z, the in-plane rotations of an image: x towards y."""
+    return from_rotation_vectors(torch.stack([torch.zeros_like(angles), torch.zeros_like(angles), angles], dim=-1))
+
+
+def about_y(angles: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotations by ``angles`` (radians) about y: z towards x."""
+    return from_rotation_vectors(torch.stack([torch.zeros_like(angles), angles, torch.zeros_like(angles)], dim=-1))
+
+
+def from_relion_euler(angles_degrees: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotations of RELION's ``(rot, tilt, psi)`` in degrees (ZYZ; RELION's matrix maps object to image frame)."""
+    rot, tilt, psi = torch.deg2rad(angles_degrees.double()).unbind(-1)
+    return (about_z(-psi) @ about_y(-tilt) @ about_z(-rot)).to(angles_degrees.dtype)
+
+
+def to_relion_euler(rotations: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
+    """RELION's ``(rot, tilt, psi)`` in degrees, tilt in 0 to 180; psi is 0 where tilt is 0 or 180."""
+    matrix = rotations.double()
+    sine = torch.hypot(matrix[..., 2, 0], matrix[..., 2, 1])
+    regular = sine > 1e-6
+    tilt = torch.atan2(sine, matrix[..., 2, 2])
+    rot = torch.atan2(matrix[..., 2, 1], matrix[..., 2, 0])
+    psi = torch.atan2(matrix[..., 1, 2], -matrix[..., 0, 2])
+    # at the poles only rot + psi (or their difference) is defined: all of it goes to rot
+    rot_at_pole = torch.atan2(-matrix[..., 1, 0], matrix[..., 1, 1])
+    angles = torch.stack(
+        [torch.where(regular, rot, rot_at_pole), tilt, torch.where(regular, psi, torch.zeros_like(psi))], dim=-1
+    )
+    return torch.rad2deg(angles).to(rotations.dtype)
+
+
+def angle_between(first: Float[Tensor, "*batch 3 3"], second: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*batch"]:
+    """Geodesic distance of two rotations in degrees; from the Frobenius norm, which stays accurate near zero."""
+    chord = torch.linalg.matrix_norm(first - second) / math.sqrt(8)
+    return torch.rad2deg(2 * torch.asin(chord.clamp(max=1)))

@@ -1,0 +1,1 @@
+"""Projection, Fourier transforms, masks, preprocessing of images and volumes."""

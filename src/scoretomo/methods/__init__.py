@@ -1,0 +1,1 @@
+"""Reconstruction methods, one paper algorithm a function."""

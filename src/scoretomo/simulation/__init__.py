@@ -1,0 +1,1 @@
+"""Phantoms and simulated data sets with known truth."""

@@ -1,0 +1,57 @@
+"""Rotated and mirrored volumes keep to the package's one convention."""
+
+import math
+
+import pytest
+import torch
+
+from scoretomo.geometry.rotations import about_y, about_z, random_rotations
+from scoretomo.imaging.projection import project
+from scoretomo.imaging.resampling import mirror_z, rotate_volumes
+
+
+@pytest.mark.parametrize("side", [12, 13])
+def test_sum_over_z_of_the_rotated_object_is_its_projection(side: int, generator: torch.Generator) -> None:
+    volumes = torch.rand(3, side, side, side, generator=generator)
+    rotations = random_rotations(3, generator=generator)
+    projections = project(volumes, rotations[:, None])[:, 0]
+    torch.testing.assert_close(rotate_volumes(volumes, rotations).sum(1), projections, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [12, 13])
+def test_a_quarter_turn_about_z_moves_a_voxel_from_x_to_y(side: int) -> None:
+    centre = side // 2
+    volume = torch.zeros(1, side, side, side)
+    volume[0, centre, centre, centre + 3] = 1
+    rotated = rotate_volumes(volume, about_z(torch.tensor([math.pi / 2])))
+    assert rotated[0, centre, centre + 3, centre] == pytest.approx(1, abs=1e-4)
+    assert rotated.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_volumes_of_several_chunks_each_get_their_own_rotation(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes, rotations = torch.rand(5, 8, 8, 8, generator=generator), random_rotations(5, generator=generator)
+    together = rotate_volumes(volumes, rotations)
+    monkeypatch.setattr("scoretomo.imaging.resampling._SAMPLES_AT_ONCE", 2 * 8**3)
+    torch.testing.assert_close(rotate_volumes(volumes, rotations), together)
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_mirror_keeps_the_origin_and_swaps_the_sign_of_z(side: int) -> None:
+    centre = side // 2
+    volume = torch.zeros(2, side, side, side)
+    volume[0, centre, centre, centre] = 1
+    volume[1, centre + 2, centre + 1, centre] = 1
+    mirrored = mirror_z(volume)
+    assert mirrored[0, centre, centre, centre] == 1
+    assert mirrored[1, centre - 2, centre + 1, centre] == 1
+    torch.testing.assert_close(mirror_z(mirrored), volume)
+
+
+def test_mirror_commutes_with_projection_as_geometry_says(generator: torch.Generator) -> None:
+    """The mirrored object seen from behind shows the reflected image: no image tells the hand."""
+    volume = torch.rand(1, 11, 11, 11, generator=generator)
+    behind = about_y(torch.tensor([[math.pi]]))
+    image, from_behind = project(volume, torch.eye(3)[None, None]), project(mirror_z(volume), behind)
+    torch.testing.assert_close(from_behind, image.flip(-1), rtol=1e-4, atol=1e-4)

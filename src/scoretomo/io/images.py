@@ -1,0 +1,133 @@
+"""Image stacks of any supported format, and what a file holds in words."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..datatypes import InputError
+from ..imaging.preprocess import detect_contrast
+from . import mrc, star
+from .mrc import LoadedImages
+
+_SUFFIXES = (".mrcs", ".mrc", ".star", ".npy")
+
+
+def read_image_stack(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
+    """Read images from ``.mrcs``, ``.mrc``, ``.star`` or ``.npy``.
+
+    Parameters
+    ----------
+    path
+        The file; its suffix decides how it is read.
+    pixel_size_angstrom
+        Wins over what the file says; must be given for ``.npy``, which says nothing.
+
+    Raises
+    ------
+    InputError
+        Unknown suffix, or a file that cannot be used; the message says why.
+    """
+    match _suffix(path):
+        case ".mrc" | ".mrcs":
+            return mrc.read_images(path, pixel_size_angstrom)
+        case ".star":
+            return star.read_images(path, pixel_size_angstrom)
+        case _:
+            values = _read_npy(path)
+            if pixel_size_angstrom is None:
+                raise InputError(f"{path}: .npy files have no pixel size; give it with --pixel-size ANGSTROM")
+            return LoadedImages(mrc.to_stack(path, values, pixel_size_angstrom), ())
+
+
+def describe(path: Path, pixel_size_angstrom: float | None = None) -> list[str]:
+    """Say what is in a file of images or a volume, a line for each fact; a missing pixel size is a fact, no error.
+
+    Raises
+    ------
+    InputError
+        A file that cannot be read at all.
+    """
+    if _suffix(path) == ".star":
+        named = star.read_named_images(path)
+        sizes = " and ".join(f"{size:.5g} A" for size in named.stated_pixel_sizes_angstrom)
+        text = (
+            sizes if sizes and pixel_size_angstrom is None else _pixel_size_text(named.first_stack, pixel_size_angstrom)
+        )
+        return _lines(path, "images named by a STAR file", named.values, text, named.notes)
+    if _suffix(path) == ".npy":
+        text = "none in the file" if pixel_size_angstrom is None else f"{pixel_size_angstrom:.5g} A"
+        return _lines(path, "image stack (NumPy)", _read_npy(path), text, ())
+    array = mrc.read_array(path)
+    # a cube is a volume unless its name says stack: many writers leave the space group of stacks
+    is_volume = len(set(array.values.shape)) == 1 and path.suffix.lower() != ".mrcs" and len(array.values) > 1
+    kind = "volume" if is_volume else "image stack"
+    said = "volume" if array.says_volume else "image stack"
+    notes = array.notes if said == kind else (*array.notes, f"the header says {said}")
+    return _lines(path, f"{kind} (MRC)", array.values, _pixel_size_text(array, pixel_size_angstrom), notes)
+
+
+def _lines(path: Path, kind: str, values: NDArray[Any], pixel_size: str, notes: tuple[str, ...]) -> list[str]:
+    depth, height, width = values.shape
+    is_volume = kind.startswith("volume")
+    density = torch.from_numpy(values.astype(np.float32))
+    size = f"{width} x {height} x {depth} voxels" if is_volume else f"{depth} of {width} x {height} pixels"
+    lines = [
+        f"file: {path}",
+        f"kind: {kind}",
+        f"size: {size}",
+        f"type: {values.dtype.name}",
+        f"pixel size: {pixel_size}",
+    ]
+    if not torch.isfinite(density).all():
+        return [*lines, f"values: {int((~torch.isfinite(density)).sum())} are NaN or infinite", *_notes(notes)]
+    low, high, mean, deviation = density.min(), density.max(), density.mean(), density.std(correction=0)
+    lines.append(f"values: {low:.4g} to {high:.4g}, mean {mean:.4g}, standard deviation {deviation:.4g}")
+    if height == width and min(height, width) >= 8 and deviation > 0:
+        # the three projections of a volume along its axes have the contrast of the volume
+        images = torch.stack([density.sum(axis) for axis in range(3)]) if is_volume else density
+        sign, confidence = detect_contrast(images)
+        lines.append(f"contrast: protein looks {'bright' if sign > 0 else 'dark'} (confidence {confidence:.2f})")
+    elif height != width:
+        notes += ("the images are not square and cannot be used as they are",)
+    return [*lines, *_notes(notes)]
+
+
+def _notes(notes: tuple[str, ...]) -> list[str]:
+    return [f"note: {note}" for note in notes]
+
+
+def _pixel_size_text(array: mrc.MrcArray, given: float | None) -> str:
+    if given is not None:
+        return f"{given:.5g} A (given)"
+    if array.voxel_size_angstrom is None:
+        return "none in the header; --pixel-size is needed"
+    x, y, _ = array.voxel_size_angstrom
+    if x == y == 1:
+        return "1 A in the header, a placeholder in many files; --pixel-size is needed for images"
+    return f"{x:.5g} A" if abs(x / y - 1) < 1e-4 else f"{x:.5g} x {y:.5g} A, unequal"
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(
+            f"{path}: cannot read files of type {suffix or '(none)'!r}; supported are {', '.join(_SUFFIXES)}"
+        )
+    return suffix
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    """``(n, y, x)`` real numbers; a single image is a stack of one."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as a NumPy array: {error}") from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub" or values.ndim not in (2, 3):
+        shape = getattr(values, "shape", None)
+        raise InputError(f"{path}: must be an array (n, y, x) of real numbers, not {type(values).__name__} {shape}")
+    return values[None] if values.ndim == 2 else values

@@ -1,0 +1,236 @@
+"""MRC files: image stacks and volumes, with what is odd in their headers said in words."""
+
+import warnings
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mrcfile
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..datatypes import ImageStack, InputError, Volume
+from .files import replacing
+
+# Parts of the pixel size: below it, sizes along x and y differ by the rounding of the cell; above 1 % they are wrong.
+_SAME_SIZE = 1e-4
+_SIMILAR_SIZE = 0.01
+
+_ASK = "give the true one with --pixel-size ANGSTROM"
+
+
+@dataclass(frozen=True)
+class LoadedImages:
+    """Images from a file, and in words what was repaired or odd in it."""
+
+    stack: ImageStack
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadedVolume:
+    """A volume from a file, and in words what was repaired or odd in it."""
+
+    volume: Volume
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MrcArray:
+    """Sections of an MRC file as they are stored, not yet read from disk.
+
+    Attributes
+    ----------
+    values
+        ``(sections, y, x)`` memory map of the stored type; a single image has one section.
+    voxel_size_angstrom
+        ``(x, y, z)`` of the header, or None where it has none.
+    says_volume
+        The space group of the header is that of a volume, not of a stack of images (0).
+    notes
+        What was repaired or odd in the header.
+    """
+
+    values: NDArray[Any]
+    voxel_size_angstrom: tuple[float, float, float] | None
+    says_volume: bool
+    notes: tuple[str, ...]
+
+
+def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
+    """Read a stack of images; a single image is a stack of one.
+
+    Parameters
+    ----------
+    path
+        The file, usually ``.mrcs``; int8, int16, uint16, float16 or float32.
+    pixel_size_angstrom
+        Wins over the header. It must be given where the header has no pixel size, or the placeholder 1.0.
+
+    Raises
+    ------
+    InputError
+        Not an MRC file, truncated, empty, images that are not square or hold NaN, pixel size unknown.
+    """
+    array = read_array(path)
+    pixel_size, notes = choose_pixel_size(path, array, pixel_size_angstrom, axes=2)
+    if array.says_volume and len(array.values) > 1:
+        notes += (f"the header says volume; its {len(array.values)} sections are read as images",)
+    return LoadedImages(to_stack(path, array.values, pixel_size), array.notes + notes)
+
+
+def read_volume(path: Path, pixel_size_angstrom: float | None = None) -> LoadedVolume:
+    """Read a cubic map; axes that are stored in another order are brought to ``[z, y, x]``.
+
+    Raises
+    ------
+    InputError
+        Not an MRC file, truncated, not a cube, NaN, pixel size unknown.
+    """
+    array = read_array(path)
+    pixel_size, notes = choose_pixel_size(path, array, pixel_size_angstrom, axes=3)
+    if not array.says_volume:
+        notes += ("the header says image stack; it is a cube and read as a volume",)
+    try:
+        volume = Volume(torch.from_numpy(array.values.astype(np.float32)), pixel_size)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return LoadedVolume(volume, array.notes + notes)
+
+
+def write_images(path: Path, stack: ImageStack) -> None:
+    """Write a stack as float32 (space group 0), complete or not at all."""
+    _write(path, stack.images, stack.pixel_size_angstrom, is_volume=False)
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write a map as float32 (space group 1), complete or not at all."""
+    _write(path, volume.voxels, volume.pixel_size_angstrom, is_volume=True)
+
+
+def to_stack(path: Path, values: NDArray[Any], pixel_size_angstrom: float) -> ImageStack:
+    """Make ``(n, y, x)`` values of any real type an image stack; errors name the file."""
+    try:
+        return ImageStack(torch.from_numpy(values.astype(np.float32)), pixel_size_angstrom)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def read_array(path: Path) -> MrcArray:
+    """Open an MRC file without reading its sections.
+
+    Raises
+    ------
+    InputError
+        No such file, not an MRC file, truncated, empty, or of a type that is no density.
+    """
+    _refuse_other_files(path)
+    # mrcfile warns of all that it tolerates, and numpy of what it computes from broken headers
+    with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore"):
+        warnings.simplefilter("always")
+        try:
+            with mrcfile.mmap(path, mode="r", permissive=True) as mrc:
+                header, values = mrc.header.copy(), mrc.data
+        except (ValueError, OverflowError, MemoryError, OSError) as error:
+            raise InputError(f"{path}: cannot be read as an MRC file: {error}") from error
+    values = _checked(path, header, values)
+    notes = tuple(f"header: {warning.message}" for warning in caught)
+    order = _axis_order(header)
+    if order != (0, 1, 2) and int(header.ispg) != 0:
+        values = values.transpose(order)
+        notes += ("the header stores the axes in another order; brought to z, y, x",)
+    return MrcArray(values, _voxel_size(header), int(header.ispg) != 0, notes)
+
+
+def choose_pixel_size(path: Path, array: MrcArray, given: float | None, axes: int) -> tuple[float, tuple[str, ...]]:
+    """Decide on a pixel size, and say what is odd about it.
+
+    The given one wins. Of the header, the sizes of the first ``axes`` axes x, y, z count: 2 for stacks, whose
+    z size means nothing, and 3 for volumes.
+
+    Raises
+    ------
+    InputError
+        The header has none, or the placeholder 1.0 (stacks), or sizes that differ by more than 1 %.
+    """
+    header = array.voxel_size_angstrom
+    if header is None:
+        if given is None:
+            raise InputError(f"{path}: the header has no pixel size; {_ASK}")
+        return given, ()
+    sizes = header[:axes]
+    spread = max(sizes) / max(min(sizes), 1e-6) - 1
+    text = " x ".join(f"{size:.5g}" for size in sizes)
+    unequal = (f"the header's voxel size is unequal: {text} A",) if spread > _SAME_SIZE else ()
+    if given is not None:
+        if abs(given / header[0] - 1) > _SAME_SIZE:
+            return given, (*unequal, f"the header's pixel size of {header[0]:.5g} A is overruled by {given:.5g} A")
+        return given, unequal
+    if spread > _SIMILAR_SIZE:
+        raise InputError(f"{path}: the header's voxel size is unequal, {text} A; {_ASK}")
+    if header[0] == 1:
+        placeholder = "the header's pixel size of exactly 1 A is a placeholder in many files"
+        if axes == 2:
+            raise InputError(f"{path}: {placeholder}; {_ASK}, even if it is 1.0")
+        return header[0], (placeholder,)
+    return round(header[0], 6), unequal
+
+
+def _write(path: Path, values: Tensor, pixel_size_angstrom: float, *, is_volume: bool) -> None:
+    # mrcfile leaves its stream open when writing fails (disk full), hence closing
+    with replacing(path) as temporary, mrcfile.new(temporary) as mrc, closing(mrc._iostream):
+        mrc.set_data(values.detach().cpu().float().numpy())
+        if is_volume:
+            mrc.set_volume()
+        else:
+            mrc.set_image_stack()
+        mrc.voxel_size = pixel_size_angstrom
+        mrc.flush()
+
+
+def _refuse_other_files(path: Path) -> None:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1024)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    if len(start) < 1024:
+        raise InputError(f"{path}: {len(start)} bytes are too few for an MRC header; is the file truncated?")
+    if b"\0" not in start:  # every binary header has zeros, no text has
+        raise InputError(f"{path}: is a text file, not MRC")
+
+
+def _checked(path: Path, header: Any, values: NDArray[Any] | None) -> NDArray[Any]:
+    """Three-axis values, or the reason why there are none."""
+    shape = (int(header.nz), int(header.ny), int(header.nx))
+    text = " x ".join(str(length) for length in reversed(shape))
+    if min(shape) < 0 or int(header.mode) not in (0, 1, 2, 6, 12):
+        raise InputError(
+            f"{path}: mode {int(header.mode)} and size {text} in the header are no real density; is it an MRC file?"
+        )
+    if min(shape) == 0:
+        raise InputError(f"{path}: is empty: the header says {text}")
+    if values is None:
+        size = path.stat().st_size
+        raise InputError(f"{path}: is truncated: the header says {text} of mode {int(header.mode)}, in {size} bytes")
+    if values.ndim == 4:
+        raise InputError(f"{path}: is a stack of {len(values)} volumes; write them to one file each")
+    return values.reshape(shape)
+
+
+def _axis_order(header: Any) -> tuple[int, ...]:
+    """Axes of the stored array that are z, y and x; the header counts columns, rows, sections and x, y, z from 1."""
+    stored = [int(header.maps), int(header.mapr), int(header.mapc)]
+    return tuple(stored.index(axis) for axis in (3, 2, 1)) if sorted(stored) == [1, 2, 3] else (0, 1, 2)
+
+
+def _voxel_size(header: Any) -> tuple[float, float, float] | None:
+    cell = [float(header.cella[axis]) for axis in "xyz"]
+    intervals = [int(header[name]) for name in ("mx", "my", "mz")]
+    if not all(0 < length < float("inf") for length in cell[:2]) or min(intervals[:2]) <= 0:
+        return None
+    x, y = cell[0] / intervals[0], cell[1] / intervals[1]
+    return x, y, cell[2] / intervals[2] if intervals[2] > 0 else 0.0

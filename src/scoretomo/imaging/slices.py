@@ -1,0 +1,113 @@
+"""Central slices: images and volumes as Hartley coefficients on a disc of frequencies (Fourier-slice theorem).
+
+Every function here works on the full disc. A Hartley transform has no Friedel partner to leave out: its values at k and
+-k are two independent real numbers that hold what the complex Fourier coefficient holds.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .fourier import hartley, recentre_crop
+
+# Maps frequencies (..., 3), xyz in cycles per pixel in the object frame, to a volume's Hartley transform there (...).
+SliceFn = Callable[[Tensor], Tensor]
+
+
+def voxel_slices(volume: Float[Tensor, "n n n"], padding: int = 2) -> SliceFn:
+    """Make the Hartley transform of a voxel grid a function of frequency.
+
+    The volume is zero-padded, transformed, and interpolated trilinearly. Interpolation multiplies the object by
+    ``sinc^2`` of its distance from the origin on each axis; the volume is divided by that first, so that slices have
+    the amplitude of :func:`scoretomo.imaging.projection.project`.
+
+    Parameters
+    ----------
+    volume
+        ``(n, n, n)``, axes ``[z, y, x]``, origin at ``n // 2``.
+    padding
+        The transform has ``padding * n`` samples on each axis. It holds down the aliases of interpolation: at 2 they
+        are within 1 % for density inside the sphere of radius ``0.35 n`` and grow beyond.
+
+    Returns
+    -------
+    SliceFn
+        Zero beyond 0.5 cycles per pixel.
+    """
+    side, padded = volume.shape[-1], padding * volume.shape[-1]
+    axis = torch.arange(side, device=volume.device, dtype=volume.dtype) - side // 2
+    envelope = torch.sinc(axis / padded) ** 2
+    flattened = volume / (envelope[:, None, None] * envelope[:, None] * envelope)
+    transform = hartley(recentre_crop(flattened, padded, 3), 3)[None, None]
+    centre = 2 * (padded // 2) / (padded - 1) - 1  # the origin as grid_sample counts, from -1 to 1 over the samples
+    scale = 2 * padded / (padded - 1)
+
+    def slices(coordinates: Tensor) -> Tensor:
+        points = (coordinates * scale + centre).view(1, 1, 1, -1, 3)
+        return torch.nn.functional.grid_sample(
+            transform, points, mode="bilinear", padding_mode="zeros", align_corners=True
+        ).view(coordinates.shape[:-1])
+
+    return slices
+
+
+def disc_frequencies(side: int, radius: float, device: torch.device | str = "cpu") -> Float[Tensor, "p 2"]:
+    """Frequencies ``(p, 2)``, xy in cycles per pixel, of an image's Fourier samples within ``radius`` of the origin.
+
+    The row for -k is the mirrored row, ``p - 1 - i``, which :func:`translate_coefficients` relies on. Samples at -0.5
+    cycles per pixel of even sides, which have no partner, are left out.
+
+    Parameters
+    ----------
+    side
+        Edge of the image in pixels.
+    radius
+        Radius of the disc in Fourier pixels, that is, in cycles per image.
+    """
+    reach = min(math.floor(radius), (side - 1) // 2)
+    axis = torch.arange(-reach, reach + 1, device=device)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    inside = x**2 + y**2 <= radius**2
+    return torch.stack([x[inside], y[inside]], dim=-1) / side
+
+
+def image_coefficients(
+    images: Float[Tensor, "*batch side side"], frequencies: Float[Tensor, "p 2"]
+) -> Float[Tensor, "*batch p"]:
+    """Hartley transform of images at ``frequencies``, rows of :func:`disc_frequencies` for the same side."""
+    side = images.shape[-1]
+    column, row = ((frequencies * side).round().long() + side // 2).unbind(-1)
+    return hartley(images, 2)[..., row, column]
+
+
+def slice_coefficients(
+    slice_fn: SliceFn, rotations: Float[Tensor, "*batch 3 3"], frequencies: Float[Tensor, "p 2"]
+) -> Float[Tensor, "*batch p"]:
+    """Hartley transform of the projections of a volume under ``rotations``, at image ``frequencies``.
+
+    The frequency of the object under an image frequency is ``R^T (kx, ky, 0)`` (Fourier-slice theorem).
+    """
+    return slice_fn(frequencies @ rotations[..., :2, :])
+
+
+def translate_coefficients(
+    coefficients: Float[Tensor, "*#batch p"],
+    frequencies: Float[Tensor, "p 2"],
+    shifts_pixels: Float[Tensor, "*#batch 2"],
+) -> Float[Tensor, "*batch p"]:
+    """Hartley coefficients of images moved by ``shifts_pixels``, xy, positive to larger index.
+
+    The Fourier coefficient F(k) is multiplied by ``exp(-2 pi i k.t)``; with H = Re F - Im F this is
+    ``H'(k) = cos(2 pi k.t) H(k) + sin(2 pi k.t) H(-k)``. The norm over the disc does not change.
+
+    Parameters
+    ----------
+    frequencies
+        Rows of :func:`disc_frequencies`, all of them or any set that holds -k with every k, in their order: the row
+        of -k must be the mirrored row.
+    """
+    phases = 2 * math.pi * (shifts_pixels @ frequencies.T)
+    return phases.cos() * coefficients + phases.sin() * coefficients.flip(-1)

@@ -1,0 +1,269 @@
+"""Poses of images against a volume: exhaustive search over SO(3) and shifts, refined level by level (003, algorithm 1).
+
+Images and slices are compared on a disc of Hartley coefficients that grows with every level. Poses are ranked by the
+correlation over that disc without its origin, which is the ranking by squared error after the best non-negative scale
+of each slice. So neither the scale nor the background level of image or volume matters, both of which a half-grown
+volume gets wrong, and a slice of little power cannot win by being near zero.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..datatypes import InputError
+from ..geometry.grids import so3_grid
+from ..geometry.rotations import from_rotation_vectors
+from ..imaging.slices import (
+    SliceFn,
+    disc_frequencies,
+    image_coefficients,
+    slice_coefficients,
+    translate_coefficients,
+)
+
+# Correlations, or coefficients of slices, that are held at once: the working memory, some 500 MB.
+_VALUES_AT_ONCE = 2**23
+
+
+@dataclass(frozen=True)
+class PoseSearchConfig:
+    """Extent and resolution of a pose search; defaults of cryoDRGN2 (003, algorithm 1 and table S1) unless noted.
+
+    Attributes
+    ----------
+    base_order
+        Order of the exhaustive grid on SO(3): 1, 2, 3 are 576, 4608, 36864 rotations, 30, 15, 7.5 degrees apart.
+    refinements
+        Times that the spacing of rotations and shifts is halved around the kept poses (M).
+    kept
+        Poses kept at every level and returned (K), of each image.
+    low_radius
+        Radius of the disc of frequencies for the exhaustive search, in Fourier pixels of the image (k_min, at 128 px).
+    high_radius
+        Radius at the last refinement (k_max, at 128 px); radii grow linearly and end at half the side of the image.
+    separation_degrees
+        Angle beyond which kept poses lie from each other, so that they are rival hypotheses and not neighbours on one
+        peak. 003 keeps neighbours: anything near 0 does so too, and finds the peaks of a good volume more surely.
+    shift_extent_pixels
+        Shifts from minus to plus this are searched along x and y. 0 is no search, as class averages are centred; 003
+        has 20, at 128 px.
+    shift_count
+        Shifts per axis in the exhaustive search (T); their spacing is ``2 * shift_extent_pixels / shift_count``.
+
+    Raises
+    ------
+    InputError
+        Counts below one, radii that shrink, a negative extent, a separation that is not positive.
+    """
+
+    base_order: int = 2
+    refinements: int = 4
+    kept: int = 8
+    low_radius: float = 12.0
+    high_radius: float = 48.0
+    separation_degrees: float = 20.0
+    shift_extent_pixels: float = 0.0
+    shift_count: int = 14
+
+    def __post_init__(self) -> None:
+        if self.kept < 1 or self.shift_count < 1:
+            raise InputError(f"kept and shift_count must be 1 or more, not {self.kept} and {self.shift_count}")
+        if self.base_order < 0 or self.refinements < 0:
+            counts = f"{self.base_order} and {self.refinements}"
+            raise InputError(f"base_order and refinements must be 0 or more, not {counts}")
+        if not 1 <= self.low_radius <= self.high_radius:
+            radii = f"{self.low_radius} and {self.high_radius}"
+            raise InputError(f"low_radius must lie between 1 and high_radius, not {radii}")
+        if self.shift_extent_pixels < 0:
+            raise InputError(f"shift_extent_pixels must be 0 (no search) or more, not {self.shift_extent_pixels}")
+        if not 0 < self.separation_degrees < 180:
+            raise InputError(f"separation_degrees must lie between 0 and 180, not {self.separation_degrees}")
+
+    def radius(self, level: int) -> float:
+        """Radius of the disc at a level; 0 is the exhaustive search."""
+        growth = self.high_radius - self.low_radius
+        return self.low_radius + growth * level / max(1, self.refinements)
+
+    def rotation_spacing(self, level: int) -> float:
+        """Spacing of rotations at a level, in radians."""
+        return math.radians(60) * 0.5 ** (self.base_order + level)
+
+    def shift_spacing(self, level: int) -> float:
+        """Spacing of shifts at a level, in pixels."""
+        return 2 * self.shift_extent_pixels / self.shift_count * 0.5**level
+
+
+@dataclass(frozen=True)
+class PoseCandidates:
+    """The best poses of each image, best first.
+
+    Attributes
+    ----------
+    rotations
+        ``(n, kept, 3, 3)``, object frame to microscope frame.
+    shifts_pixels
+        ``(n, kept, 2)``, ``[x, y]``: where the image's density lies relative to the projection of the volume, positive
+        to larger index.
+    scores
+        ``(n, kept)``, correlation of image and slice over the disc of the last level, -1 to 1, falling.
+    """
+
+    rotations: Float[Tensor, "n kept 3 3"]
+    shifts_pixels: Float[Tensor, "n kept 2"]
+    scores: Float[Tensor, "n kept"]
+
+    @property
+    def errors(self) -> Float[Tensor, "n kept"]:
+        """Share of the image's power that the slice at its best non-negative scale leaves unexplained, rising."""
+        return 1 - self.scores.clamp(min=0) ** 2
+
+
+def find_poses(
+    images: Float[Tensor, "n side side"], slice_fn: SliceFn, config: PoseSearchConfig | None = None
+) -> PoseCandidates:
+    """Search all rotations and shifts for the poses under which a volume explains each image (003, algorithm 1).
+
+    There is no need to search the other hand. With ``S = diag(1, 1, -1)``, the mirrored volume under ``S R S`` has the
+    projection of the volume under ``R``: its poses are ``S R S``, its shifts and scores the same, for every image.
+
+    Parameters
+    ----------
+    images
+        ``(n, side, side)``.
+    slice_fn
+        The volume, as :func:`scoretomo.imaging.slices.voxel_slices` or a network makes it.
+    config
+        Defaults to ``PoseSearchConfig()``.
+    """
+    config = config or PoseSearchConfig()
+    candidates = search_grid(images, slice_fn, config)
+    for level in range(1, config.refinements + 1):
+        candidates = refine_poses(images, slice_fn, candidates, config, level)
+    return candidates
+
+
+@torch.no_grad()
+def search_grid(images: Float[Tensor, "n side side"], slice_fn: SliceFn, config: PoseSearchConfig) -> PoseCandidates:
+    """Correlate every image, at every shift, with the slice at every rotation of the base grid."""
+    frequencies = _band(images, config.radius(0))
+    grid = so3_grid(config.base_order).to(images)
+    shifts = _shift_grid(config).to(images)
+    chunks = (grid[part] for part in _parts(len(grid), len(frequencies)))
+    slices = torch.cat([_normalise(slice_coefficients(slice_fn, chunk, frequencies)) for chunk in chunks])
+    found = []
+    for part in _parts(len(images), len(grid) * len(shifts)):
+        targets = _normalise(image_coefficients(images[part], frequencies))
+        moved_back = translate_coefficients(targets[:, None], frequencies, -shifts)  # (n, shift, p)
+        scores, best_shift = (moved_back @ slices.T).max(1)  # (n, rotation)
+        best = _select(scores, grid.expand(len(scores), -1, 3, 3), config)
+        found.append(PoseCandidates(grid[best], shifts[best_shift.gather(1, best)], scores.gather(1, best)))
+    return _ordered(found)
+
+
+@torch.no_grad()
+def refine_poses(
+    images: Float[Tensor, "n side side"],
+    slice_fn: SliceFn,
+    candidates: PoseCandidates,
+    config: PoseSearchConfig,
+    level: int,
+) -> PoseCandidates:
+    """Try the neighbours of each candidate at half the spacing of its grid, and keep the best.
+
+    The new spacing and the disc are those of ``config`` at ``level``, 1 to ``config.refinements``. Two changes to 003,
+    where a pose has 8 children within its own cell and every level searches a whole grid of shifts: separate candidates
+    do not cover for each other, so that each must be able to leave its cell, and shifts move by at most one step.
+    """
+    frequencies = _band(images, config.radius(level))
+    turns = _turns(config.rotation_spacing(level)).to(images)
+    steps = _square(config.shift_spacing(level)).to(images)
+    found = []
+    for part in _parts(len(images), candidates.scores.shape[1] * len(turns) * len(frequencies)):
+        children = turns @ candidates.rotations[part, :, None]  # (n, kept, turn, 3, 3)
+        slices = _normalise(slice_coefficients(slice_fn, children, frequencies))
+        shifts = candidates.shifts_pixels[part, :, None] + steps  # (n, kept, step, 2)
+        targets = _normalise(image_coefficients(images[part], frequencies))
+        moved_back = translate_coefficients(targets[:, None, None], frequencies, -shifts)
+        scores, best_step = (slices @ moved_back.mT).max(-1)  # (n, kept, turn)
+        child_shifts = shifts.gather(2, best_step[..., None].expand(-1, -1, -1, 2)).flatten(1, 2)
+        children, scores = children.flatten(1, 2), scores.flatten(1)
+        best = _select(scores, children, config)
+        row = torch.arange(len(best), device=best.device)[:, None]
+        found.append(PoseCandidates(children[row, best], child_shifts[row, best], scores[row, best]))
+    return _ordered(found)
+
+
+def _band(images: Tensor, radius: float) -> Float[Tensor, "p 2"]:
+    """Frequencies of the disc without the origin, whose value no rotation changes."""
+    side = images.shape[-1]
+    frequencies = disc_frequencies(side, min(radius, side / 2), images.device).to(images.dtype)
+    return frequencies[frequencies.any(-1)]
+
+
+def _normalise(coefficients: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
+    """Scale to norm one, so that products are correlations; zeros stay."""
+    return torch.nn.functional.normalize(coefficients, dim=-1, eps=torch.finfo(coefficients.dtype).tiny)
+
+
+def _shift_grid(config: PoseSearchConfig) -> Float[Tensor, "count 2"]:
+    """Centres of the ``shift_count`` squared cells that tile the searched square."""
+    if config.shift_extent_pixels == 0:
+        return torch.zeros(1, 2)
+    axis = (torch.arange(config.shift_count) - (config.shift_count - 1) / 2) * config.shift_spacing(0)
+    return torch.cartesian_prod(axis, axis)
+
+
+def _square(spacing: float) -> Float[Tensor, "count 2"]:
+    """Shift of zero and its eight neighbours; only zero where nothing is searched."""
+    if spacing == 0:
+        return torch.zeros(1, 2)
+    axis = torch.tensor([0.0, -spacing, spacing])
+    return torch.cartesian_prod(axis, axis)
+
+
+def _turns(spacing: float) -> Float[Tensor, "count 3 3"]:
+    """No rotation and its 14 nearest in a body-centred cubic lattice of rotation vectors.
+
+    The 8 at the corners subdivide the cell of the coarser grid, as in 003; the 6 along the axes reach beyond it.
+    """
+    half = torch.tensor([-0.5, 0.5])
+    vectors = torch.cat([torch.zeros(1, 3), torch.cartesian_prod(half, half, half), torch.eye(3), -torch.eye(3)])
+    return from_rotation_vectors(vectors * spacing)
+
+
+def _select(
+    scores: Float[Tensor, "n c"], rotations: Float[Tensor, "n c 3 3"], config: PoseSearchConfig
+) -> Int[Tensor, "n kept"]:
+    """Take the best pose, send its neighbours to the back of the queue, take the next, and so on.
+
+    The neighbours stay in the queue: ``kept`` poses are found even where fewer peaks are separate.
+    """
+    # trace of the relative rotation of two poses that are just separate
+    trace = 1 + 2 * math.cos(math.radians(config.separation_degrees))
+    row = torch.arange(len(scores), device=scores.device)
+    queue, chosen = scores.clone(), []
+    for _ in range(config.kept):
+        best = queue.argmax(-1)
+        near = torch.einsum("nij,ncij->nc", rotations[row, best], rotations) > trace
+        queue = queue - 3 * near  # correlations span 2
+        queue[row, best] = -math.inf
+        chosen.append(best)
+    return torch.stack(chosen, dim=-1)
+
+
+def _ordered(parts: list[PoseCandidates]) -> PoseCandidates:
+    """Join parts and put the candidates of each image in order of falling score."""
+    scores, order = torch.cat([part.scores for part in parts]).sort(dim=-1, descending=True)
+    row = torch.arange(len(order), device=order.device)[:, None]
+    rotations = torch.cat([part.rotations for part in parts])[row, order]
+    return PoseCandidates(rotations, torch.cat([part.shifts_pixels for part in parts])[row, order], scores)
+
+
+def _parts(count: int, values_each: int) -> Iterator[slice]:
+    """Slices of ``count`` images such that no part holds more than ``_VALUES_AT_ONCE`` values, one image at least."""
+    size = max(1, _VALUES_AT_ONCE // values_each)
+    return (slice(start, start + size) for start in range(0, count, size))

@@ -1,0 +1,101 @@
+"""Central slices agree with projections, and shifts in Fourier space with shifts in real space."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from scoretomo.geometry.rotations import random_rotations
+from scoretomo.imaging.projection import project
+from scoretomo.imaging.slices import (
+    disc_frequencies,
+    image_coefficients,
+    slice_coefficients,
+    translate_coefficients,
+    voxel_slices,
+)
+
+
+def _blobs(side: int, generator: torch.Generator, width: float = 3.5) -> Tensor:
+    axis = torch.arange(side, dtype=torch.float32) - side // 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    centres, heights = 4 * torch.randn(8, 3, generator=generator).clamp(-1, 1), torch.rand(8, generator=generator)
+    volume = torch.zeros(side, side, side)
+    for (cx, cy, cz), height in zip(centres, heights, strict=True):
+        volume += height * torch.exp(-((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) / (2 * width**2))
+    return volume
+
+
+@pytest.mark.parametrize("side", [48, 49])
+def test_a_slice_is_the_transform_of_the_projection_under_the_same_rotation(
+    side: int, generator: torch.Generator
+) -> None:
+    volume, rotations = _blobs(side, generator), random_rotations(20, generator=generator)
+    frequencies = disc_frequencies(side, side / 2)
+    projected = image_coefficients(project(volume[None], rotations[None])[0], frequencies)
+    sliced = slice_coefficients(voxel_slices(volume), rotations, frequencies)
+    correlation = torch.nn.functional.cosine_similarity(projected, sliced, dim=-1)
+    amplitude = (projected * sliced).sum(-1) / projected.square().sum(-1)
+    assert correlation.min() > 0.9995
+    assert (amplitude - 1).abs().max() < 0.01
+    transposed = slice_coefficients(voxel_slices(volume), rotations.mT, frequencies)
+    assert torch.nn.functional.cosine_similarity(projected, transposed, dim=-1).median() < 0.98
+
+
+@pytest.mark.parametrize("side", [16, 17])
+@pytest.mark.parametrize("padding", [2, 3])
+def test_the_transform_of_one_voxel_is_a_wave_of_amplitude_one(
+    side: int, padding: int, generator: torch.Generator
+) -> None:
+    volume, place = torch.zeros(side, side, side), torch.tensor([1, -4, 2])
+    x, y, z = (place + side // 2).tolist()
+    volume[z, y, x] = 1
+    frequencies = 0.8 * (torch.rand(500, 3, generator=generator) - 0.5)
+    phases = 2 * math.pi * (frequencies @ place.float())
+    wave, values = phases.cos() + phases.sin(), voxel_slices(volume, padding)(frequencies)
+    assert (values * wave).mean() / wave.square().mean() == pytest.approx(1, abs=0.01)
+    assert (values - wave).square().mean().sqrt() < (0.1 if padding == 2 else 0.04)
+
+
+def test_slices_are_zero_beyond_the_nyquist_frequency() -> None:
+    values = voxel_slices(torch.ones(8, 8, 8))(torch.tensor([[[0.7, 0, 0]], [[0, 0, -0.6]]]))
+    assert values.shape == (2, 1)
+    assert not values.any()
+
+
+@pytest.mark.parametrize(("side", "radius", "count"), [(32, 12.0, 441), (8, 4.0, 45), (9, 4.0, 49)])
+def test_the_mirrored_row_of_a_disc_is_the_opposite_frequency(side: int, radius: float, count: int) -> None:
+    frequencies = disc_frequencies(side, radius)
+    assert len(frequencies) == count  # points of the integer lattice in a circle, those at -side / 2 left out
+    torch.testing.assert_close(frequencies.flip(0), -frequencies)
+
+
+@pytest.mark.parametrize("side", [12, 13])
+def test_coefficients_are_sums_over_the_image(side: int, generator: torch.Generator) -> None:
+    image, frequencies = torch.rand(side, side, generator=generator), disc_frequencies(side, 3.0)
+    axis = torch.arange(side) - side // 2
+    phases = 2 * math.pi * (frequencies[:, 0, None, None] * axis + frequencies[:, 1, None, None] * axis[:, None])
+    expected = ((phases.cos() + phases.sin()) * image).sum((1, 2))
+    torch.testing.assert_close(image_coefficients(image, frequencies), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [12, 13])
+def test_a_phase_moves_the_image_by_whole_pixels(side: int, generator: torch.Generator) -> None:
+    image, frequencies = torch.rand(side, side, generator=generator), disc_frequencies(side, side / 2)
+    moved = image.roll((3, -2), (1, 0))  # x by 3, y by -2
+    expected = image_coefficients(moved, frequencies)
+    translated = translate_coefficients(image_coefficients(image, frequencies), frequencies, torch.tensor([3.0, -2]))
+    torch.testing.assert_close(translated, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_shifts_of_fractions_add_up_and_keep_the_norm(generator: torch.Generator) -> None:
+    frequencies = disc_frequencies(16, 6.0)
+    coefficients = torch.randn(5, 1, len(frequencies), generator=generator)
+    first, second = torch.randn(2, 4, 2, generator=generator)
+    once = translate_coefficients(coefficients, frequencies, first)
+    torch.testing.assert_close(once.norm(dim=-1), coefficients.norm(dim=-1).expand(5, 4))
+    twice = translate_coefficients(once, frequencies, second)
+    torch.testing.assert_close(
+        twice, translate_coefficients(coefficients, frequencies, first + second), rtol=1e-4, atol=1e-4
+    )

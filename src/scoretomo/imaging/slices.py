@@ -29,8 +29,8 @@ def voxel_slices(volume: Float[Tensor, "n n n"], padding: int = 2) -> SliceFn:
     volume
         ``(n, n, n)``, axes ``[z, y, x]``, origin at ``n // 2``.
     padding
-        The transform has ``padding * n`` samples on each axis. It holds down the aliases of interpolation: at 2 they
-        are within 1 % for density inside the sphere of radius ``0.35 n`` and grow beyond.
+        The transform has ``padding * n`` samples on each axis. More holds down the aliases of interpolation: the wave
+        of a voxel ``n / 4`` from the origin is wrong by 2 % of its amplitude (rms) at 2, by 0.9 % at 3.
 
     Returns
     -------

@@ -336,8 +336,11 @@ def _linearise(
     slopes = sampled[..., 1:] @ matrices.mT.to(values.dtype) * scale[..., None]
     turning = torch.linalg.cross(slopes, lattice.to(values.dtype).expand_as(slopes))
     moving = values[..., None] * (lattice * (-2j * math.pi / side))
-    jacobian = torch.view_as_real(torch.cat([turning, moving], dim=-1)).movedim(-1, -2).flatten(-3, -2)
-    residual = torch.view_as_real(target - values).flatten(-2)
+    # a shell counts by its correlation: those of noise would only shorten the steps
+    weights = (correlations.clamp(min=0) * membership.shape[1]).sqrt() @ membership.T
+    jacobian = torch.cat([turning, moving], dim=-1) * weights[..., None]
+    jacobian = torch.view_as_real(jacobian).movedim(-1, -2).flatten(-3, -2)
+    residual = torch.view_as_real((target - values) * weights).flatten(-2)
     hessian = jacobian.mT @ jacobian
     gradient = (jacobian.mT @ residual[..., None])[..., 0]
     return correlations.sum(-1), hessian, gradient

@@ -1,0 +1,150 @@
+"""Simulated images of moving phantoms and of maps, with the true volume and pose of every image.
+
+The truth of an image is the object in that image's own frame: its sum over z is the clean, unshifted image.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datatypes import ImageStack, InputError, Poses
+from ..geometry.rotations import random_rotations
+from ..imaging.fourier import centred_fft, centred_inverse_fft
+from .phantoms import SignedDistance, box_distance, sample
+
+Track = Callable[[range], Iterable[int]]
+"""Passes the indices of a loop on, one by one, and may show how far it is: ``iter`` or ``rich.progress.track``."""
+
+# The phantoms have no size of their own; at this pixel size, 88 pixels of them are as large as a ribosome.
+_PHANTOM_PIXEL_ANGSTROM = 4.0
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """What is simulated.
+
+    Raises
+    ------
+    InputError
+        A number that nothing could be simulated with.
+    """
+
+    count: int = 300
+    """Number of images (001, Table 1: 300 of the box, 200 of the capsid)."""
+    side: int = 88
+    """Edge of the images in pixels (001, Table 1: 88)."""
+    pixel_size_angstrom: float | None = None
+    """Edge of a pixel in Angstrom. None: 4 for box and capsid; for a map, so that all of it is seen."""
+    snr: float | None = None
+    """Variance of the clean images over that of the white Gaussian noise added to them. None: no noise."""
+    shift_std_angstrom: float = 0.0
+    """Standard deviation, along x and along y, of the shifts that put the particles off centre."""
+    seed: int = 0
+    """The same seed gives the same images."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"count must be at least 1 image, not {self.count}")
+        if self.side < 8:
+            raise InputError(f"side must be at least 8 pixels, not {self.side}")
+        if self.pixel_size_angstrom is not None and not 0 < self.pixel_size_angstrom < math.inf:
+            raise InputError(f"the pixel size must be a positive number of Angstrom, not {self.pixel_size_angstrom}")
+        if self.snr is not None and not 0 < self.snr < math.inf:
+            raise InputError(f"snr must be a positive number, not {self.snr}; leave it out for clean images")
+        if not 0 <= self.shift_std_angstrom < math.inf:
+            raise InputError(f"the shifts' standard deviation cannot be {self.shift_std_angstrom} Angstrom")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Simulated images and all that is true about them.
+
+    Attributes
+    ----------
+    stack
+        The images.
+    truth
+        ``(n, side, side, side)``, axes ``[z, y, x]``: the object of each image in that image's frame, centred.
+    poses
+        True rotations, from the common frame of the objects to each image's, and true shifts.
+    conformations
+        ``(n, k)``: true state of each object; ``k`` is 0 for a rigid one.
+    conformation_names
+        What the ``k`` columns are, with their unit.
+    """
+
+    stack: ImageStack
+    truth: Float[Tensor, "n side side side"]
+    poses: Poses
+    conformations: Float[Tensor, "n k"]
+    conformation_names: tuple[str, ...]
+
+
+def simulate_box(
+    config: SimulationConfig,
+    *,
+    widest_angle_degrees: float = 150.0,
+    device: torch.device | str = "cpu",
+    track: Track = iter,
+) -> Simulation:
+    """Images of the box with moving lids, each in a conformation and an orientation of its own (001, section 4.1).
+
+    The two lid angles are drawn evenly between closed, 0, and ``widest_angle_degrees``.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    angles = math.radians(widest_angle_degrees) * torch.rand(config.count, 2, generator=generator)
+    names = ("lid_1_radians", "lid_2_radians")
+    return simulate_conformations(box_distance, angles.to(device), names, config, generator, track=track)
+
+
+def simulate_conformations(
+    shape: SignedDistance,
+    conformations: Float[Tensor, "n k"],
+    conformation_names: tuple[str, ...],
+    config: SimulationConfig,
+    generator: torch.Generator,
+    *,
+    track: Track = iter,
+) -> Simulation:
+    """Images of a continuous shape, one of each conformation, in random orientations.
+
+    The shape is sampled anew in every image's frame, so that neither images nor truth are interpolated; each voxel is
+    the mean of 8 samples, against aliasing.
+    """
+    pixel_size = config.pixel_size_angstrom or _PHANTOM_PIXEL_ANGSTROM
+    poses = _draw_poses(config, generator, conformations.device)
+    truth = conformations.new_empty(len(conformations), config.side, config.side, config.side)
+    for i in track(range(len(conformations))):
+        one = slice(i, i + 1)
+        truth[one] = sample(shape, conformations[one], config.side, poses.rotations[one])
+    images = _record(truth.sum(1), poses.shifts_angstrom / pixel_size, config.snr, generator)
+    return Simulation(ImageStack(images, pixel_size), truth, poses, conformations, conformation_names)
+
+
+def _draw_poses(config: SimulationConfig, generator: torch.Generator, device: torch.device) -> Poses:
+    """Uniform rotations and normal shifts."""
+    rotations = random_rotations(config.count, generator=generator, device=device)
+    shifts = config.shift_std_angstrom * torch.randn(config.count, 2, generator=generator)
+    return Poses(rotations, shifts.to(device))
+
+
+def _record(
+    projections: Float[Tensor, "n side side"],
+    shifts_pixels: Float[Tensor, "n 2"],
+    snr: float | None,
+    generator: torch.Generator,
+) -> Float[Tensor, "n side side"]:
+    """Move projections by their shifts and add noise, of one level for the whole stack."""
+    images = projections
+    if shifts_pixels.any():
+        frequency = (torch.arange(images.shape[-1], device=images.device) - images.shape[-1] // 2) / images.shape[-1]
+        cycles = frequency * shifts_pixels[:, :1, None] + frequency[:, None] * shifts_pixels[:, 1:, None]
+        images = centred_inverse_fft(centred_fft(images, 2) * torch.exp(-2j * math.pi * cycles), 2)
+    if snr is not None:
+        signal = images.var(dim=(1, 2)).mean()
+        images = images + (signal / snr).sqrt() * torch.randn(images.shape, generator=generator).to(images.device)
+    return images

@@ -110,6 +110,16 @@ def test_a_clean_shell_is_neither_masked_nor_taken_for_background(generator: tor
     assert relative_error(prepared * record.scale, images) < 1e-3
 
 
+def test_a_hollow_darker_than_the_outside_stays_dark(generator: torch.Generator) -> None:
+    """The dark inside of a capsid belongs to the molecule: the background stops where the shell begins."""
+    radius = radius_grid(48, 3)
+    density = torch.exp(-(((radius - 14) / 1.5) ** 2)) - 1.5 * torch.exp(-((radius / 5) ** 2))
+    images = project(density[None], random_rotations(1, 4, generator=generator))[0]
+    prepared, record = preprocess(ImageStack(images, 2.0), PreprocessConfig(contrast="bright"))
+    assert images[:, 24, 24].max() < -0.2 * images.max()
+    assert relative_error(prepared * record.scale, images) < 5e-3
+
+
 def test_neighbours_in_some_images_do_not_move_the_background(generator: torch.Generator) -> None:
     images, _ = views(48, 10, generator)
     crowded = images.clone()

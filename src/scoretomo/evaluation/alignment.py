@@ -108,15 +108,17 @@ def apply_alignment(mobile: Float[Tensor, "b n n n"], alignment: Alignment) -> F
     """Resample volumes in the frame of their references.
 
     The rotation samples a copy of twice the sampling: trilinear weights then hardly alias, and what they attenuate
-    they attenuate evenly over a shell. The shift is exact and periodic.
+    they attenuate evenly over a shell. What turns in from outside the box is the volume's median; the shift is
+    exact and periodic.
     """
     side = mobile.shape[-1]
-    handed = torch.where(alignment.mirrored[:, None, None, None], mirror_z(mobile), mobile)
+    background = _background(mobile)
+    handed = torch.where(alignment.mirrored[:, None, None, None], mirror_z(mobile), mobile) - background
     turned = [
         resize(rotate_volumes(resize(volume[None], 2 * side, 3), rotation[None]), side, 3)
         for volume, rotation in zip(handed, alignment.rotations, strict=True)
     ]
-    return _shift(torch.cat(turned), alignment.shifts_pixels)
+    return _shift(torch.cat(turned), alignment.shifts_pixels) + background
 
 
 def _shift(volumes: Float[Tensor, "b n n n"], shifts_pixels: Float[Tensor, "b 3"]) -> Float[Tensor, "b n n n"]:
@@ -138,7 +140,8 @@ def _align_chunk(
     scores = shifts.new_zeros(count, 2, config.kept[0])
     for shell, kept in zip(config.shells, config.kept, strict=True):
         lattice, membership = _half_ball(min(shell, finest), mobile)
-        target = _whiten(_sample(reference_spectra, lattice[None, None])[..., 0], membership)
+        target = _sample(reference_spectra, lattice[None, None])[..., 0]
+        target = target * _whitening(target, membership)
         refined = _refine(
             spectra,
             target,
@@ -160,6 +163,11 @@ def _align_chunk(
     return Alignment(rotations, shifts[rows, hand, 0], mirrored, correlation, correlation - scores[rows, 1 - hand, 0])
 
 
+def _background(volumes: Float[Tensor, "b n n n"]) -> Float[Tensor, "b 1 1 1"]:
+    """Median of each volume, so that a constant makes no step at the edge of the box once it is turned or padded."""
+    return volumes.flatten(1).median(1).values[:, None, None, None]
+
+
 def _mirror(like: Tensor) -> Float[Tensor, "3 3"]:
     return torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(like)
 
@@ -170,7 +178,7 @@ def _spectra(volumes: Float[Tensor, "b n n n"], shell: int, with_gradient: bool)
     With the gradient, the derivatives along x, y and z follow: the spectra of ``-2 pi i x`` times the volume.
     """
     side = 2 * shell + 1
-    small = resize(volumes, side, 3)[:, None]
+    small = resize(volumes - _background(volumes), side, 3)[:, None]
     if with_gradient:
         axis = (torch.arange(side, device=volumes.device, dtype=volumes.dtype) - side // 2) / side
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -209,11 +217,11 @@ def _shift_phases(
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def _whiten(values: Complex[Tensor, "*batch k"], membership: Float[Tensor, "k s"]) -> Complex[Tensor, "*batch k"]:
-    """Scale every shell to the same power, so that inner products are mean shell correlations."""
+def _whitening(values: Complex[Tensor, "*batch k"], membership: Float[Tensor, "k s"]) -> Float[Tensor, "*batch k"]:
+    """Factors that give every shell the same power, so that inner products are mean shell correlations."""
     power = (values.abs() ** 2) @ membership * membership.shape[1]
     scale = torch.where(power > 0, power.clamp(min=torch.finfo(power.dtype).tiny).rsqrt(), torch.zeros_like(power))
-    return values * (scale @ membership.T)
+    return scale @ membership.T
 
 
 def _centre_of_mass(volumes: Float[Tensor, "b n n n"]) -> Float[Tensor, "b 3"]:
@@ -250,7 +258,8 @@ def _search(
     reference_centres = _centre_of_mass(reference)
 
     # the mirrored volume's spectrum is the spectrum at the mirrored frequency
-    values = _whiten(_sample(spectra[:, :2], (lattice @ hands)[None])[..., 0], membership)
+    values = _sample(spectra[:, :2], (lattice @ hands)[None])[..., 0]
+    values = values * _whitening(values, membership)
     moves = offsets - centres[:, :, None]  # (b, hand, offset, xyz)
     values = values[:, :, None] * _shift_phases(lattice, moves, side)
     found_matrices, found_shifts = [], []
@@ -258,7 +267,8 @@ def _search(
     for i in range(len(mobile)):
         if i < len(reference):
             frequencies = lattice @ rotations.mT
-            turned = _whiten(_sample(reference_spectra[i : i + 1], frequencies[None])[0, ..., 0], membership)
+            turned = _sample(reference_spectra[i : i + 1], frequencies[None])[0, ..., 0]
+            turned = turned * _whitening(turned, membership)
             turned = turned * _shift_phases(frequencies, -reference_centres[i].expand(len(rotations), 3), side)
         scores = torch.view_as_real(values[i]).flatten(-2) @ torch.view_as_real(turned).flatten(-2).T
         scores, offset = scores.max(1)  # (hand, rotation)
@@ -330,10 +340,10 @@ def _linearise(
     derivative is (Q grad M) x k; the derivative in s is -2 pi i k / n times the spectrum.
     """
     sampled = _sample(spectra, lattice @ matrices) * _shift_phases(lattice, shifts, side)[..., None]
-    values = _whiten(sampled[..., 0], membership)
+    scaled = sampled * _whitening(sampled[..., 0], membership)[..., None]
+    values = scaled[..., 0]
     correlations = (target.conj() * values).real @ membership
-    scale = torch.where(sampled[..., 0].abs() > 0, values.abs() / sampled[..., 0].abs(), torch.zeros_like(values.abs()))
-    slopes = sampled[..., 1:] @ matrices.mT.to(values.dtype) * scale[..., None]
+    slopes = scaled[..., 1:] @ matrices.mT.to(values.dtype)
     turning = torch.linalg.cross(slopes, lattice.to(values.dtype).expand_as(slopes))
     moving = values[..., None] * (lattice * (-2j * math.pi / side))
     # a shell counts by its correlation: those of noise would only shorten the steps

@@ -87,7 +87,7 @@ def align_rotations(
 def _global_rotation(
     predicted: Float[Tensor, "n 3 3"], reference: Float[Tensor, "n 3 3"]
 ) -> tuple[Float[Tensor, "3 3"], Float[Tensor, ""]]:
-    """Find the rotation G that brings ``predicted @ G`` nearest to ``reference``, and the median squared Frobenius error."""
+    """Find G that brings ``predicted @ G`` nearest to ``reference``, and the median squared Frobenius error."""
     relative = predicted.mT @ reference
     tried = torch.linspace(0, len(relative) - 1, min(len(relative), _HYPOTHESES)).round().long()
     medians = torch.stack([_squared_errors(relative, relative[i]).median() for i in tried])

@@ -29,7 +29,9 @@ def healpix_angles(order: int, pixels: Int[Tensor, "*batch"] | None = None) -> F
     ring = _FACE_RING[face] * side - x - y - 1
     in_ring = torch.minimum(torch.minimum(ring, 4 * side - ring), torch.tensor(side))  # a quarter of the ring's pixels
     cap = 1 - in_ring.double() ** 2 / (3 * side * side)
-    height = torch.where(ring < side, cap, torch.where(ring > 3 * side, -cap, (2 * side - ring).double() * 2 / 3 / side))
+    height = torch.where(
+        ring < side, cap, torch.where(ring > 3 * side, -cap, (2 * side - ring).double() * 2 / 3 / side)
+    )
     shifted = (ring < side) | (ring > 3 * side) | ((ring - side) % 2 == 0)
     column = (_FACE_LONGITUDE[face] * in_ring + x - y + 1 + torch.where(shifted, 0, 1)) // 2
     longitude = (column - torch.where(shifted, 0.5, 1.0)) * (math.pi / 2) / in_ring

@@ -64,7 +64,9 @@ def shell_index(side: int, dimensions: int, device: torch.device | str = "cpu") 
     return radius_grid(side, dimensions, device).round().long().clamp(max=side // 2 + 1)
 
 
-def shell_sum(values: Float[Tensor, "*batch size"], shells: Int[Tensor, " size"], count: int) -> Float[Tensor, "*batch k"]:
+def shell_sum(
+    values: Float[Tensor, "*batch size"], shells: Int[Tensor, " size"], count: int
+) -> Float[Tensor, "*batch k"]:
     """Sum flattened samples over the shells 0 to ``count - 1``; samples of higher shells are left out."""
     sums = values.new_zeros(*values.shape[:-1], int(shells.max()) + 1)
     sums.index_add_(-1, shells, values)

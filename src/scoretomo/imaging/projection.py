@@ -34,9 +34,13 @@ def project(
     images = volumes.new_zeros(count, views, side, side)
     for slab in _slabs(count * views, side):
         points = _sampling_points(rotations, slab, side)
-        images += torch.nn.functional.grid_sample(
-            volumes[:, None], points, mode="bilinear", padding_mode="zeros", align_corners=True
-        ).view(count, views, len(slab), side, side).sum(2)
+        images += (
+            torch.nn.functional.grid_sample(
+                volumes[:, None], points, mode="bilinear", padding_mode="zeros", align_corners=True
+            )
+            .view(count, views, len(slab), side, side)
+            .sum(2)
+        )
     return images
 
 
@@ -63,9 +67,7 @@ def _slabs(views: int, side: int) -> list[range]:
     return [range(start, min(start + depth, side)) for start in range(0, side, depth)]
 
 
-def _sampling_points(
-    rotations: Float[Tensor, "b m 3 3"], slab: range, side: int
-) -> Float[Tensor, "b md n n 3"]:
+def _sampling_points(rotations: Float[Tensor, "b m 3 3"], slab: range, side: int) -> Float[Tensor, "b md n n 3"]:
     """Where the points of a z slab of the rotated object lie in the object, as ``grid_sample`` coordinates (xyz)."""
     centre = side // 2
     axis = torch.arange(side, device=rotations.device, dtype=rotations.dtype) - centre

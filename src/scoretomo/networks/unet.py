@@ -1,0 +1,87 @@
+"""The paper's U-Net: a ``diffusers.UNet2DModel``, optionally behind a patchified stem."""
+
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of the U-Net. The defaults are the paper's (001, section 4): 3 939 393 parameters."""
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    """Channels of each resolution, fine to coarse; attention at the coarsest."""
+    layers_per_block: int = 2
+    """Residual layers of each resolution on the way down (one more on the way up)."""
+    patch: int = 1
+    """Pixels of a square patch that enter as channels; 2 runs the network at half the resolution, much cheaper."""
+
+    @property
+    def side_multiple(self) -> int:
+        """The image side must be a multiple of this."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+
+class PatchUNet(nn.Module):
+    """``UNet2DModel`` for single-channel images ``(b, side, side)``; its channels are the pixels of a patch."""
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        self.unet = unet
+        self.patch = isqrt(unet.config.in_channels)
+
+    def forward(self, images: Float[Tensor, "b side side"], label: Float[Tensor, " b"]) -> Float[Tensor, "b side side"]:
+        """Raw output of the network for images and noise labels."""
+        patches = nn.functional.pixel_unshuffle(images[:, None], self.patch)
+        return nn.functional.pixel_shuffle(self.unet(patches, label).sample, self.patch)[:, 0]
+
+    def save(self, folder: Path) -> None:
+        """Write a Diffusers model folder: ``config.json`` and the weights as safetensors."""
+        self.unet.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "PatchUNet":
+        """Read what :meth:`save` has written."""
+        return cls(UNet2DModel.from_pretrained(folder, local_files_only=True, use_safetensors=True))
+
+
+def build_unet(config: UNetConfig, side: int) -> PatchUNet:
+    """U-Net with freshly drawn weights for images of ``side`` pixels.
+
+    Weights are drawn from torch's global generator; seed it with ``torch.manual_seed`` (see ``fork_rng``).
+
+    Raises
+    ------
+    ValueError
+        ``side`` is not a multiple of ``config.side_multiple``.
+    """
+    if side % config.side_multiple:
+        raise ValueError(f"the network takes sides that are a multiple of {config.side_multiple}, not {side}")
+    plain = len(config.channels) - 1
+    unet = UNet2DModel(
+        sample_size=side // config.patch,
+        in_channels=config.patch**2,
+        out_channels=config.patch**2,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers_per_block,
+        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
+    )
+    return PatchUNet(unet)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def supports_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions are faster than float32 ones here: CUDA, or a CPU with instructions for them."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -28,7 +28,7 @@ class OptimiserConfig:
     clip_norm: float = 1.0
     """Largest norm of the gradient of all weights together."""
     average_fraction: float = 0.05
-    """Half-life of the weights' moving average, as a fraction of the images seen (Karras et al. 2024, power average)."""
+    """Half-life of the weights' moving average, as a fraction of the images seen (after Karras et al. 2024)."""
 
 
 @dataclass

@@ -80,7 +80,9 @@ def test_working_images_have_unit_deviation_and_vanish_outside_the_mask(generato
     )
     assert prepared.std(correction=0).item() == pytest.approx(1, abs=1e-5)
     assert record.mask_radius == pytest.approx(0.8)
-    assert (prepared[:, radius_grid(32, 2) > 0.8 * 14] == 0).all()
+    assert record.cropped_side == 32  # the box around the mask
+    limit = 0.8 * 36 / 2 * record.working_side / record.cropped_side  # in working pixels
+    assert (prepared[:, radius_grid(prepared.shape[-1], 2) > limit] == 0).all()
 
 
 def test_masked_averages_with_a_dark_halo_lose_both(generator: torch.Generator) -> None:
@@ -172,8 +174,8 @@ def test_given_contrast_wins(generator: torch.Generator) -> None:
 def test_betagal_background_is_flat(data: Path) -> None:
     """The averages' background of -0.8 within the mask and 0 outside becomes 0 on both sides."""
     images = torch.from_numpy(mrcfile.read(data / "class_averages" / "betagal_16x100px_3.54A.mrcs").copy())
-    prepared, _ = preprocess(ImageStack(images, 3.54), PreprocessConfig(side=50))
-    radius = radius_grid(56, 2).round()
+    prepared, record = preprocess(ImageStack(images, 3.54), PreprocessConfig(side=50))
+    radius = (radius_grid(prepared.shape[-1], 2) * record.working_pixel_size_angstrom / 7.08).round()
     assert max(prepared[:, radius == r].median().abs().item() for r in range(11, 29)) < 0.05
     assert prepared[:, radius > 18].abs().max() < 0.05  # the mask's edge, where the ring was
 

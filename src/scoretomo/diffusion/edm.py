@@ -31,7 +31,7 @@ class EDMDenoiser(nn.Module):
         self.sigma_data = sigma_data
         self.bfloat16 = bfloat16
 
-    def forward(self, noisy: Float[Tensor, "b *shape"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b *shape"]:
+    def forward(self, noisy: Float[Tensor, " b *shape"], sigma: Float[Tensor, " b"]) -> Float[Tensor, " b *shape"]:
         """Clean images expected behind ``noisy`` images of noise level ``sigma``."""
         scale = sigma.view(-1, *[1] * (noisy.ndim - 1))
         total = (scale**2 + self.sigma_data**2).sqrt()
@@ -49,7 +49,7 @@ def lognormal_sigmas(
 
 
 def denoising_error(
-    denoiser: Denoiser, clean: Float[Tensor, "b *shape"], sigma: Float[Tensor, " b"], *, generator: torch.Generator
+    denoiser: Denoiser, clean: Float[Tensor, " b *shape"], sigma: Float[Tensor, " b"], *, generator: torch.Generator
 ) -> Float[Tensor, " b"]:
     """Mean squared error of denoising each item after noise of level ``sigma`` was added (001, Eq. 1)."""
     noise = torch.randn(clean.shape, generator=generator, device=generator.device).to(clean.device)

@@ -34,7 +34,7 @@ class PreprocessConfig:
     Attributes
     ----------
     side
-        Side of the working images in pixels; the field of view stays. None keeps the side of the input.
+        Side of the working images in pixels. None keeps the pixel size of the input.
     contrast
         Whether the protein is bright or dark in the input; ``auto`` finds out.
     mask_radius
@@ -67,8 +67,10 @@ class Preprocessing:
     ----------
     input_side, input_pixel_size_angstrom
         The stack as it was read.
+    cropped_side
+        The box around the mask, in pixels of the input: what lies outside is zero and need not be computed.
     working_side, working_pixel_size_angstrom
-        After Fourier cropping or padding; the field of view is that of the input.
+        After Fourier cropping or padding of that box.
     network_side
         After zero padding to a multiple that the network can take; same pixel size.
     sign
@@ -89,6 +91,7 @@ class Preprocessing:
 
     input_side: int
     input_pixel_size_angstrom: float
+    cropped_side: int
     working_side: int
     working_pixel_size_angstrom: float
     network_side: int
@@ -142,10 +145,11 @@ def preprocess(
     else:
         sign, confidence = (1 if config.contrast == "bright" else -1), 1.0
     images = sign * stack.images
-    side = config.side or stack.side
     limit = _mask_limit(images) if config.mask_radius is None else config.mask_radius * stack.side / 2
+    cropped = min(stack.side, 2 * math.ceil(limit) + 2)
+    side = config.side or cropped
     # at least two working pixels, so that a Fourier crop after the mask does not ring
-    edge = min(max(_EDGE * stack.side, 2 * stack.side / side, 2.0), limit / 2)
+    edge = min(max(_EDGE * stack.side, 2 * cropped / side, 2.0), limit / 2)
     # the rim of a mask in the images is no background; without one, the farther from the particle the better
     trusted = limit - edge if limit < stack.side // 2 else limit
     levels, profile = _background(images, trusted, edge)
@@ -154,7 +158,7 @@ def preprocess(
     if config.centre:
         images = _shift(images, shifts)
     images = images * soft_ball(stack.side, 2, limit - edge, edge, images.device)
-    images = resize(images, side, 2) * ball(side, 2, limit * side / stack.side, images.device)
+    images = resize(recentre_crop(images, cropped, 2), side, 2) * ball(side, 2, limit * side / cropped, images.device)
     images = recentre_crop(images, math.ceil(side / multiple) * multiple, 2)
     scale = images.std(correction=0).item()
     if not scale > 0:
@@ -162,8 +166,9 @@ def preprocess(
     record = Preprocessing(
         input_side=stack.side,
         input_pixel_size_angstrom=stack.pixel_size_angstrom,
+        cropped_side=cropped,
         working_side=side,
-        working_pixel_size_angstrom=stack.pixel_size_angstrom * stack.side / side,
+        working_pixel_size_angstrom=stack.pixel_size_angstrom * cropped / side,
         network_side=images.shape[-1],
         sign=sign,
         contrast_confidence=confidence,
@@ -192,11 +197,11 @@ def restore_volume(voxels: Float[Tensor, "n n n"], record: Preprocessing) -> Vol
         raise InputError(
             f"the volume has a side of {voxels.shape[-1]}, the images it belongs to one of {record.network_side}"
         )
-    cropped = recentre_crop(voxels, record.working_side, 3)
+    working = recentre_crop(voxels, record.working_side, 3)
     # a sum over z of finer voxels has more terms: density per input voxel is smaller by the ratio of the pixel sizes
-    ratio = record.input_side / record.working_side
-    restored = resize(cropped, record.input_side, 3) * (record.scale / ratio)
-    return Volume(restored, record.input_pixel_size_angstrom)
+    ratio = record.cropped_side / record.working_side
+    restored = resize(working, record.cropped_side, 3) * (record.scale / ratio)
+    return Volume(recentre_crop(restored, record.input_side, 3), record.input_pixel_size_angstrom)
 
 
 def detect_contrast(images: Float[Tensor, "n side side"]) -> tuple[int, float]:

@@ -76,7 +76,7 @@ def build_unet(config: UNetConfig, side: int) -> PatchUNet:
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Number of trainable values."""
+    """Count the trainable values."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from scoretomo.datatypes import InputError
+from scoretomo.datatypes import InputError, Volume
+from scoretomo.imaging.fourier import radius_grid
 from scoretomo.imaging.projection import project
-from scoretomo.simulation.particles import SimulationConfig, simulate_box
-from scoretomo.simulation.phantoms import box
+from scoretomo.simulation.particles import SimulationConfig, simulate_box, simulate_capsid, simulate_map
+from scoretomo.simulation.phantoms import box, capsid
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -72,3 +73,50 @@ def test_seed_decides_everything() -> None:
 def test_impossible_settings_are_refused(field: str, value: float) -> None:
     with pytest.raises(InputError, match=str(value)):
         SimulationConfig(**{field: value})
+
+
+def test_capsid_is_simulated_like_the_box() -> None:
+    simulation = simulate_capsid(SimulationConfig(count=2, side=48))
+    shells = capsid(simulation.conformations[:, 0], 48)
+    projected = project(shells, simulation.poses.rotations[:, None])[:, 0]
+    assert correlation(projected, simulation.stack.images).min() > 0.999
+    assert simulation.conformation_names == ("opening",)
+
+
+def test_images_of_a_map_are_its_projections() -> None:
+    volume = Volume(box(torch.tensor([[0.5, 1.5]]), 48)[0], 2.0)
+    simulation = simulate_map(volume, SimulationConfig(count=3, side=48, seed=2))
+    projected = project(volume.voxels.expand(3, 48, 48, 48), simulation.poses.rotations[:, None])[:, 0]
+    assert correlation(projected, simulation.stack.images).min() > 0.999
+    torch.testing.assert_close(simulation.truth.sum(1), simulation.stack.images)
+    assert simulation.stack.pixel_size_angstrom == pytest.approx(2.0)
+    assert simulation.conformations.shape == (3, 0)
+
+
+@pytest.mark.parametrize("pixel_size", [None, 3.0, 5.0])
+def test_map_keeps_its_size_in_angstrom(pixel_size: float | None) -> None:
+    volume = Volume(box(torch.tensor([[1.0, 1.0]]), 48)[0], 3.0)
+
+    def gyration(voxels: torch.Tensor, pixel: float) -> torch.Tensor:
+        squares = (radius_grid(voxels.shape[-1], 3) * pixel) ** 2
+        return (((voxels * squares).sum((-3, -2, -1))) / voxels.sum((-3, -2, -1))).sqrt()
+
+    simulation = simulate_map(volume, SimulationConfig(count=2, side=32, pixel_size_angstrom=pixel_size))
+    stack = simulation.stack
+    assert stack.pixel_size_angstrom == pytest.approx(pixel_size or 4.5, rel=0.01)
+    if pixel_size != 3.0:  # at 3 Angstrom the images see only the middle of the map
+        expected = gyration(volume.voxels, 3.0).expand(2)
+        torch.testing.assert_close(gyration(simulation.truth, stack.pixel_size_angstrom), expected, rtol=0.02, atol=0)
+    centre = simulation.truth.sum((2, 3)) @ (torch.arange(32.0) - 16) / simulation.truth.sum((1, 2, 3))
+    assert centre.abs().max() < 0.1
+
+
+def test_progress_passes_through_track() -> None:
+    seen: list[int] = []
+
+    def track(indices: range) -> list[int]:
+        seen.extend(indices)
+        return seen
+
+    simulate_capsid(SimulationConfig(count=3, side=16), track=track)
+    assert seen == [0, 1, 2]

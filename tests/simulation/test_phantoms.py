@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
-from scoretomo.geometry.rotations import about_y, about_z, random_rotations
+from scoretomo.geometry.rotations import about_y, about_z, from_rotation_vectors, random_rotations
+from scoretomo.imaging.fourier import radius_grid
 from scoretomo.imaging.masks import ball
-from scoretomo.simulation.phantoms import box, prism_distance, sample
+from scoretomo.simulation.phantoms import box, capsid, icosahedron_vertices, prism_distance, sample, shell_distance
 
 QUARTER = torch.tensor([math.pi / 2])
 
@@ -41,7 +42,7 @@ def test_first_angle_turns_the_lids_at_positive_x() -> None:
 
 def test_angles_move_nothing_but_the_lids() -> None:
     angles = torch.tensor([[0.0, 0.0], [1.0, 0.3], [2.6, 2.0]])
-    below_the_lids = box(angles, 48)[:, 18:31]  # of the core's 22 planes
+    below_the_lids = box(angles, 48)[:, 19:30]  # of the core's 22 planes
     assert below_the_lids[0].sum() > 1000
     torch.testing.assert_close(below_the_lids, below_the_lids[:1].expand_as(below_the_lids))
 
@@ -49,7 +50,7 @@ def test_angles_move_nothing_but_the_lids() -> None:
 def test_lids_close_the_box_and_open_it() -> None:
     closed, upright, flat = box(torch.deg2rad(torch.tensor([[0.0, 0.0], [90.0, 90.0], [180.0, 180.0]])), 65).sum(1)
     assert closed[32, 30] > 4 and upright[32, 30] == 0 and flat[32, 30] == 0  # seen along z, beside the seam
-    assert upright[32, 13] == 0 and flat[32, 13] > 3  # the lids reach beyond the walls
+    assert upright[32, 16] == 0 and flat[32, 16] > 3  # the lids reach beyond the walls
 
 
 @pytest.mark.parametrize("side", [32, 33, 48])
@@ -75,3 +76,54 @@ def test_sampling_converges_to_one_object() -> None:
     angles = torch.tensor([[0.7, 2.0]])
     mass = [box(angles, side).sum() / side**3 for side in (32, 64)]
     assert mass[0] / mass[1] == pytest.approx(1, rel=0.03)
+
+
+def icosahedral_shell(side: int, rotations: torch.Tensor | None = None) -> torch.Tensor:
+    return sample(lambda points, _: shell_distance(points), torch.zeros(1, 0), side, rotations)[0]
+
+
+def about_vertex(turns: float, vertex: int = 0) -> torch.Tensor:
+    return from_rotation_vectors(2 * math.pi * turns * icosahedron_vertices()[vertex])[None]
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()
+
+
+def test_core_of_the_capsid_has_the_five_fold_axes_of_its_vertices() -> None:
+    core = icosahedral_shell(33)
+    torch.testing.assert_close(core, icosahedral_shell(33, about_vertex(1 / 5)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(core, icosahedral_shell(33, about_vertex(2 / 5, 7)), atol=1e-3, rtol=0)
+    assert correlation(core, icosahedral_shell(33, about_vertex(1 / 10))) < 0.99
+    assert core[16, 16, 16] == 0  # hollow
+
+
+def test_arms_break_the_symmetry_of_the_capsid_until_they_are_open() -> None:
+    turn = about_vertex(1 / 5)
+    for opening, symmetric in ((0.0, False), (0.5, False), (1.0, True)):
+        state = torch.tensor([opening])
+        assert (correlation(capsid(state, 33)[0], capsid(state, 33, turn)[0]) > 0.999) == symmetric
+
+
+def test_opening_moves_the_arms_outwards_and_leaves_the_core() -> None:
+    closed, half, wide = capsid(torch.tensor([0.0, 0.5, 1.0]), 48)
+    inside = ball(48, 3, 9.0) > 0  # the shell's faces reach 9.5 voxels from the centre
+    assert closed[inside].sum() > 100
+    torch.testing.assert_close(closed[inside], wide[inside])
+    distance = radius_grid(48, 3)
+    spread = [(volume * distance).sum() / volume.sum() for volume in (closed, half, wide)]
+    assert spread[0] < spread[1] < spread[2]
+    assert wide[distance > 17].max() == 1 and closed[distance > 17].max() == 0
+
+
+def test_arms_stand_on_the_vertices() -> None:
+    wide = capsid(torch.tensor([1.0]), 65)[0]
+    for x, y, z in (32 + 0.35 * 65 * icosahedron_vertices()).round().int().tolist():
+        assert wide[z, y, x] > 0.8
+
+
+@pytest.mark.parametrize("side", [32, 33])
+def test_capsid_stays_inside_the_support(side: int) -> None:
+    rotations = random_rotations(5, generator=torch.Generator().manual_seed(0))
+    volumes = capsid(torch.linspace(0, 1, 5), side, rotations)
+    assert (volumes * (1 - ball(side, 3, side / 2 - 1))).max() == 0

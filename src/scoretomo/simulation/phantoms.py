@@ -4,6 +4,7 @@ A shape is a signed distance: negative inside, positive outside, zero on its sur
 image's field of view, so that the same object is sampled whatever the number of pixels; points are xyz from its centre.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,16 @@ SignedDistance = Callable[[Float[Tensor, "n 3"], Float[Tensor, " k"]], Float[Ten
 _BOX_HALF_WIDTH = 0.178
 _BOX_HALF_HEIGHT = 0.224
 _BOX_WALL = 0.08
+
+_CAPSID_VERTEX = 0.25  # radius of the shell's vertices
+_CAPSID_WALL = 0.07
+_ARM_LENGTH = 0.125
+_ARM_RADIUS = 0.04
+# Angle between a closed arm and the outward normal. The edge it comes to lie along leaves the vertex at 122 degrees.
+_CLOSED_ARM = math.radians(105)
+# The neighbouring vertex that each vertex's arm folds towards. Of the 120 symmetry operations of the icosahedron only
+# the identity keeps more than 6 of these arrows, and no two arms fold onto the same edge.
+_FOLDS_TOWARDS = [4, 4, 5, 1, 10, 7, 9, 2, 0, 2, 3, 1]
 
 # Points that are evaluated at once: the temporary arrays of one chunk stay near the processor.
 _POINTS_AT_ONCE = 2**16
@@ -49,6 +60,30 @@ def box(
         ``(b, side, side, side)``, axes ``[z, y, x]``.
     """
     return sample(box_distance, angles, side, rotations, oversampling=oversampling)
+
+
+def capsid(
+    opening: Float[Tensor, " b"], side: int, rotations: Float[Tensor, "b 3 3"] | None = None, *, oversampling: int = 2
+) -> Float[Tensor, "b side side side"]:
+    """Virus-like shell with twelve arms outside: density 1 in the shell and arms, 0 elsewhere (001, Fig. 3 right).
+
+    The core is a hollow icosahedron with two-fold axes along x, y and z; an arm is hinged to each of its vertices. All
+    arms move together: open, they point straight outwards and share the symmetry of the core; to close, each folds
+    down towards one neighbouring vertex, which is another direction for each, so that the whole has no symmetry.
+
+    Parameters
+    ----------
+    opening
+        ``(b,)``: 0 is closed, 1 is open; the angle of the arms is linear in it.
+    side, rotations, oversampling
+        As for :func:`box`.
+
+    Returns
+    -------
+    Tensor
+        ``(b, side, side, side)``, axes ``[z, y, x]``.
+    """
+    return sample(capsid_distance, opening[:, None], side, rotations, oversampling=oversampling)
 
 
 def sample(
@@ -106,3 +141,42 @@ def prism_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
     x, y, z = points.unbind(-1)
     from_wall = (torch.maximum(x.abs(), y.abs()) - (_BOX_HALF_WIDTH - _BOX_WALL / 2)).abs() - _BOX_WALL / 2
     return torch.maximum(from_wall, z.abs() - _BOX_HALF_HEIGHT)
+
+
+def capsid_distance(points: Float[Tensor, "n 3"], opening: Float[Tensor, " 1"]) -> Float[Tensor, " n"]:
+    """Signed distance from the capsid with its arms between closed (0) and open (1), see :func:`capsid`."""
+    normals = icosahedron_vertices().to(points)
+    # towards the neighbour, at right angles to the normal: the cosine between neighbours is 1 / sqrt(5)
+    folding = (normals[_FOLDS_TOWARDS] * math.sqrt(5) - normals) / 2
+    angle = _CLOSED_ARM * (1 - opening)
+    arms = normals * angle.cos() + folding * angle.sin()
+    hinges = _CAPSID_VERTEX * normals
+    # (n, 12): along each arm from its hinge, and squared distance from the nearest point of its axis
+    along = points @ arms.mT - (hinges * arms).sum(-1)
+    nearest = along.clamp(0, _ARM_LENGTH)
+    to_hinge = points.square().sum(-1, keepdim=True) - 2 * points @ hinges.mT + _CAPSID_VERTEX**2
+    to_arm = to_hinge + nearest * (nearest - 2 * along)
+    return torch.minimum(shell_distance(points), to_arm.amin(-1).clamp(min=0).sqrt() - _ARM_RADIUS)
+
+
+def shell_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """Signed distance from the core of the capsid: the icosahedral shell without its arms."""
+    inverse = (math.sqrt(5) - 1) / 2  # of the golden ratio
+    faces = [(1.0, a, b) for a in (1.0, -1.0) for b in (1.0, -1.0)]  # of each pair of opposite faces, one normal
+    for a in (inverse, -inverse):
+        faces += [(a, 0.0, 1 + inverse), (0.0, 1 + inverse, a), (1 + inverse, a, 0.0)]
+    normals = torch.nn.functional.normalize(points.new_tensor(faces), dim=-1)
+    # distance of the faces from the centre, for vertices at radius 1
+    inradius = math.sqrt((5 + 2 * math.sqrt(5)) / 15)
+    outside = (points @ normals.mT).abs().amax(-1) - inradius * _CAPSID_VERTEX
+    return (outside + _CAPSID_WALL / 2).abs() - _CAPSID_WALL / 2
+
+
+def icosahedron_vertices() -> Float[Tensor, "12 3"]:
+    """Return the unit vectors to the vertices of the icosahedron whose two-fold axes include x, y and z."""
+    golden = (1 + math.sqrt(5)) / 2
+    rectangle = [
+        (0.0, a, b * golden) for a in (1, -1) for b in (1, -1)
+    ]  # its three cyclic permutations hold all twelve
+    corners = [corner[k:] + corner[:k] for k in (0, 1, 2) for corner in rectangle]
+    return torch.nn.functional.normalize(torch.tensor(corners), dim=-1)

@@ -1,0 +1,152 @@
+"""Algorithm 1: its gradient, its limits, and a reconstruction with the closed-form denoiser."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
+from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
+from scoretomo.geometry.grids import so3_grid
+from scoretomo.geometry.rotations import random_rotations
+from scoretomo.imaging.fourier import radius_grid
+from scoretomo.imaging.projection import project
+from scoretomo.imaging.resampling import mirror_z
+from scoretomo.methods.score_tomography import (
+    NoiseConfig,
+    ReconstructionConfig,
+    reconstruct,
+    reconstruct_progressive,
+    training_loss,
+)
+
+SIDE = 12
+
+
+def blobs(generator: torch.Generator, side: int = SIDE) -> Tensor:
+    """An asymmetric smooth volume well inside its box."""
+    axis = torch.arange(side) - side // 2
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).float()
+    centres = (torch.rand(6, 3, generator=generator) - 0.5) * side * 0.5
+    return sum(torch.exp(-(points - centre).square().sum(-1) / (2 * 1.2**2)) for centre in centres)
+
+
+def shrink(noisy: Tensor, sigma: Tensor) -> Tensor:
+    """A denoiser that is known in closed form and is not trivial."""
+    return 0.7 * noisy / (1 + sigma.view(-1, 1, 1))
+
+
+def test_gradient_equals_autograd(generator: torch.Generator) -> None:
+    """One step of rate 1 moves by the gradient of half the squared residuals over N M (001, Eq. 5 and Algorithm 1)."""
+    start = blobs(generator)[None]
+    base = torch.rand(1, SIDE, SIDE, generator=generator)
+    config = ReconstructionConfig(steps=1, views=4, final_views=4, sigma=0.3, final_sigma=0.3, support=2.0)
+    moved = reconstruct(shrink, base, config, generator=torch.Generator().manual_seed(5), start=start)
+
+    replay = torch.Generator().manual_seed(5)
+    rotations = random_rotations(1, 3, generator=replay)
+    volume = start.clone().requires_grad_()
+    views = project(volume, rotations)
+    noisy = (views + 0.3 * torch.randn(views.shape, generator=replay)).detach()
+    clean = shrink(noisy[0], torch.full((3,), 0.3))
+    loss = 0.5 * ((views[0] - clean).square().sum() + (volume.sum(1) - base).square().sum())
+    (gradient,) = torch.autograd.grad(loss, volume)
+    expected = (start - gradient / (SIDE * 4)).clamp_min(0)
+    assert torch.allclose(moved, expected, atol=1e-5)
+    assert not torch.allclose(moved, start, atol=1e-2)
+
+
+def test_ideal_denoiser_reconstructs_a_phantom(generator: torch.Generator) -> None:
+    """The projections of one volume are all there is to know: cold starts find the volume, up to its hand."""
+    truth = blobs(generator)
+    frames = random_rotations(4, generator=generator)
+    base = project(truth.expand(4, -1, -1, -1), frames[:, None])[:, 0]
+    everything = project(truth[None], so3_grid(1)[None])[0]
+    scale = everything.std()
+    config = ReconstructionConfig(steps=400, sigma=1.0, final_sigma=0.3, average=0.2)
+    volumes = reconstruct(IdealDenoiser(everything / scale), base / scale, config, generator=generator)
+    rotated = torch.stack([_rotate(truth, frame) for frame in frames])
+    scores = [area_under_curve(fourier_shell_correlation(guess, rotated)) for guess in (volumes, mirror_z(volumes))]
+    assert torch.maximum(*scores).max() > 0.8
+    smear = base[:, None].expand_as(volumes)  # all that the base image alone can say
+    assert torch.maximum(*scores).mean() > area_under_curve(fourier_shell_correlation(smear, rotated)).mean() + 0.15
+
+
+def _rotate(volume: Tensor, rotation: Tensor) -> Tensor:
+    from scoretomo.imaging.resampling import rotate_volumes
+
+    return rotate_volumes(volume[None], rotation[None])[0]
+
+
+def test_base_image_is_fitted_where_nothing_else_speaks(generator: torch.Generator) -> None:
+    """With a denoiser that agrees with every view, the volume is the base image smeared along z within the support."""
+    truth = blobs(generator)
+    base = truth.sum(0)[None]
+    config = ReconstructionConfig(steps=200, sigma=1e-6, final_sigma=1e-6, support=2.0)
+    volume = reconstruct(lambda noisy, sigma: noisy, base, config, generator=generator)
+    assert torch.allclose(volume.sum(1), base, atol=1e-2)
+    assert torch.allclose(volume[0], (base[0] / SIDE).expand(SIDE, -1, -1), atol=1e-2)
+
+
+def test_support_and_floor_hold(generator: torch.Generator) -> None:
+    base = torch.randn(2, SIDE, SIDE, generator=generator)
+    config = ReconstructionConfig(steps=5, support=0.7)
+    volumes = reconstruct(shrink, base, config, generator=generator)
+    assert (volumes[:, radius_grid(SIDE, 3) > 0.7 * (SIDE // 2)] == 0).all()
+    assert (volumes.amin((1, 2, 3)) >= base.amin((1, 2)) / SIDE - 1e-6).all()
+    assert volumes.abs().max() > 0
+
+
+def test_schedules_reach_both_ends(generator: torch.Generator) -> None:
+    """Noise level and number of views go from their first to their last value."""
+    seen: list[tuple[int, float]] = []
+
+    def spy(noisy: Tensor, sigma: Tensor) -> Tensor:
+        seen.append((len(noisy), sigma[0].item()))
+        return noisy
+
+    config = ReconstructionConfig(steps=9, sigma=0.8, final_sigma=0.2, views=2, final_views=10)
+    reconstruct(spy, torch.zeros(1, SIDE, SIDE), config, generator=generator)
+    assert seen[0] == (1, pytest.approx(0.8)) and seen[-1] == (9, pytest.approx(0.2))
+    assert seen[4] == (5, pytest.approx(0.4))  # geometric in sigma, linear in views
+
+
+def test_average_is_the_mean_of_the_last_volumes(generator: torch.Generator) -> None:
+    base = torch.rand(1, SIDE, SIDE, generator=generator)
+    plain = ReconstructionConfig(steps=10)
+    trajectory = [
+        step.volumes.clone()
+        for step in reconstruct_progressive(shrink, base, plain, generator=torch.Generator().manual_seed(1))
+    ]
+    averaged = reconstruct(
+        shrink, base, dataclasses.replace(plain, average=0.3), generator=torch.Generator().manual_seed(1)
+    )
+    assert torch.allclose(averaged, torch.stack(trajectory[-3:]).mean(0), atol=1e-6)
+
+
+def test_start_is_left_alone(generator: torch.Generator) -> None:
+    start = torch.rand(1, SIDE, SIDE, SIDE, generator=generator)
+    before = start.clone()
+    reconstruct(shrink, torch.zeros(1, SIDE, SIDE), ReconstructionConfig(steps=2), generator=generator, start=start)
+    assert torch.equal(start, before)
+
+
+def test_training_loss_is_least_for_the_true_denoiser(generator: torch.Generator) -> None:
+    """Of all shrinkages of white images of variance 1, the Wiener factor has the least denoising loss."""
+
+    class Shrinkage(nn.Module):
+        def __init__(self, exponent: float) -> None:
+            super().__init__()
+            self.exponent = exponent
+
+        def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+            return noisy / (1 + sigma.view(-1, 1, 1) ** 2) ** self.exponent
+
+    # constant over the disc, so that moving the images changes nothing inside
+    images = torch.randn(64, 1, 1, generator=generator) * (radius_grid(16, 2) < 7)
+    losses = [
+        training_loss(images, NoiseConfig(1.0, 0.5), Shrinkage(exponent), 512, torch.Generator().manual_seed(0))
+        for exponent in (0.0, 1.0, 4.0)
+    ]
+    assert losses[1] < losses[0] and losses[1] < losses[2]

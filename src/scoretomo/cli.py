@@ -1,0 +1,142 @@
+"""The command line: ``scoretomo VERB ...``. Finds the verb, reads its options, says in one line what went wrong."""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+_VERBS = {
+    "demo": "see it work on simulated images, in minutes",
+    "run": "class averages in, one volume for each of them out",
+    "train": "the first half of run: train the denoiser",
+    "reconstruct": "the second half of run: make the volumes, or more of them",
+    "evaluate": "compare volumes with a reference",
+    "simulate": "make test images of a moving box or capsid, or of a map or atomic model",
+    "info": "what is in a file of images or a volume",
+}
+
+_HELP = (
+    f"""usage: scoretomo VERB ...
+
+scoretomo {__version__}: cryo-EM class averages in, one 3D volume per class average out. No poses, no starting model.
+
+"""
+    + "\n".join(f"  {verb:12s} {summary}" for verb, summary in _VERBS.items())
+    + """
+
+scoretomo VERB --help explains the options of a verb. To begin with:
+
+  scoretomo demo                            simulate, reconstruct and evaluate a small box
+  scoretomo run averages.mrcs -o my_run     your own class averages
+"""
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments after the program's name; those of the process if None.
+
+    Returns
+    -------
+    int
+        Exit status: 0 done; 1 the computation failed; 2 something given cannot be used; 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0 if arguments else 2
+    # imports are inside functions because PyTorch and diffusers take seconds to load
+    from .datatypes import InputError
+
+    try:
+        return _dispatch(arguments)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on", 130)
+    except SystemExit as stop:  # of the option parser, which has said why
+        return stop.code if isinstance(stop.code, int) else 2
+    except RuntimeError as error:
+        if type(error).__name__ not in ("TrainingDiverged", "OutOfMemoryError"):
+            raise
+        return _fail(str(error), 1)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    import tyro
+
+    from .datatypes import InputError
+
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "--version":
+        print(__version__)
+        return 0
+    if verb not in _VERBS:
+        raise InputError(f"there is no verb {verb!r}; choose from {', '.join(_VERBS)}")
+    if verb == "simulate":
+        from .commands.simulate import SOURCES
+
+        tyro.extras.subcommand_cli_from_dict(SOURCES, prog="scoretomo simulate", args=rest)
+        return 0
+    tyro.cli(_command(verb, rest), prog=f"scoretomo {verb}", args=rest)
+    return 0
+
+
+def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
+    """Choose the function of a verb; give it the settings of the preset or run folder that the arguments name."""
+    match verb:
+        case "info":
+            from .commands.info import info
+
+            return info
+        case "evaluate":
+            from .commands.evaluate import evaluate
+
+            return evaluate
+        case "demo":
+            from .commands.demo import demo
+            from .presets import PRESETS
+
+            return partial(demo, config=PRESETS["demo"])
+        case "reconstruct":
+            from .commands.reconstruct import reconstruct
+
+            return partial(reconstruct, growth=_settings_of_run(arguments).growth)
+        case _:
+            from .commands.run import run
+            from .commands.train import train
+
+            return partial(run if verb == "run" else train, config=_preset(arguments))
+
+
+def _preset(arguments: Sequence[str]) -> Any:
+    """Look up the settings that ``--preset`` names; a wrong name is left to the parser to complain about."""
+    from .presets import PRESETS
+
+    names = [after for option, after in pairwise(arguments) if option == "--preset"]
+    names += [argument.partition("=")[2] for argument in arguments if argument.startswith("--preset=")]
+    return next((config for name, config in PRESETS.items() if [name] == names[-1:]), PRESETS["default"])
+
+
+def _settings_of_run(arguments: Sequence[str]) -> Any:
+    """Read the settings of the run folder among the arguments; the default ones if there is none."""
+    from .presets import PRESETS
+    from .runs import read_config
+
+    folders = [Path(argument) for argument in arguments if (Path(argument) / "config.toml").is_file()]
+    return read_config(folders[0]) if folders else PRESETS["default"]
+
+
+def _fail(message: str, status: int) -> int:
+    print("scoretomo: error: " + " ".join(message.split()), file=sys.stderr)
+    return status

@@ -1,0 +1,75 @@
+"""``scoretomo demo``: the whole way on a simulated box, in minutes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from ..evaluation.comparison import Comparison
+from ..io.mrc import read_volume
+from ..io.star import read_poses
+from ..presets import DEMO_SIMULATION, DEMO_VOLUMES
+from ..report.figures import overview
+from ..report.isosurface import tilted
+from ..runs import Run, RunConfig, locked
+from ..simulation.particles import simulate_box
+from .evaluate import compare_files, table, write_evaluation
+from .reconstruct import Selection
+from .run import run_all
+from .simulate import show, write_simulation
+from .train import Device, Source
+
+_SHOWN = 8
+
+
+def demo(
+    config: Annotated[RunConfig, tyro.conf.arg(name="")],
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = Path("demo"),
+    device: Device = "auto",
+) -> None:
+    """See it work: simulate a box with moving lids, reconstruct it from its images alone, compare with the truth.
+
+    Takes some minutes on a laptop. The same command again goes on where an earlier one was interrupted.
+
+    Parameters
+    ----------
+    config
+        Settings of the reconstruction.
+    output
+        Folder for all that is made.
+    device
+        Where to compute; auto takes a GPU if there is one.
+    """
+    simulation, run_folder = output / "simulation", output / "run"
+    images = simulation / "images.mrcs"
+    if not images.exists():  # it is written last
+        write_simulation(simulation, simulate_box(DEMO_SIMULATION, track=show))
+    source = Source(images, run_folder, preset="demo", device=device)
+    with locked(run_folder):
+        run = run_all(source, config, Selection(images=tuple(range(DEMO_VOLUMES))))
+        volumes = [run.volume(index, 0) for index in range(DEMO_VOLUMES)]
+        truths = [simulation / "truth" / path.name for path in volumes]
+        comparisons = compare_files(volumes, truths)
+        write_evaluation(output, volumes, comparisons)
+    picture = output / "overview.png"
+    draw(picture, run, comparisons, simulation)
+    print(table(comparisons))
+    print(f"picture: {picture}\nvolumes: {run.volumes}")
+
+
+def draw(path: Path, run: Run, comparisons: Sequence[Comparison], simulation: Path) -> None:
+    """Draw the best volumes beside their truth, all boxes upright."""
+    best = sorted(sorted(comparisons, key=lambda each: -each.fsc_auc)[:_SHOWN], key=lambda each: each.index)
+    indices = [each.index for each in best]
+    truth = [read_volume(simulation / "truth" / f"volume_{index:04d}.mrc").volume.voxels for index in indices]
+    rotations = read_poses(simulation / "particles.star").rotations[indices]
+    overview(
+        path,
+        run.images[indices],
+        torch.stack([each.aligned for each in best]),
+        [f"{each.index}: {each.fsc_auc:.2f}" for each in best],
+        truth=torch.stack(truth),
+        views=tilted(-60, 0) @ rotations.mT,
+    )

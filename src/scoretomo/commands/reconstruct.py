@@ -1,0 +1,190 @@
+"""``scoretomo reconstruct``: a trained run in, one volume per class average out."""
+
+import hashlib
+import os
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+import torch
+import tyro
+
+from ..datatypes import InputError
+from ..diffusion.edm import EDMDenoiser
+from ..ensemble.growth import GrowthConfig, GrowthState, grow_progressive
+from ..io.files import write_text
+from ..io.metrics import Metrics
+from ..io.settings import differences, to_table
+from ..networks.unet import supports_fast_bfloat16
+from ..runs import Run, load_checkpoint, load_denoiser, locked, open_run, save_checkpoint
+from .progress import interruptible, progress, say
+from .train import Device, choose_device
+
+# Memory that a chunk of volumes may take on a CPU; more does not make it faster.
+_BYTES_ON_CPU = 2**30
+# Channels of the denoiser's input resolution that are alive at once, by order of magnitude.
+_LIVE_CHANNELS = 256
+# Between the random seeds of repeats, so that those of two runs do not meet.
+_SEED_STEP = 1_000_003
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which volumes to make."""
+
+    images: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
+    """Images whose volumes to make, counted from 0; all of them if left out. Volumes help each other, so that a few
+    alone may come out worse."""
+    seeds: int = 1
+    """Independent repeats. Where the volumes of an image agree between repeats, they can be trusted more."""
+    overwrite: bool = False
+    """Replace volumes that were made with other settings or by a denoiser that has since been trained further."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise InputError(f"--seeds must be 1 or more, not {self.seeds}")
+
+
+_ALL = Selection()
+
+
+def reconstruct(
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")],
+    growth: Annotated[GrowthConfig, tyro.conf.arg(name="")],
+    selection: Annotated[Selection, tyro.conf.arg(name="")] = _ALL,
+    device: Device = "auto",
+) -> None:
+    """Make one volume for each class average, with the denoiser of a run folder.
+
+    Volumes are written to RUN/volumes as they come; the same command again makes those that are missing.
+
+    Parameters
+    ----------
+    run
+        Run folder that `scoretomo train` has made.
+    growth
+        Settings of the reconstruction; those of the run unless given.
+    selection
+        Which volumes to make.
+    device
+        Where to compute; auto takes a GPU if there is one.
+    """
+    if not (run / "config.toml").exists():
+        raise InputError(f"{run}: is no run folder (no config.toml); make one with `scoretomo train`")
+    with locked(run):
+        opened = open_run(run)
+        reconstruct_volumes(opened, growth, selection, choose_device(device))
+    print(f"volumes: {opened.volumes}")
+
+
+def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, device: torch.device) -> None:
+    """Make the selected volumes that are not there yet."""
+    indices = _indices(run, selection)
+    denoiser = EDMDenoiser(load_denoiser(run), bfloat16=supports_fast_bfloat16(device)).to(device).eval()
+    denoiser.requires_grad_(False)
+    _settle(run, growth, overwrite=selection.overwrite)
+    for seed in range(selection.seeds):
+        if all(run.volume(index, seed).exists() for index in indices):
+            say(f"all {len(indices)} volumes are there" + (f" (seed {seed})" if seed else ""))
+            continue
+        _reconstruct_seed(run, denoiser, growth, indices, seed, device)
+
+
+def _reconstruct_seed(
+    run: Run, denoiser: EDMDenoiser, growth: GrowthConfig, indices: list[int], seed: int, device: torch.device
+) -> None:
+    """All volumes of one repeat, beginning after the last stage that an earlier process has completed."""
+    generator = torch.Generator(device).manual_seed(run.config.seed + _SEED_STEP * (seed + 1))
+    state = _saved_growth(run, growth, indices, seed, device)
+    if growth.nuclei == 0 or (state is not None and state.stage == len(growth.stages) - 1):
+        # volumes of the last stage do not depend on each other
+        indices = [index for index in indices if not run.volume(index, seed).exists()]
+    base_images = run.images[indices].to(device)
+    chunk = chunk_size(base_images.shape[-1], device)
+    metrics = Metrics(run.folder, f"reconstruct_seed{seed}", resumed_at=0 if state is None else None)
+    title = "reconstruct" + (f" seed {seed}" if seed else "")
+    with interruptible() as check, progress(title) as report:
+        for step in grow_progressive(denoiser, base_images, growth, generator=generator, state=state, chunk=chunk):
+            for position, volume in step.finished:
+                run.save_volume(indices[position], seed, volume)
+            if step.state is not None:
+                values = {"images": indices, "device": device.type, "growth": step.state.state_dict()}
+                save_checkpoint(run.growth_checkpoint(seed), values)
+                errors = {"base_error": step.base_error, "score_error": step.score_error}
+                metrics.write(step.done, {"stage": step.name, **errors})
+            note = f"{step.name}  residuals: class averages {step.base_error:.3f}, denoiser {step.score_error:.3f}"
+            report(step.done / step.total, note)
+            check()
+    metrics.close()
+
+
+def _saved_growth(
+    run: Run, growth: GrowthConfig, indices: list[int], seed: int, device: torch.device
+) -> GrowthState | None:
+    """Where an earlier process has got to, if it helps these images.
+
+    Before the last stage that is so for the same images only. The last stage starts from the parents alone, which serve
+    any further image too.
+    """
+    saved = load_checkpoint(run.growth_checkpoint(seed))
+    if saved is None or saved["device"] != device.type or growth.nuclei == 0:
+        return None
+    state = GrowthState.from_state_dict(saved["growth"])
+    last = len(growth.stages) - 1
+    if state.stage < last and saved["images"] != indices:
+        return None
+    say(f"going on with the reconstruction at stage {min(state.stage, last) + 1} of {last + 1}")
+    return replace(state, stage=min(state.stage, last))
+
+
+def _indices(run: Run, selection: Selection) -> list[int]:
+    count = len(run.images)
+    wanted = list(range(count)) if selection.images is None else sorted(set(selection.images))
+    wrong = [index for index in wanted if not 0 <= index < count]
+    if wrong or not wanted:
+        raise InputError(f"--images {' '.join(map(str, wrong))}: the run has images 0 to {count - 1}")
+    return wanted
+
+
+def _settle(run: Run, growth: GrowthConfig, *, overwrite: bool) -> None:
+    """Compare with what earlier volumes were made with, and write down what these are made with."""
+    path = run.folder / "reconstruction.toml"
+    table = {"denoiser_sha256": _hash_denoiser(run), "growth": to_table(growth)}
+    if path.exists():
+        before = tomllib.loads(path.read_text(encoding="utf-8"))
+        changed = outdated(before, table)
+        if changed and any(run.volumes.glob("*.mrc")) and not overwrite:
+            raise InputError(
+                f"{run.volumes}: these volumes were made otherwise ({changed}); "
+                "move them away, or give --overwrite to replace them"
+            )
+        if changed:
+            for stale in [*run.volumes.glob("volume_*.mrc"), *run.folder.glob("checkpoint/growth_*.pt")]:
+                stale.unlink()
+    write_text(path, tomli_w.dumps(table))
+
+
+def outdated(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In words, what is different from when volumes were made; empty if nothing is."""
+    words = differences(before["growth"], now["growth"])
+    if before["denoiser_sha256"] != now["denoiser_sha256"]:
+        words.insert(0, "the denoiser has been trained further")
+    return "; ".join(words)
+
+
+def _hash_denoiser(run: Run) -> str:
+    weights = sorted(run.denoiser_folder.glob("*.safetensors"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
+
+
+def chunk_size(side: int, device: torch.device) -> int:
+    """Volumes to advance together, so that the working memory stays within what there is."""
+    volume = 4 * 6 * side**3
+    image = 4 * _LIVE_CHANNELS * side**2
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[0] // 2
+    else:
+        available = min(_BYTES_ON_CPU, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    return max(1, int(available / (volume + image)))

@@ -1,0 +1,52 @@
+"""``scoretomo run``: train, reconstruct and draw, in one command that may be interrupted."""
+
+from typing import Annotated
+
+import torch
+import tyro
+
+from ..io.metrics import read_metrics
+from ..io.mrc import read_volume
+from ..report.figures import overview, training_curves
+from ..runs import Run, RunConfig, locked
+from .reconstruct import Selection, reconstruct_volumes
+from .train import Source, choose_device, open_source, train_denoiser
+
+# Columns of the overview.
+_SHOWN = 8
+_ALL = Selection()
+
+
+def run(
+    source: Annotated[Source, tyro.conf.arg(name="")],
+    config: Annotated[RunConfig, tyro.conf.arg(name="")],
+    selection: Annotated[Selection, tyro.conf.arg(name="")] = _ALL,
+) -> None:
+    """Class averages in, one volume for each of them out: train, then reconstruct, then draw an overview.
+
+    Results are in the folder RUN: volumes/, figures/, the trained denoiser and all settings. The same command again
+    goes on where an earlier one was interrupted.
+    """
+    with locked(source.output):
+        opened = run_all(source, config, selection)
+    print(f"volumes: {opened.volumes}\npictures: {opened.figures}")
+
+
+def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
+    """Do what :func:`run` does, in a folder that is locked already."""
+    device = choose_device(source.device)
+    opened = open_source(source, config, device)
+    train_denoiser(opened, device)
+    reconstruct_volumes(opened, config.growth, selection, device)
+    draw(opened, selection)
+    return opened
+
+
+def draw(run: Run, selection: Selection) -> None:
+    """Draw an overview of the first volumes, and the course of the training."""
+    wanted = range(len(run.images)) if selection.images is None else sorted(selection.images)
+    shown = [index for index in wanted if run.volume(index, 0).exists()][:_SHOWN]
+    volumes = torch.stack([read_volume(run.volume(index, 0)).volume.voxels for index in shown])
+    run.figures.mkdir(exist_ok=True)
+    overview(run.figures / "overview.png", run.images[shown], volumes, labels=[str(index) for index in shown])
+    training_curves(run.figures / "training.png", read_metrics(run.folder / "metrics.jsonl"))

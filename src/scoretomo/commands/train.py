@@ -1,0 +1,245 @@
+"""``scoretomo train``: class averages in, a denoiser of their molecule's projections out."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datatypes import InputError
+from ..diffusion.edm import Denoiser, EDMDenoiser, denoising_error
+from ..io.metrics import Metrics
+from ..methods.score_tomography import training_loss
+from ..networks.unet import build_unet, parameter_count, supports_fast_bfloat16
+from ..presets import PresetName
+from ..runs import Run, RunConfig, load_checkpoint, locked, save_checkpoint, save_denoiser, start_run
+from ..training import TrainingState, new_state, optimise_progressive
+from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
+
+Device = Literal["auto", "cpu", "cuda"]
+
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+_SECONDS_BETWEEN_METRICS = 10.0
+# Noise levels at which held-out images are denoised, in units of the images' standard deviation.
+_TEST_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to work on and where."""
+
+    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
+    """Class averages: .mrcs, .mrc, .npy, or a RELION .star that names them."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="RUN")]
+    """Folder for all that is made. The same command again goes on where an earlier one was interrupted."""
+    preset: PresetName = "default"
+    """Settings to begin with: what works best (default), or those of the paper for box, capsid, ribosome and
+    betagal (made for a GPU). Options given beside it change single settings; their defaults below are the preset's."""
+    pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
+    """Pixel size in Angstrom, where the file says none or a wrong one."""
+    device: Device = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+
+
+def train(
+    source: Annotated[Source, tyro.conf.arg(name="")], config: Annotated[RunConfig, tyro.conf.arg(name="")]
+) -> None:
+    """Train a denoiser on class averages.
+
+    It learns what projections of the molecule look like, all conformations and directions together. `scoretomo
+    reconstruct RUN` then makes the volumes; `scoretomo run` does both.
+    """
+    device = choose_device(source.device)
+    with locked(source.output):
+        run = open_source(source, config, device)
+        train_denoiser(run, device)
+    print(f"denoiser: {run.denoiser_folder}")
+
+
+def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
+    """Start or take up the run, and say what was found in the images."""
+    run, notes = start_run(
+        source.output,
+        source.images,
+        config,
+        pixel_size_angstrom=source.pixel_size,
+        device=device,
+        preset=source.preset,
+    )
+    record = run.preprocessing
+    for note in notes:
+        say(f"note: {note}")
+    say(
+        f"{len(run.images)} images of {record.input_side} pixels of {record.input_pixel_size_angstrom:.4g} A; "
+        f"working at {record.working_side} pixels of {record.working_pixel_size_angstrom:.4g} A on {device.type}"
+    )
+    say(f"protein is {'bright' if record.sign > 0 else 'dark'} (confidence {record.contrast_confidence:.2f})")
+    return run
+
+
+def choose_device(wanted: Device) -> torch.device:
+    """Device to compute on.
+
+    Raises
+    ------
+    InputError
+        A GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise InputError("--device cuda: there is no CUDA device that this PyTorch can use; try --device auto")
+    return torch.device("cuda" if wanted != "cpu" and available else "cpu")
+
+
+def train_denoiser(run: Run, device: torch.device) -> None:
+    """Train until the budget is spent, or go on with what an earlier process has begun."""
+    config = run.config
+    state, clock = _initial_state(run, device)
+    images = run.images.to(device)
+    kept = torch.tensor([i for i in range(len(images)) if i not in run.held_out], device=device)
+    loss_function = partial(training_loss, images[kept], config.noise)
+    part_done = _budget(config, clock)
+    if part_done(state.images_seen) >= 1 and run.denoiser_folder.exists():
+        say(f"the denoiser has already seen its {state.images_seen} images")
+        return
+    metrics = Metrics(run.folder, "train", state.images_seen)
+    log = _Log(run, state, images[run.held_out], metrics, clock, part_done)
+    say(f"training {parameter_count(state.model) / 1e6:.1f} million weights on {len(kept)} images")
+    with _saving(run, state, clock) as save, interruptible() as check, progress("train") as report:
+        for step in optimise_progressive(state, loss_function, config.optimiser, part_done):
+            report(part_done(step.images_seen), log.add(step.loss, step.learning_rate))
+            save(_SECONDS_BETWEEN_CHECKPOINTS)
+            check()
+        log.write()
+    metrics.close()
+    save_denoiser(run, state.averaged.get_submodule("network"))
+
+
+@dataclass
+class _Clock:
+    """Seconds of training, those of earlier processes included."""
+
+    before: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
+
+
+def _budget(config: RunConfig, clock: _Clock) -> Callable[[int], float]:
+    """Part of the budget that is spent after so many images."""
+    minutes, images = config.minutes, config.budget
+    if minutes is not None:
+        return lambda _seen: clock.seconds / (60 * minutes) if minutes > 0 else 1.0
+    return lambda seen: seen / images if images > 0 else 1.0
+
+
+def _initial_state(run: Run, device: torch.device) -> tuple[TrainingState, _Clock]:
+    config = run.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = build_unet(config.unet, run.images.shape[-1])
+    model = EDMDenoiser(network, bfloat16=supports_fast_bfloat16(device)).to(device)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    state = new_state(model, config.optimiser, generator)
+    saved = load_checkpoint(run.training_checkpoint)
+    if saved is None:
+        return state, _Clock()
+    if saved["device"] != device.type:  # generators of different kinds cannot take over from each other
+        saved["state"]["generator"] = generator.manual_seed(config.seed + saved["state"]["images_seen"]).get_state()
+    state.load_state_dict(saved["state"])
+    clock = _Clock(before=saved["seconds"])
+    say(f"going on after {state.images_seen} images ({duration(clock.seconds)})")
+    return state, clock
+
+
+@contextmanager
+def _saving(run: Run, state: TrainingState, clock: _Clock) -> Iterator[Callable[[float], None]]:
+    """Give a function that saves a checkpoint if the last is so many seconds old; save another at the end."""
+    last = time.monotonic()
+
+    def save(seconds: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            device = state.generator.device.type
+            values = {"state": state.state_dict(), "seconds": clock.seconds, "device": device}
+            save_checkpoint(run.training_checkpoint, values)
+            last = time.monotonic()
+
+    try:
+        yield save
+    except StoppedBetweenSteps:
+        save(0)
+        say(f"stopped after {state.images_seen} images; the same command goes on from here")
+        raise
+    save(0)
+
+
+class _Log:
+    """Gathers what the steps report, and writes a line of metrics now and then."""
+
+    def __init__(
+        self,
+        run: Run,
+        state: TrainingState,
+        held_out: Float[Tensor, "k side side"],
+        metrics: Metrics,
+        clock: _Clock,
+        part_done: Callable[[int], float],
+    ) -> None:
+        self.state, self.held_out, self.metrics, self.clock = state, held_out, metrics, clock
+        self.losses: list[float] = []
+        self.learning_rate = 0.0
+        self.last = (time.monotonic(), state.images_seen)
+        self.note = ""
+
+    def add(self, loss: float, learning_rate: float) -> str:
+        """Take in a step; what to show of it."""
+        self.losses.append(loss)
+        self.learning_rate = learning_rate
+        if time.monotonic() - self.last[0] >= _SECONDS_BETWEEN_METRICS:
+            self.write()
+        return self.note or f"loss {loss:.3f}"
+
+    def write(self) -> None:
+        """Write the mean of the losses since the last time, the pace, and the error on held-out images."""
+        if not self.losses:
+            return
+        began, seen = self.last
+        pace = (self.state.images_seen - seen) / max(time.monotonic() - began, 1e-9)
+        loss = sum(self.losses) / len(self.losses)
+        errors = held_out_errors(self.state.averaged, self.held_out)
+        values: dict[str, Any] = {
+            "loss": loss,
+            "learning_rate": self.learning_rate,
+            "images_per_second": pace,
+            "seconds": self.clock.seconds,
+            "skipped_steps": self.state.skipped_steps,
+            **errors,
+        }
+        self.metrics.write(self.state.images_seen, values)
+        self.note = f"{pace:.0f} images/s  loss {loss:.3f}"
+        if errors:
+            self.note += f"  held out {errors['held_out_error_sigma_0.4']:.4f}"
+        self.losses.clear()
+        self.last = (time.monotonic(), self.state.images_seen)
+
+
+@torch.no_grad()
+def held_out_errors(denoiser: Denoiser, images: Float[Tensor, "k side side"]) -> dict[str, float]:
+    """Mean squared error per pixel of denoising, with the same noise each time, at several noise levels."""
+    errors = {}
+    for sigma in _TEST_SIGMAS if len(images) else ():
+        generator = torch.Generator(images.device).manual_seed(0)
+        level = images.new_full((len(images),), sigma)
+        error = denoising_error(denoiser, images, level, generator=generator).mean().item()
+        errors[f"held_out_error_sigma_{sigma:g}"] = error
+    return errors

@@ -1,0 +1,62 @@
+"""``metrics.jsonl``: one JSON object a line, appended while a run goes on; TensorBoard too where it is installed."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from .files import write_text
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete lines; a killed process may have left half of a last one."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+class Metrics:
+    """Appends to ``metrics.jsonl`` of a run folder.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    phase
+        What every line says of itself, such as ``train``.
+    resumed_at
+        Lines of the phase whose ``step`` is beyond this are dropped: they will be made again. None keeps them all.
+    """
+
+    def __init__(self, folder: Path, phase: str, resumed_at: int | None) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.phase = phase
+        last = math.inf if resumed_at is None else resumed_at
+        kept = [line for line in read_metrics(self.path) if line["phase"] != phase or line["step"] <= last]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.writer = _tensorboard(folder / "tensorboard")
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Append a line; numbers that are not finite become null, since JSON has no word for them."""
+        line = {"phase": self.phase, "step": step, **values}
+        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in line.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite) + "\n")
+        if self.writer is not None:
+            for name, value in values.items():
+                if isinstance(value, float | int):
+                    self.writer.add_scalar(f"{self.phase}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush what TensorBoard holds back."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # an optional extra
+        return None
+    return SummaryWriter(folder)

@@ -1,0 +1,79 @@
+"""Settings by name: the paper's tables, and what works best here."""
+
+from typing import Literal
+
+from .ensemble.growth import GrowthConfig
+from .imaging.preprocess import PreprocessConfig
+from .methods.score_tomography import NoiseConfig, ReconstructionConfig
+from .networks.unet import UNetConfig
+from .runs import RunConfig
+from .simulation.particles import SimulationConfig
+from .training import OptimiserConfig
+
+PresetName = Literal["default", "demo", "box", "capsid", "ribosome", "betagal"]
+
+
+def _paper(
+    *, steps: int, batch: int, learning_rate: float, channels: tuple[int, ...], reconstruction: ReconstructionConfig
+) -> RunConfig:
+    """Turn a column of 001's Table 2 into settings: EDM's noise levels, constant rates, cold starts."""
+    return RunConfig(
+        budget=steps * batch,
+        held_out=0.0,
+        unet=UNetConfig(channels=channels, layers_per_block=2, patch=1),
+        noise=NoiseConfig(median=0.30, log_std=1.2),
+        optimiser=OptimiserConfig(learning_rate=learning_rate, batch_size=batch, decay=False),
+        growth=GrowthConfig(nuclei=0, polish=reconstruction),
+    )
+
+
+_DEFAULT = RunConfig(
+    minutes=30.0,
+    unet=UNetConfig(channels=(64, 96, 128), layers_per_block=1, patch=2),
+    noise=NoiseConfig(median=0.4, log_std=0.6),
+)
+
+DEMO_SIMULATION = SimulationConfig(count=300, side=32)
+"""The images of ``scoretomo demo``."""
+
+DEMO_VOLUMES = 24
+"""How many volumes ``scoretomo demo`` reconstructs."""
+
+PRESETS: dict[PresetName, RunConfig] = {
+    "default": _DEFAULT,
+    "demo": RunConfig(
+        minutes=6.0,
+        preprocess=PreprocessConfig(contrast="bright"),
+        unet=_DEFAULT.unet,
+        noise=_DEFAULT.noise,
+    ),
+    "box": _paper(
+        steps=80_000,
+        batch=512,
+        learning_rate=8e-4,
+        channels=(32, 64, 128),
+        reconstruction=ReconstructionConfig(steps=10_000, sigma=0.2, final_sigma=0.2, views=2, final_views=2, rate=1.0),
+    ),
+    "capsid": _paper(
+        steps=75_000,
+        batch=512,
+        learning_rate=7e-4,
+        channels=(32, 64, 128),
+        reconstruction=ReconstructionConfig(steps=10_000, sigma=0.5, final_sigma=0.5, views=2, final_views=2, rate=1.0),
+    ),
+    "ribosome": _paper(
+        steps=500_000,
+        batch=128,
+        learning_rate=2e-4,
+        channels=(32, 64, 96, 128),
+        reconstruction=ReconstructionConfig(steps=5_000, sigma=0.3, final_sigma=0.3, views=2, final_views=50, rate=1.0),
+    ),
+    "betagal": _paper(
+        steps=300_000,
+        batch=128,
+        learning_rate=2e-4,
+        channels=(32, 64, 128),
+        reconstruction=ReconstructionConfig(steps=5_000, sigma=0.3, final_sigma=0.3, views=2, final_views=50, rate=0.5),
+    ),
+}
+"""Settings of each name; box to betagal are the columns of 001's Table 2."""

@@ -1,0 +1,328 @@
+"""The run folder: what was asked for, the working images, checkpoints, weights and volumes; same command, same run.
+
+Every file in it is complete or absent, so that a process may be killed at any moment.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from . import __version__
+from .datatypes import ImageStack, InputError
+from .ensemble.growth import GrowthConfig
+from .imaging.preprocess import PreprocessConfig, Preprocessing, preprocess, restore_volume
+from .io.files import replacing, write_json, write_text
+from .io.images import read_image_stack
+from .io.mrc import LoadedImages, read_images, write_images, write_volume
+from .io.settings import differences, from_table, to_table
+from .methods.score_tomography import NoiseConfig
+from .networks.unet import PatchUNet, UNetConfig
+from .training import OptimiserConfig
+
+# Without --side, images are made no larger than this on a CPU: twice the side costs eight times the time.
+_LARGEST_SIDE_ON_CPU = 64
+# Stacks smaller than this keep all their images for training.
+_FEWEST_IMAGES_TO_HOLD_OUT_FROM = 40
+
+_OWN_FILES = {"config.toml", "images.mrcs", "preprocessing.json", ".lock"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what becomes of a stack of images."""
+
+    preprocess: Annotated[PreprocessConfig, tyro.conf.arg(name="")] = field(default_factory=PreprocessConfig)
+    """How images are prepared."""
+    minutes: float | None = None
+    """Train the denoiser for so many minutes. None: for as many images as --budget says."""
+    budget: int = 500_000
+    """Train the denoiser on so many images in all, each being one of the input rotated, flipped and shifted at
+    random."""
+    held_out: float | None = None
+    """Part of the images that the denoiser is not trained on, from 0 to 0.5; they measure how well it does on images
+    that it has not seen. Their volumes are reconstructed all the same. None: 0.05 (none of fewer than 40 images)."""
+    seed: int = 0
+    """Same seed, same result (on the same kind of machine)."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """The denoising network."""
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    """Noise that the denoiser learns to remove."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """How the denoiser is trained."""
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
+    """How volumes are reconstructed."""
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.minutes < 0:
+            raise InputError(f"cannot train for {self.minutes} minutes")
+        if self.budget < 0:
+            raise InputError(f"cannot train on {self.budget} images")
+        if self.held_out is not None and not 0 <= self.held_out <= 0.5:
+            raise InputError(f"the part of images to hold out must be from 0 to 0.5, not {self.held_out}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that holds images and settings."""
+
+    folder: Path
+    config: RunConfig
+    images: Float[Tensor, "n side side"]
+    preprocessing: Preprocessing
+
+    @property
+    def training_checkpoint(self) -> Path:
+        """Where training stands."""
+        return self.folder / "checkpoint" / "training.pt"
+
+    def growth_checkpoint(self, seed: int) -> Path:
+        """Where the reconstruction with a seed stands."""
+        return self.folder / "checkpoint" / f"growth_seed{seed}.pt"
+
+    @property
+    def denoiser_folder(self) -> Path:
+        """The trained network, a Diffusers model folder."""
+        return self.folder / "denoiser"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the pictures."""
+        return self.folder / "figures"
+
+    @property
+    def volumes(self) -> Path:
+        """Folder of the volumes."""
+        return self.folder / "volumes"
+
+    def volume(self, index: int, seed: int) -> Path:
+        """File of the volume of an image; repeats with further seeds say so in their names."""
+        return self.volumes / (f"volume_{index:04d}.mrc" if seed == 0 else f"volume_{index:04d}_seed{seed}.mrc")
+
+    @cached_property
+    def held_out(self) -> list[int]:
+        """Images that are kept out of training, drawn by the seed of the run."""
+        chosen = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.config.seed))
+        return sorted(chosen[: round((self.config.held_out or 0) * len(self.images))].tolist())
+
+    def save_volume(self, index: int, seed: int, voxels: Float[Tensor, "n n n"]) -> None:
+        """Write a volume in the pixel size and units of the input."""
+        self.volumes.mkdir(exist_ok=True)
+        write_volume(self.volume(index, seed), restore_volume(voxels.cpu(), self.preprocessing))
+
+
+def start_run(
+    folder: Path,
+    images: Path,
+    config: RunConfig,
+    *,
+    pixel_size_angstrom: float | None,
+    device: torch.device,
+    preset: str,
+) -> tuple[Run, tuple[str, ...]]:
+    """Make a run folder, or take up the one that the same images and settings have made.
+
+    Returns
+    -------
+    Run, tuple of str
+        The run; what was repaired or odd in the input.
+
+    Raises
+    ------
+    InputError
+        Images that cannot be used; a folder of other images or settings, named, which is left as it was.
+    """
+    loaded = read_image_stack(images, pixel_size_angstrom)
+    if len(loaded.stack) < 2:
+        raise InputError(f"{images}: has one image only; views from several directions are needed")
+    config = _resolve(config, loaded.stack, device)
+    source = {
+        "path": str(images.resolve()),
+        "sha256": _hash(loaded.stack.images),
+        "images": len(loaded.stack),
+        "side": loaded.stack.side,
+        "pixel_size_angstrom": loaded.stack.pixel_size_angstrom,
+    }
+    if (folder / "config.toml").exists():
+        _refuse_other_run(folder, source, config)
+    else:
+        _create(folder, images, loaded, config)
+    table = {
+        "scoretomo": __version__,
+        "command": " ".join(sys.argv),
+        "preset": preset,
+        "device": str(device),
+        "input": source,
+        "settings": to_table(config),
+    }
+    write_text(folder / "config.toml", tomli_w.dumps(table))
+    return open_run(folder), loaded.notes
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises
+    ------
+    InputError
+        Not a run folder.
+    """
+    config = read_config(folder)
+    record = json.loads((folder / "preprocessing.json").read_text(encoding="utf-8"))
+    preprocessing = Preprocessing.from_dict(record)
+    images = read_images(folder / "images.mrcs", preprocessing.working_pixel_size_angstrom).stack.images
+    return Run(folder, config, images, preprocessing)
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Read the settings of a run folder.
+
+    Raises
+    ------
+    InputError
+        Not a run folder.
+    """
+    try:
+        return from_table(RunConfig, _read_table(folder)["settings"])
+    except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{folder / 'config.toml'}: cannot be understood ({error})") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder, and clear away what a killed one has left half written.
+
+    Raises
+    ------
+    InputError
+        Another process is at work in it, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    with lock:
+        if os.name == "posix":  # elsewhere nothing keeps two processes apart
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{folder}: another scoretomo is at work in this folder; wait for it to end") from None
+        for partial in folder.rglob(".*.partial*"):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        yield
+
+
+def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, complete or not at all."""
+    # torch reports a full disk as a RuntimeError of its own, plain files as an OSError
+    buffer = BytesIO()
+    torch.save(dict(values), buffer)
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read what :func:`save_checkpoint` has written, on the CPU; None if there is nothing."""
+    if not path.exists():
+        return None
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read; delete it to begin again ({error})".splitlines()[0]) from error
+    return values
+
+
+def save_denoiser(run: Run, network: nn.Module) -> None:
+    """Write the network as a Diffusers model folder, replacing an earlier one as a whole."""
+    assert isinstance(network, PatchUNet)  # nn.Module does not know the types of its parts
+    partial, previous = run.folder / ".denoiser.partial", run.folder / ".denoiser.previous"
+    try:
+        network.save(partial)
+        if run.denoiser_folder.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            run.denoiser_folder.rename(previous)
+        partial.rename(run.denoiser_folder)
+    except Exception as error:  # safetensors has an error of its own for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"cannot write {run.denoiser_folder}: {error}".splitlines()[0]) from error
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def load_denoiser(run: Run) -> PatchUNet:
+    """Read the trained network.
+
+    Raises
+    ------
+    InputError
+        Training has not ended.
+    """
+    previous = run.folder / ".denoiser.previous"
+    if not run.denoiser_folder.exists() and previous.exists():  # killed between two renamings
+        previous.rename(run.denoiser_folder)
+    if not run.denoiser_folder.exists():
+        raise InputError(f"{run.folder}: the denoiser is not trained to its end; give the `train` command again")
+    return PatchUNet.load(run.denoiser_folder)
+
+
+def _create(folder: Path, path: Path, loaded: LoadedImages, config: RunConfig) -> None:
+    """Prepare the images and write them; the settings follow last, so that a killed start is made again."""
+    others = sorted(p.name for p in folder.iterdir() if p.name not in _OWN_FILES)
+    if others:
+        raise InputError(f"{folder}: holds {others[0]} but is no run folder; give the name of a new one")
+    try:
+        images, record = preprocess(loaded.stack, config.preprocess, multiple=config.unet.side_multiple)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    write_images(folder / "images.mrcs", ImageStack(images, record.working_pixel_size_angstrom))
+    write_json(folder / "preprocessing.json", asdict(record))
+
+
+def _resolve(config: RunConfig, stack: ImageStack, device: torch.device) -> RunConfig:
+    """Replace settings that are left open by what they come to."""
+    side = config.preprocess.side or (min(stack.side, _LARGEST_SIDE_ON_CPU) if device.type == "cpu" else stack.side)
+    few = len(stack) < _FEWEST_IMAGES_TO_HOLD_OUT_FROM
+    held_out = config.held_out if config.held_out is not None else (0.0 if few else 0.05)
+    return replace(config, preprocess=replace(config.preprocess, side=side), held_out=held_out)
+
+
+def _refuse_other_run(folder: Path, source: Mapping[str, Any], config: RunConfig) -> None:
+    saved = _read_table(folder)
+    if saved["input"]["sha256"] != source["sha256"]:
+        raise InputError(f"{folder}: was made of other images ({saved['input']['path']}); give another run folder")
+    before = {"pixel_size_angstrom": saved["input"]["pixel_size_angstrom"], **saved["settings"]}
+    now = {"pixel_size_angstrom": source["pixel_size_angstrom"], **to_table(config)}
+    changed = differences(before, now, ignored=("minutes", "budget", "growth"))
+    if changed:
+        raise InputError(f"{folder}: was made with other settings ({'; '.join(changed)}); give another run folder")
+
+
+def _read_table(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{folder}: is no run folder (no config.toml); make one with `scoretomo train`") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{folder / 'config.toml'}: cannot be understood ({error})") from error
+
+
+def _hash(images: Tensor) -> str:
+    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,130 @@
+"""Growing volumes from the ones that have locked."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
+from scoretomo.ensemble.growth import (
+    GrowthConfig,
+    GrowthState,
+    GrowthStep,
+    grow_progressive,
+    sharpness,
+    start_from_parents,
+)
+from scoretomo.geometry.rotations import random_rotations
+from scoretomo.imaging.fourier import radius_grid
+from scoretomo.imaging.projection import project
+from scoretomo.imaging.resampling import rotate_volumes
+from scoretomo.methods.pose_search import PoseSearchConfig
+from scoretomo.methods.score_tomography import ReconstructionConfig, reconstruct
+
+SIDE = 16
+MATCHING = PoseSearchConfig(base_order=1, refinements=2, kept=1, low_radius=5.0, high_radius=7.0)
+SHORT = GrowthConfig(
+    nuclei=2,
+    parents=2,
+    rounds=1,
+    nucleate=ReconstructionConfig(steps=3),
+    grow=ReconstructionConfig(steps=2),
+    polish=ReconstructionConfig(steps=4),
+    matching=dataclasses.replace(MATCHING, base_order=0, refinements=0),
+)
+
+
+def phantom(generator: torch.Generator, blobs: int = 5) -> Tensor:
+    axis = torch.arange(SIDE) - SIDE // 2
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).float()
+    centres = (torch.rand(blobs, 3, generator=generator) - 0.5) * SIDE * 0.5
+    return sum(torch.exp(-(points - centre).square().sum(-1) / (2 * 1.3**2)) for centre in centres)
+
+
+def images_of(volume: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Projections under random rotations, and the volume turned into the frame of each."""
+    rotations = random_rotations(count, generator=generator)
+    frames = rotate_volumes(volume.expand(count, -1, -1, -1), rotations)
+    return frames.sum(1), frames
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    first, second = first.flatten(1), second.flatten(1)
+    return torch.nn.functional.cosine_similarity(first - first.mean(1, True), second - second.mean(1, True))
+
+
+def run(images: Tensor, config: GrowthConfig, seed: int = 0, **options: object) -> list[GrowthStep]:
+    denoiser = IdealDenoiser(images)
+    return list(
+        grow_progressive(denoiser, images, config, generator=torch.Generator().manual_seed(seed), **options)  # type: ignore[arg-type]
+    )
+
+
+def finished(steps: list[GrowthStep]) -> Tensor:
+    volumes = {position: volume for step in steps for position, volume in step.finished}
+    return torch.stack([volumes[position] for position in sorted(volumes)])
+
+
+def test_an_image_gets_the_parent_that_it_shows(generator: torch.Generator) -> None:
+    """Two different parents: each image is started from the one it is a projection of, in its own frame."""
+    parents = torch.stack([phantom(generator), phantom(generator)])
+    images, frames = zip(*(images_of(parent, 3, generator) for parent in parents), strict=True)
+    matching = dataclasses.replace(MATCHING, base_order=2)
+    started = start_from_parents(parents, torch.cat(images), matching)
+    # a projection does not tell a frame from its reflection along z; asymmetric blobs seen from one side do the rest
+    assert correlation(started.sum(1), torch.cat(images)).min() > 0.95
+    assert correlation(started, torch.cat(frames)).median() > 0.9
+
+
+def test_sharpness_puts_the_locked_volume_before_the_blob(generator: torch.Generator) -> None:
+    volume = phantom(generator)
+    spectrum = torch.fft.fftshift(torch.fft.fftn(volume))
+    blurred = torch.fft.ifftn(torch.fft.ifftshift(spectrum * torch.exp(-((radius_grid(SIDE, 3) / 1.5) ** 2)))).real
+    sharp, blob, scaled = sharpness(torch.stack([volume, blurred, 7 * volume + 1]))
+    assert sharp > 2 * blob
+    assert scaled == pytest.approx(sharp.item(), rel=1e-3)  # neither scale nor background counts
+    assert sharpness(torch.zeros(1, 4, 4, 4)).item() == 0
+
+
+def test_growing_beats_as_many_steps_from_nothing(generator: torch.Generator) -> None:
+    """A locked parent is worth more than steps: growth with few steps beats cold starts with the same number."""
+    truth = phantom(generator)
+    images, frames = images_of(truth, 12, generator)
+    many, _ = images_of(truth, 500, generator)
+    denoiser = IdealDenoiser(many)
+    settings = ReconstructionConfig(steps=40, sigma=0.5, final_sigma=0.5)
+    state = GrowthState(1, truth[None], torch.Generator().manual_seed(1).get_state())
+    config = dataclasses.replace(SHORT, rounds=0, polish=settings, matching=dataclasses.replace(MATCHING, base_order=2))
+    grown = finished(
+        list(grow_progressive(denoiser, images, config, generator=torch.Generator().manual_seed(1), state=state))
+    )
+    cold = reconstruct(denoiser, images, settings, generator=torch.Generator().manual_seed(1))
+    assert correlation(grown, frames).mean() > correlation(cold, frames).mean() + 0.1
+
+
+def test_counts_every_volume_step(generator: torch.Generator) -> None:
+    images, _ = images_of(phantom(generator), 5, generator)
+    steps = run(images, SHORT, chunk=3)
+    expected = 2 * 3 + 5 * 2 + 5 * 4
+    assert {step.total for step in steps} == {expected}
+    assert steps[-1].done == expected
+    assert [step.name for step in steps if step.state] == ["nucleate", "grow 1 of 1", "polish"]
+    assert [position for step in steps for position, _ in step.finished] == [0, 1, 2, 3, 4]
+
+
+def test_resumed_between_stages_equals_uninterrupted(generator: torch.Generator) -> None:
+    images, _ = images_of(phantom(generator), 4, generator)
+    whole = run(images, SHORT)
+    saved = next(step.state for step in whole if step.state is not None and step.state.stage == 2)
+    again = GrowthState.from_state_dict(saved.state_dict())
+    resumed = run(images, SHORT, seed=99, state=again)
+    assert torch.equal(finished(resumed), finished(whole))
+    assert resumed[0].done > whole[0].done and resumed[-1].done == whole[-1].done
+
+
+def test_without_nuclei_it_is_algorithm_1(generator: torch.Generator) -> None:
+    images, _ = images_of(phantom(generator), 3, generator)
+    config = dataclasses.replace(SHORT, nuclei=0)
+    alone = reconstruct(IdealDenoiser(images), images, SHORT.polish, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(finished(run(images, config)), alone)

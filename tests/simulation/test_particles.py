@@ -111,6 +111,13 @@ def test_map_keeps_its_size_in_angstrom(pixel_size: float | None) -> None:
     assert centre.abs().max() < 0.1
 
 
+@pytest.mark.parametrize("pixel_size", [0.01, 100.0])
+def test_pixels_that_the_map_cannot_fill_are_refused(pixel_size: float) -> None:
+    config = SimulationConfig(count=1, side=16, pixel_size_angstrom=pixel_size)
+    with pytest.raises(InputError, match=f"{pixel_size:g} Angstrom; choose 0.5 to 4"):
+        simulate_map(Volume(torch.ones(16, 16, 16), 2.0), config)
+
+
 def test_progress_passes_through_track() -> None:
     seen: list[int] = []
 

@@ -144,11 +144,23 @@ def simulate_map(volume: Volume, config: SimulationConfig, *, track: Track = ite
     index ``side // 2``. What lies outside the images' field of view is cut off.
 
     The pixel size asked for is met to within one part in twice the map's side; ``stack`` carries the exact one.
+
+    Raises
+    ------
+    InputError
+        A pixel size far below that of the map, or of a size with the map itself.
     """
     generator = torch.Generator().manual_seed(config.seed)
     width = volume.side * volume.pixel_size_angstrom
+    wanted = config.pixel_size_angstrom or width / config.side
+    smallest, largest = volume.pixel_size_angstrom / 4, width / 8
+    if not smallest <= wanted <= largest:
+        raise InputError(
+            f"a map of {volume.side} voxels of {volume.pixel_size_angstrom:g} Angstrom cannot give pixels of "
+            f"{wanted:g} Angstrom; choose {smallest:.3g} to {largest:.3g} Angstrom"
+        )
     # the resampled map has a whole number of voxels, which is what decides the pixel size
-    fine_side = round(2 * width / (config.pixel_size_angstrom or width / config.side))
+    fine_side = round(2 * width / wanted)
     pixel_size = 2 * width / fine_side
     fine = recentre_crop(resize(volume.voxels, fine_side, 3), 2 * config.side, 3)
     poses = _draw_poses(config, generator, volume.voxels.device)

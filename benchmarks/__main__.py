@@ -1,0 +1,53 @@
+"""Run one benchmark by name, print its table and write its record.
+
+A benchmark is a module of this folder with a frozen dataclass ``Settings``, which has a field ``device``, and a
+function ``measure(settings)`` that returns the rows of its table. Its docstring's first line says what it measures.
+"""
+
+import sys
+from dataclasses import asdict
+from importlib import import_module
+from shlex import join
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from .record import Row, write_record
+
+BENCHMARKS = ("reconstruction_step",)
+
+_USAGE = """usage: python -m benchmarks NAME [--no-record] [options of NAME; --help shows them]
+
+Prints a table and writes benchmarks/records/NAME_DEVICE.json, which --no-record leaves as it is.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run what the arguments name; exit status 2 if they name nothing."""
+    if not arguments or arguments[0] not in BENCHMARKS:
+        print(_USAGE)
+        for name in BENCHMARKS:
+            print(f"  {name}: {(import_module(f'.{name}', __package__).__doc__ or '').splitlines()[0]}")
+        return 0 if arguments in ([], ["-h"], ["--help"]) else 2
+    name, options = arguments[0], [argument for argument in arguments[1:] if argument != "--no-record"]
+    benchmark = import_module(f".{name}", __package__)
+    settings = tyro.cli(benchmark.Settings, prog=f"python -m benchmarks {name}", args=options)
+    rows = benchmark.measure(settings)
+    Console(width=None if sys.stdout.isatty() else 160).print(_table(rows))
+    if "--no-record" not in arguments:
+        command = join(["python", "-m", "benchmarks", name, *options])
+        print(f"record: {write_record(name, command, asdict(settings), rows)}")
+    return 0
+
+
+def _table(rows: list[Row]) -> Table:
+    """Rows as a table whose columns are the keys of the first."""
+    table = Table(*(key.replace("_", " ") for key in rows[0]))
+    for row in rows:
+        table.add_row(*("-" if value is None else f"{value}" for value in row.values()))
+    return table
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

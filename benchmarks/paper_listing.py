@@ -1,4 +1,4 @@
-"""The reconstruction loop of the paper's appendix (000, A.2), as DESIGN.md section 2 describes it; for timing only.
+"""The reconstruction loop of the paper's appendix (000, A.2), written afresh from what it computes; for timing only.
 
 Its computations are kept, good or bad: one volume at a time; a grid of side^3 coordinates and a resampled copy of the
 volume for every view, the unrotated one too; turning about (side - 1) / 2, half a voxel from the package's origin on

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on", 130)
+        print("scoretomo: interrupted; give the same command again to go on", file=sys.stderr)
+        return 130
     except SystemExit as stop:  # of the option parser, which has said why
         return stop.code if isinstance(stop.code, int) else 2
     except RuntimeError as error:
@@ -105,9 +107,8 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
             return evaluate
         case "demo":
             from .commands.demo import demo
-            from .presets import PRESETS
 
-            return partial(demo, config=PRESETS["demo"])
+            return partial(demo, config=_preset(["--preset", "demo", *arguments]))
         case "reconstruct":
             from .commands.reconstruct import reconstruct
 
@@ -120,12 +121,19 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
 
 
 def _preset(arguments: Sequence[str]) -> Any:
-    """Look up the settings that ``--preset`` names; a wrong name is left to the parser to complain about."""
+    """Look up the settings that ``--preset`` names; a wrong name is left to the parser to complain about.
+
+    A limit in minutes or images takes the place of the preset's, of whichever kind that is.
+    """
     from .presets import PRESETS
 
-    names = [after for option, after in pairwise(arguments) if option == "--preset"]
-    names += [argument.partition("=")[2] for argument in arguments if argument.startswith("--preset=")]
-    return next((config for name, config in PRESETS.items() if [name] == names[-1:]), PRESETS["default"])
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    names = [after for option, after in pairwise(words) if option == "--preset"]
+    config = next((config for name, config in PRESETS.items() if [name] == names[-1:]), PRESETS["default"])
+    # the parser gives the limit its value; until then it is only not to be none
+    if "--minutes" in words:
+        return replace(config, budget=None, minutes=config.minutes or 1.0)
+    return replace(config, minutes=None, budget=config.budget or 1) if "--budget" in words else config
 
 
 def _settings_of_run(arguments: Sequence[str]) -> Any:

@@ -29,7 +29,7 @@ from .ensemble.growth import GrowthConfig
 from .imaging.preprocess import PreprocessConfig, Preprocessing, preprocess, restore_volume
 from .io.files import replacing, write_json, write_text
 from .io.images import read_image_stack
-from .io.mrc import LoadedImages, read_images, write_images, write_volume
+from .io.mrc import read_images, write_images, write_volume
 from .io.settings import differences, from_table, to_table
 from .methods.score_tomography import NoiseConfig
 from .networks.unet import PatchUNet, UNetConfig
@@ -45,33 +45,53 @@ _OWN_FILES = {"config.toml", "images.mrcs", "preprocessing.json", ".lock"}
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides what becomes of a stack of images."""
+    """Everything that decides what becomes of a stack of images.
+
+    Attributes
+    ----------
+    preprocess
+        How images are prepared.
+    minutes
+        Train the denoiser for so many minutes, those before an interruption included.
+    budget
+        Train the denoiser on so many images in all; each is one of the input, rotated, flipped and shifted at random.
+        With --minutes too, training ends with what comes first.
+    held_out
+        Part of the images, 0 to 0.5, that the denoiser is not trained on; they measure how well it does on images that
+        it has not seen. Their volumes are reconstructed all the same. None: 0.05, but 0 for fewer than 40 images.
+    seed
+        The same seed gives the same result, on the same kind of machine.
+    unet
+        The denoising network.
+    noise
+        Noise that the denoiser learns to remove.
+    optimiser
+        How the denoiser is trained.
+    growth
+        How volumes are reconstructed.
+
+    Raises
+    ------
+    InputError
+        A number that nothing could be made with.
+    """
 
     preprocess: Annotated[PreprocessConfig, tyro.conf.arg(name="")] = field(default_factory=PreprocessConfig)
-    """How images are prepared."""
-    minutes: float | None = None
-    """Train the denoiser for so many minutes. None: for as many images as --budget says."""
-    budget: int = 500_000
-    """Train the denoiser on so many images in all, each being one of the input rotated, flipped and shifted at
-    random."""
-    held_out: float | None = None
-    """Part of the images that the denoiser is not trained on, from 0 to 0.5; they measure how well it does on images
-    that it has not seen. Their volumes are reconstructed all the same. None: 0.05 (none of fewer than 40 images)."""
+    minutes: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
+    budget: Annotated[int | None, tyro.conf.arg(metavar="IMAGES")] = None
+    held_out: Annotated[float | None, tyro.conf.arg(metavar="PART")] = None
     seed: int = 0
-    """Same seed, same result (on the same kind of machine)."""
     unet: UNetConfig = field(default_factory=UNetConfig)
-    """The denoising network."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
-    """Noise that the denoiser learns to remove."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """How the denoiser is trained."""
     growth: GrowthConfig = field(default_factory=GrowthConfig)
-    """How volumes are reconstructed."""
 
     def __post_init__(self) -> None:
-        if self.minutes is not None and self.minutes < 0:
+        if self.minutes is None and self.budget is None:
+            raise InputError("say how long to train: --minutes or --budget")
+        if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"cannot train for {self.minutes} minutes")
-        if self.budget < 0:
+        if self.budget is not None and not self.budget > 0:
             raise InputError(f"cannot train on {self.budget} images")
         if self.held_out is not None and not 0 <= self.held_out <= 0.5:
             raise InputError(f"the part of images to hold out must be from 0 to 0.5, not {self.held_out}")
@@ -150,18 +170,19 @@ def start_run(
     loaded = read_image_stack(images, pixel_size_angstrom)
     if len(loaded.stack) < 2:
         raise InputError(f"{images}: has one image only; views from several directions are needed")
-    config = _resolve(config, loaded.stack, device)
+    exists = (folder / "config.toml").exists()
+    config = _resolve(config, images, loaded.stack, device, read_config(folder) if exists else None)
     source = {
         "path": str(images.resolve()),
-        "sha256": _hash(loaded.stack.images),
+        "sha256": hashlib.sha256(loaded.stack.images.contiguous().numpy().tobytes()).hexdigest(),
         "images": len(loaded.stack),
         "side": loaded.stack.side,
         "pixel_size_angstrom": loaded.stack.pixel_size_angstrom,
     }
-    if (folder / "config.toml").exists():
+    if exists:
         _refuse_other_run(folder, source, config)
     else:
-        _create(folder, images, loaded, config)
+        _create(folder, images, loaded.stack, config)
     table = {
         "scoretomo": __version__,
         "command": " ".join(sys.argv),
@@ -212,6 +233,7 @@ def locked(folder: Path) -> Iterator[None]:
     InputError
         Another process is at work in it, or the folder cannot be made.
     """
+    existed = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -227,7 +249,12 @@ def locked(folder: Path) -> Iterator[None]:
                 raise InputError(f"{folder}: another scoretomo is at work in this folder; wait for it to end") from None
         for partial in folder.rglob(".*.partial*"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
-        yield
+        try:
+            yield
+        finally:
+            if not existed and [path.name for path in folder.iterdir()] == [".lock"]:  # nothing came of it
+                (folder / ".lock").unlink()
+                folder.rmdir()
 
 
 def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
@@ -283,22 +310,33 @@ def load_denoiser(run: Run) -> PatchUNet:
     return PatchUNet.load(run.denoiser_folder)
 
 
-def _create(folder: Path, path: Path, loaded: LoadedImages, config: RunConfig) -> None:
+def _create(folder: Path, path: Path, stack: ImageStack, config: RunConfig) -> None:
     """Prepare the images and write them; the settings follow last, so that a killed start is made again."""
     others = sorted(p.name for p in folder.iterdir() if p.name not in _OWN_FILES)
     if others:
         raise InputError(f"{folder}: holds {others[0]} but is no run folder; give the name of a new one")
-    try:
-        images, record = preprocess(loaded.stack, config.preprocess, multiple=config.unet.side_multiple)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    images, record = _prepare(path, stack, config)
     write_images(folder / "images.mrcs", ImageStack(images, record.working_pixel_size_angstrom))
     write_json(folder / "preprocessing.json", asdict(record))
 
 
-def _resolve(config: RunConfig, stack: ImageStack, device: torch.device) -> RunConfig:
-    """Replace settings that are left open by what they come to."""
-    side = config.preprocess.side or (min(stack.side, _LARGEST_SIDE_ON_CPU) if device.type == "cpu" else stack.side)
+def _prepare(path: Path, stack: ImageStack, config: RunConfig) -> tuple[Float[Tensor, "n side side"], Preprocessing]:
+    try:
+        return preprocess(stack, config.preprocess, multiple=config.unet.side_multiple)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _resolve(
+    config: RunConfig, path: Path, stack: ImageStack, device: torch.device, saved: RunConfig | None
+) -> RunConfig:
+    """Replace settings that are left open by what they come to, or have come to in an earlier process."""
+    side = config.preprocess.side
+    if side is None and saved is not None:
+        side = saved.preprocess.side
+    elif side is None and device.type == "cpu":
+        natural = _prepare(path, stack, config)[1].working_side
+        side = _LARGEST_SIDE_ON_CPU if natural > _LARGEST_SIDE_ON_CPU else None
     few = len(stack) < _FEWEST_IMAGES_TO_HOLD_OUT_FROM
     held_out = config.held_out if config.held_out is not None else (0.0 if few else 0.05)
     return replace(config, preprocess=replace(config.preprocess, side=side), held_out=held_out)
@@ -322,7 +360,3 @@ def _read_table(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: is no run folder (no config.toml); make one with `scoretomo train`") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{folder / 'config.toml'}: cannot be understood ({error})") from error
-
-
-def _hash(images: Tensor) -> str:
-    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()

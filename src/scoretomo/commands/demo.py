@@ -8,11 +8,12 @@ import torch
 import tyro
 
 from ..evaluation.comparison import Comparison
+from ..imaging.fourier import recentre_crop
 from ..io.mrc import read_volume
 from ..io.star import read_poses
 from ..presets import DEMO_SIMULATION, DEMO_VOLUMES
 from ..report.figures import overview
-from ..report.isosurface import tilted
+from ..report.isosurface import UPRIGHT, tilted
 from ..runs import Run, RunConfig, locked
 from ..simulation.particles import simulate_box
 from .evaluate import compare_files, table, write_evaluation
@@ -65,11 +66,12 @@ def draw(path: Path, run: Run, comparisons: Sequence[Comparison], simulation: Pa
     indices = [each.index for each in best]
     truth = [read_volume(simulation / "truth" / f"volume_{index:04d}.mrc").volume.voxels for index in indices]
     rotations = read_poses(simulation / "particles.star").rotations[indices]
+    side = run.preprocessing.cropped_side
     overview(
         path,
         run.images[indices],
-        torch.stack([each.aligned for each in best]),
+        recentre_crop(torch.stack([each.aligned for each in best]), side, 3),
         [f"{each.index}: {each.fsc_auc:.2f}" for each in best],
-        truth=torch.stack(truth),
-        views=tilted(-60, 0) @ rotations.mT,
+        truth=recentre_crop(torch.stack(truth), side, 3),
+        views=tilted(35.0, 30.0) @ UPRIGHT @ rotations.mT,
     )

@@ -38,14 +38,14 @@ def evaluate(
     reference
         One .mrc for all, or a folder of volume_NNNN.mrc with the same numbers as the volumes.
     output
-        Folder for the results. None: beside the volumes.
+        Folder for the results. None: the folder of the volumes, or the run folder.
     pixel_size
         Pixel size of the volumes in Angstrom, where their files say none.
     """
     paths = _find(volumes)
     references = _references(reference, paths)
     comparisons = compare_files(paths, references, pixel_size)
-    folder = output or paths[0].parent
+    folder = output or (volumes[0] if volumes[0].is_dir() else volumes[0].parent)
     write_evaluation(folder, paths, comparisons)
     print(table(comparisons))
     print(f"results: {folder / 'evaluation.json'}, {folder / 'evaluation.csv'}, {folder / 'fsc.png'}")
@@ -58,11 +58,11 @@ def compare_files(
     comparisons = []
     with progress("evaluate") as report:
         for done, (path, reference) in enumerate(zip(paths, references, strict=True)):
-            report(done / len(paths), path.name)
             volume, truth = to_common_grid(read_volume(path, pixel_size_angstrom).volume, read_volume(reference).volume)
             comparisons += compare(
                 volume.voxels[None], truth.voxels[None], truth.pixel_size_angstrom, [_number(path, done)]
             )
+            report((done + 1) / len(paths), path.name)
     return comparisons
 
 

@@ -81,6 +81,19 @@ class _TimeLeft:
         return f"{duration((1 - part) * (now - began) / (part - first))} left"
 
 
+class Pace:
+    """Things per second since the first call."""
+
+    def __init__(self) -> None:
+        self.start: tuple[float, int] | None = None
+
+    def __call__(self, done: int) -> float:
+        """Pace, after so many things are done."""
+        now = time.monotonic()
+        self.start = self.start or (now, done)
+        return (done - self.start[1]) / max(now - self.start[0], 1e-3)
+
+
 def duration(seconds: float) -> str:
     """``1:02:03`` or ``2:03``."""
     minutes, rest = divmod(round(seconds), 60)

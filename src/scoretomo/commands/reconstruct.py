@@ -1,7 +1,7 @@
 """``scoretomo reconstruct``: a trained run in, one volume per class average out."""
 
 import hashlib
-import os
+import time
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,28 +19,42 @@ from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
 from ..networks.unet import supports_fast_bfloat16
 from ..runs import Run, load_checkpoint, load_denoiser, locked, open_run, save_checkpoint
-from .progress import interruptible, progress, say
+from .progress import Pace, interruptible, progress, say
 from .train import Device, choose_device
 
 # Memory that a chunk of volumes may take on a CPU; more does not make it faster.
-_BYTES_ON_CPU = 2**30
-# Channels of the denoiser's input resolution that are alive at once, by order of magnitude.
+_BYTES_ON_CPU = 2**28
+# What is alive at once for each volume and for each view in the denoiser, by order of magnitude.
+_VOLUME_COPIES = 6
 _LIVE_CHANNELS = 256
+_SECONDS_BETWEEN_METRICS = 10.0
 # Between the random seeds of repeats, so that those of two runs do not meet.
 _SEED_STEP = 1_000_003
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which volumes to make."""
+    """Which volumes to make.
+
+    Attributes
+    ----------
+    images
+        Images whose volumes to make, counted from 0. None: all of them. Volumes help each other, so that a few alone
+        may come out worse.
+    seeds
+        Independent repeats. Where the volumes of an image agree between repeats, they can be trusted more.
+    overwrite
+        Replace volumes that were made with other settings, or by a denoiser that has since been trained further.
+
+    Raises
+    ------
+    InputError
+        No repeat.
+    """
 
     images: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
-    """Images whose volumes to make, counted from 0; all of them if left out. Volumes help each other, so that a few
-    alone may come out worse."""
     seeds: int = 1
-    """Independent repeats. Where the volumes of an image agree between repeats, they can be trusted more."""
     overwrite: bool = False
-    """Replace volumes that were made with other settings or by a denoiser that has since been trained further."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -52,7 +66,7 @@ _ALL = Selection()
 
 def reconstruct(
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")],
-    growth: Annotated[GrowthConfig, tyro.conf.arg(name="")],
+    growth: GrowthConfig,
     selection: Annotated[Selection, tyro.conf.arg(name="")] = _ALL,
     device: Device = "auto",
 ) -> None:
@@ -102,9 +116,10 @@ def _reconstruct_seed(
         # volumes of the last stage do not depend on each other
         indices = [index for index in indices if not run.volume(index, seed).exists()]
     base_images = run.images[indices].to(device)
-    chunk = chunk_size(base_images.shape[-1], device)
+    chunk = chunk_size(base_images.shape[-1], growth, device)
     metrics = Metrics(run.folder, f"reconstruct_seed{seed}", resumed_at=0 if state is None else None)
     title = "reconstruct" + (f" seed {seed}" if seed else "")
+    pace, written_at = Pace(), time.monotonic()
     with interruptible() as check, progress(title) as report:
         for step in grow_progressive(denoiser, base_images, growth, generator=generator, state=state, chunk=chunk):
             for position, volume in step.finished:
@@ -112,10 +127,13 @@ def _reconstruct_seed(
             if step.state is not None:
                 values = {"images": indices, "device": device.type, "growth": step.state.state_dict()}
                 save_checkpoint(run.growth_checkpoint(seed), values)
+            speed = pace(step.done)
+            if step.state is not None or time.monotonic() - written_at >= _SECONDS_BETWEEN_METRICS:
                 errors = {"base_error": step.base_error, "score_error": step.score_error}
-                metrics.write(step.done, {"stage": step.name, **errors})
-            note = f"{step.name}  residuals: class averages {step.base_error:.3f}, denoiser {step.score_error:.3f}"
-            report(step.done / step.total, note)
+                metrics.write(step.done, {"stage": step.name, **errors, "volume_steps_per_second": speed})
+                written_at = time.monotonic()
+            residuals = f"class averages {step.base_error:.3f}, denoiser {step.score_error:.3f}"
+            report(step.done / step.total, f"{step.name}  {speed:.0f} volume-steps/s  residuals: {residuals}")
             check()
     metrics.close()
 
@@ -148,16 +166,33 @@ def _indices(run: Run, selection: Selection) -> list[int]:
     return wanted
 
 
+def refuse_replacing(run: Run, selection: Selection) -> None:
+    """Stop before a denoiser is trained further that has made volumes already.
+
+    Raises
+    ------
+    InputError
+        There are volumes, and no ``--overwrite``.
+    """
+    if any(run.volumes.glob("*.mrc")) and not selection.overwrite:
+        raise InputError(
+            f"{run.volumes}: these volumes were made before the denoiser is trained further; "
+            "move them away, or give --overwrite to replace them"
+        )
+
+
 def _settle(run: Run, growth: GrowthConfig, *, overwrite: bool) -> None:
     """Compare with what earlier volumes were made with, and write down what these are made with."""
     path = run.folder / "reconstruction.toml"
-    table = {"denoiser_sha256": _hash_denoiser(run), "growth": to_table(growth)}
+    table: dict[str, Any] = {"denoiser_sha256": _hash_denoiser(run), "growth": to_table(growth)}
     if path.exists():
         before = tomllib.loads(path.read_text(encoding="utf-8"))
-        changed = outdated(before, table)
+        changed = differences(before["growth"], table["growth"])
+        if before["denoiser_sha256"] != table["denoiser_sha256"]:
+            changed.insert(0, "the denoiser has been trained further")
         if changed and any(run.volumes.glob("*.mrc")) and not overwrite:
             raise InputError(
-                f"{run.volumes}: these volumes were made otherwise ({changed}); "
+                f"{run.volumes}: these volumes were made otherwise ({'; '.join(changed)}); "
                 "move them away, or give --overwrite to replace them"
             )
         if changed:
@@ -166,25 +201,15 @@ def _settle(run: Run, growth: GrowthConfig, *, overwrite: bool) -> None:
     write_text(path, tomli_w.dumps(table))
 
 
-def outdated(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In words, what is different from when volumes were made; empty if nothing is."""
-    words = differences(before["growth"], now["growth"])
-    if before["denoiser_sha256"] != now["denoiser_sha256"]:
-        words.insert(0, "the denoiser has been trained further")
-    return "; ".join(words)
-
-
 def _hash_denoiser(run: Run) -> str:
     weights = sorted(run.denoiser_folder.glob("*.safetensors"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
 
 
-def chunk_size(side: int, device: torch.device) -> int:
+def chunk_size(side: int, growth: GrowthConfig, device: torch.device) -> int:
     """Volumes to advance together, so that the working memory stays within what there is."""
-    volume = 4 * 6 * side**3
-    image = 4 * _LIVE_CHANNELS * side**2
-    if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[0] // 2
-    else:
-        available = min(_BYTES_ON_CPU, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    return max(1, int(available / (volume + image)))
+    views = max(max(settings.views, settings.final_views) for _, settings in growth.stages)
+    volume = 4 * _VOLUME_COPIES * side**3
+    images = 4 * _LIVE_CHANNELS * side**2 * max(1, views - 1)
+    available = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _BYTES_ON_CPU
+    return max(1, available // (volume + images))

@@ -5,12 +5,13 @@ from typing import Annotated
 import torch
 import tyro
 
+from ..imaging.fourier import recentre_crop
 from ..io.metrics import read_metrics
 from ..io.mrc import read_volume
 from ..report.figures import overview, training_curves
 from ..runs import Run, RunConfig, locked
-from .reconstruct import Selection, reconstruct_volumes
-from .train import Source, choose_device, open_source, train_denoiser
+from .reconstruct import Selection, reconstruct_volumes, refuse_replacing
+from .train import Source, choose_device, is_trained, open_source, train_denoiser
 
 # Columns of the overview.
 _SHOWN = 8
@@ -36,6 +37,8 @@ def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
     """Do what :func:`run` does, in a folder that is locked already."""
     device = choose_device(source.device)
     opened = open_source(source, config, device)
+    if not is_trained(opened):
+        refuse_replacing(opened, selection)
     train_denoiser(opened, device)
     reconstruct_volumes(opened, config.growth, selection, device)
     draw(opened, selection)
@@ -44,9 +47,11 @@ def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
 
 def draw(run: Run, selection: Selection) -> None:
     """Draw an overview of the first volumes, and the course of the training."""
-    wanted = range(len(run.images)) if selection.images is None else sorted(selection.images)
-    shown = [index for index in wanted if run.volume(index, 0).exists()][:_SHOWN]
-    volumes = torch.stack([read_volume(run.volume(index, 0)).volume.voxels for index in shown])
+    wanted = range(len(run.images)) if selection.images is None else sorted(set(selection.images))
+    shown = list(wanted)[:_SHOWN]
+    volumes = [read_volume(run.volume(index, 0)).volume.voxels for index in shown]
     run.figures.mkdir(exist_ok=True)
-    overview(run.figures / "overview.png", run.images[shown], volumes, labels=[str(index) for index in shown])
+    # images were cropped to their mask; volumes have the box of the input again
+    boxes = recentre_crop(torch.stack(volumes), run.preprocessing.cropped_side, 3)
+    overview(run.figures / "overview.png", run.images[shown], boxes, [str(index) for index in shown])
     training_curves(run.figures / "training.png", read_metrics(run.folder / "metrics.jsonl"))

@@ -2,18 +2,19 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from ..datatypes import Volume
+from ..datatypes import InputError, Volume
+from ..io.atoms import density_of_atoms, read_atoms
 from ..io.files import write_text
-from ..io.mrc import write_images, write_volume
+from ..io.mrc import read_volume, write_images, write_volume
 from ..io.star import write_particles
-from ..simulation.particles import Simulation, SimulationConfig, simulate_box
-from .progress import progress
+from ..simulation.particles import Simulation, SimulationConfig, simulate_box, simulate_capsid, simulate_map
+from .progress import progress, say
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
 _DEFAULT = SimulationConfig()
@@ -32,9 +33,77 @@ def box(output: Output, settings: Settings = _DEFAULT, widest_angle_degrees: flo
     widest_angle_degrees
         Lids open from 0 (closed) to this angle.
     """
-    simulation = simulate_box(settings, widest_angle_degrees=widest_angle_degrees, track=show)
-    write_simulation(output, simulation)
-    print(f"images: {output / 'images.mrcs'}\ntruth: {output / 'truth'}")
+    _refuse_existing(output)
+    write_simulation(output, simulate_box(settings, widest_angle_degrees=widest_angle_degrees, track=show))
+    _announce(output)
+
+
+def capsid(output: Output, settings: Settings = _DEFAULT) -> None:
+    """Simulate a capsid with moving arms, the paper's second test.
+
+    Parameters
+    ----------
+    output
+        Folder for images.mrcs, particles.star, truth.csv and truth/volume_NNNN.mrc.
+    settings
+        Number and size of images, noise.
+    """
+    _refuse_existing(output)
+    write_simulation(output, simulate_capsid(settings, track=show))
+    _announce(output)
+
+
+def density_map(
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MAP")],
+    output: Output,
+    settings: Settings = _DEFAULT,
+    map_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+) -> None:
+    """Simulate images of a density map.
+
+    Parameters
+    ----------
+    file
+        The map, .mrc.
+    output
+        Folder for images.mrcs, particles.star, truth.csv and truth/volume_NNNN.mrc.
+    settings
+        Number and size of images, noise.
+    map_pixel_size
+        Pixel size of the map in Angstrom, where its file says none or a wrong one.
+    """
+    _refuse_existing(output)
+    loaded = read_volume(file, map_pixel_size)
+    for note in loaded.notes:
+        say(f"note: {note}")
+    write_simulation(output, simulate_map(loaded.volume, settings, track=show))
+    _announce(output)
+
+
+def atoms(
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")],
+    output: Output,
+    settings: Settings = _DEFAULT,
+    resolution: Annotated[float, tyro.conf.arg(metavar="ANGSTROM")] = 10.0,
+) -> None:
+    """Simulate images of an atomic model.
+
+    Parameters
+    ----------
+    file
+        The model, .pdb or .cif, may be compressed (.gz). Its biological assembly is built.
+    output
+        Folder for images.mrcs, particles.star, truth.csv and truth/volume_NNNN.mrc.
+    settings
+        Number and size of images, noise.
+    resolution
+        Resolution in Angstrom of the density that is made of the atoms.
+    """
+    _refuse_existing(output)
+    coordinates, weights = read_atoms(file)
+    density = density_of_atoms(coordinates, weights, resolution / 3, resolution_angstrom=resolution)
+    write_simulation(output, simulate_map(density, settings, track=show))
+    _announce(output)
 
 
 def write_simulation(folder: Path, simulation: Simulation) -> None:
@@ -58,6 +127,15 @@ def write_simulation(folder: Path, simulation: Simulation) -> None:
     write_images(folder / "images.mrcs", simulation.stack)
 
 
+def _refuse_existing(folder: Path) -> None:
+    if (folder / "images.mrcs").exists():
+        raise InputError(f"{folder}: holds images.mrcs already; give another folder")
+
+
+def _announce(folder: Path) -> None:
+    print(f"images: {folder / 'images.mrcs'}\ntrue poses: {folder / 'particles.star'}\ntruth: {folder / 'truth'}")
+
+
 def show(indices: range) -> Iterator[int]:
     """Pass indices on and show how far they are."""
     with progress("simulate") as report:
@@ -66,5 +144,5 @@ def show(indices: range) -> Iterator[int]:
             yield index
 
 
-SOURCES = {"box": box}
+SOURCES: dict[str, Callable[..., None]] = {"box": box, "capsid": capsid, "map": density_map, "atoms": atoms}
 """What can be simulated."""

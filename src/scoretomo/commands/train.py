@@ -1,8 +1,7 @@
 """``scoretomo train``: class averages in, a denoiser of their molecule's projections out."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,19 +32,29 @@ _TEST_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 @dataclass(frozen=True)
 class Source:
-    """What to work on and where."""
+    """What to work on and where.
+
+    Attributes
+    ----------
+    images
+        Class averages: .mrcs, .mrc, .npy, or a RELION .star that names them.
+    output
+        Folder for all that is made. The same command again goes on where an earlier one was interrupted.
+    preset
+        Settings to begin with: what works best (default), or the paper's for box, capsid, ribosome and betagal, made
+        for a GPU and many hours. Options given beside it change single settings. With --help, its values are shown.
+    pixel_size
+        Pixel size in Angstrom, where the file says none or a wrong one.
+    device
+        Where to compute; auto takes a GPU (cuda) if there is one. On a CPU, images of more than 64 pixels are made
+        smaller unless --side is given.
+    """
 
     images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
-    """Class averages: .mrcs, .mrc, .npy, or a RELION .star that names them."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="RUN")]
-    """Folder for all that is made. The same command again goes on where an earlier one was interrupted."""
     preset: PresetName = "default"
-    """Settings to begin with: what works best (default), or those of the paper for box, capsid, ribosome and
-    betagal (made for a GPU). Options given beside it change single settings; their defaults below are the preset's."""
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
-    """Pixel size in Angstrom, where the file says none or a wrong one."""
     device: Device = "auto"
-    """Where to compute; auto takes a GPU if there is one."""
 
 
 def train(
@@ -100,26 +109,42 @@ def choose_device(wanted: Device) -> torch.device:
 
 def train_denoiser(run: Run, device: torch.device) -> None:
     """Train until the budget is spent, or go on with what an earlier process has begun."""
-    config = run.config
+    if is_trained(run):
+        say("the denoiser has been trained already")
+        return
     state, clock = _initial_state(run, device)
+    part_done = _budget(run.config, clock)
     images = run.images.to(device)
     kept = torch.tensor([i for i in range(len(images)) if i not in run.held_out], device=device)
-    loss_function = partial(training_loss, images[kept], config.noise)
-    part_done = _budget(config, clock)
-    if part_done(state.images_seen) >= 1 and run.denoiser_folder.exists():
-        say(f"the denoiser has already seen its {state.images_seen} images")
-        return
+    loss_function = partial(training_loss, images[kept], run.config.noise)
     metrics = Metrics(run.folder, "train", state.images_seen)
-    log = _Log(run, state, images[run.held_out], metrics, clock, part_done)
+    log = _Log(state, images[run.held_out], metrics, clock)
     say(f"training {parameter_count(state.model) / 1e6:.1f} million weights on {len(kept)} images")
-    with _saving(run, state, clock) as save, interruptible() as check, progress("train") as report:
-        for step in optimise_progressive(state, loss_function, config.optimiser, part_done):
-            report(part_done(step.images_seen), log.add(step.loss, step.learning_rate))
-            save(_SECONDS_BETWEEN_CHECKPOINTS)
-            check()
-        log.write()
+    try:
+        with interruptible() as check, progress("train") as report:
+            saved_at = time.monotonic()
+            for step in optimise_progressive(state, loss_function, run.config.optimiser, part_done):
+                report(min(1.0, part_done(step.images_seen)), log.add(step.loss, step.learning_rate))
+                if time.monotonic() - saved_at >= _SECONDS_BETWEEN_CHECKPOINTS:
+                    _save(run, state, clock, exported=False)
+                    saved_at = time.monotonic()
+                check()
+            log.write()
+    except StoppedBetweenSteps:
+        _save(run, state, clock, exported=False)
+        raise
     metrics.close()
     save_denoiser(run, state.averaged.get_submodule("network"))
+    _save(run, state, clock, exported=True)
+
+
+def is_trained(run: Run) -> bool:
+    """Whether the budget is spent and the denoiser written."""
+    saved = load_checkpoint(run.training_checkpoint)
+    if saved is None or not run.denoiser_folder.exists():
+        return False
+    images, seconds = saved["state"]["images_seen"], saved["seconds"]
+    return _part_done(run.config, images, seconds) >= 1 and saved["exported"]
 
 
 @dataclass
@@ -136,10 +161,12 @@ class _Clock:
 
 def _budget(config: RunConfig, clock: _Clock) -> Callable[[int], float]:
     """Part of the budget that is spent after so many images."""
-    minutes, images = config.minutes, config.budget
-    if minutes is not None:
-        return lambda _seen: clock.seconds / (60 * minutes) if minutes > 0 else 1.0
-    return lambda seen: seen / images if images > 0 else 1.0
+    return lambda images: _part_done(config, images, clock.seconds)
+
+
+def _part_done(config: RunConfig, images: int, seconds: float) -> float:
+    parts = [0.0] if config.budget is None else [images / config.budget]
+    return max(parts if config.minutes is None else [*parts, seconds / (60 * config.minutes)])
 
 
 def _initial_state(run: Run, device: torch.device) -> tuple[TrainingState, _Clock]:
@@ -161,26 +188,15 @@ def _initial_state(run: Run, device: torch.device) -> tuple[TrainingState, _Cloc
     return state, clock
 
 
-@contextmanager
-def _saving(run: Run, state: TrainingState, clock: _Clock) -> Iterator[Callable[[float], None]]:
-    """Give a function that saves a checkpoint if the last is so many seconds old; save another at the end."""
-    last = time.monotonic()
-
-    def save(seconds: float) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            device = state.generator.device.type
-            values = {"state": state.state_dict(), "seconds": clock.seconds, "device": device}
-            save_checkpoint(run.training_checkpoint, values)
-            last = time.monotonic()
-
-    try:
-        yield save
-    except StoppedBetweenSteps:
-        save(0)
-        say(f"stopped after {state.images_seen} images; the same command goes on from here")
-        raise
-    save(0)
+def _save(run: Run, state: TrainingState, clock: _Clock, *, exported: bool) -> None:
+    """Write the checkpoint; ``exported`` says that the model folder holds the same weights."""
+    values = {
+        "state": state.state_dict(),
+        "seconds": clock.seconds,
+        "device": state.generator.device.type,
+        "exported": exported,
+    }
+    save_checkpoint(run.training_checkpoint, values)
 
 
 class _Log:
@@ -188,12 +204,10 @@ class _Log:
 
     def __init__(
         self,
-        run: Run,
         state: TrainingState,
         held_out: Float[Tensor, "k side side"],
         metrics: Metrics,
         clock: _Clock,
-        part_done: Callable[[int], float],
     ) -> None:
         self.state, self.held_out, self.metrics, self.clock = state, held_out, metrics, clock
         self.losses: list[float] = []

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..datatypes import InputError
 from .files import write_text
 
 
@@ -41,8 +42,11 @@ class Metrics:
         """Append a line; numbers that are not finite become null, since JSON has no word for them."""
         line = {"phase": self.phase, "step": step, **values}
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in line.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(finite) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
         if self.writer is not None:
             for name, value in values.items():
                 if isinstance(value, float | int):

@@ -50,7 +50,7 @@ def overview(
     straight = torch.eye(3).expand(len(volumes), 3, 3)
     rows: dict[str, list[Any]] = {"class average": list(images)}
     if views is None:
-        side = tilted(0, 90)
+        side = tilted(0.0, 90.0)
         rows["volume"] = [surface(volume, turn) for volume, turn in zip(volumes, straight, strict=True)]
         rows["from the side"] = [surface(volume, side) for volume in volumes]
     else:
@@ -66,7 +66,7 @@ def overview(
 
 def fsc_curves(path: Path, comparisons: Sequence[Comparison]) -> None:
     """Draw the Fourier shell correlation of each volume with its reference, and their median."""
-    figure = _figure(6, 4)
+    figure = _figure(6.0, 4.0)
     axes = figure.add_subplot()
     curves = [comparison.fsc.numpy() for comparison in comparisons]
     grids = [np.linspace(0, 0.5, len(curve)) for curve in curves]
@@ -87,43 +87,50 @@ def fsc_curves(path: Path, comparisons: Sequence[Comparison]) -> None:
 
 
 def training_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the loss and the errors on held-out images against the images seen."""
+    """Draw the loss and, if images were held out, the errors of denoising them against the images seen."""
     lines = [line for line in metrics if line["phase"] == "train"]
     if not lines:
         return
-    figure = _figure(10, 4)
-    loss, held_out = figure.subplots(1, 2)
-    _curve(loss, lines, "loss", "loss")
-    loss.set(xlabel="images seen", ylabel="training loss", yscale="log")
     prefix = "held_out_error_sigma_"
-    for name in [name for name in lines[-1] if name.startswith(prefix)]:
-        _curve(held_out, lines, name, f"noise level {name.removeprefix(prefix)}")
-    held_out.set(xlabel="images seen", ylabel="mean squared error, held-out images", yscale="log")
-    if held_out.lines:
-        held_out.legend(frameon=False)
-    else:
-        held_out.remove()
+    levels = [name for name in lines[-1] if name.startswith(prefix)]
+    figure = _figure(10.0 if levels else 5.0, 4.0)
+    panels = figure.subplots(1, 2 if levels else 1, squeeze=False)[0]
+    _curve(panels[0], lines, "loss", "loss")
+    panels[0].set(xlabel="images seen", ylabel="training loss", yscale="log")
+    if levels:
+        for name in levels:
+            _curve(panels[1], lines, name, f"noise level {name.removeprefix(prefix)}")
+        panels[1].set(xlabel="images seen", ylabel="mean squared error, held-out images", yscale="log")
+        panels[1].legend(frameon=False)
     _save(figure, path)
 
 
 def _draw_rows(path: Path, rows: Mapping[str, list[Any]], labels: Sequence[str]) -> None:
-    columns = len(labels)
-    figure = _figure(1.3 * columns + 0.4, 1.3 * len(rows) + 0.3)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
+    """Draw rows of pictures that all show the same field of view, cut to what the surfaces fill."""
+    extent = max(_extent(picture) for pictures in rows.values() for picture in pictures if picture.ndim == 3)
+    figure = _figure(1.3 * len(labels) + 0.4, 1.3 * len(rows) + 0.3)
+    grid = figure.subplots(len(rows), len(labels), squeeze=False)
     for row, (name, pictures) in zip(grid, rows.items(), strict=True):
         row[0].set_ylabel(name, fontsize=9)
         for axes, picture in zip(row, pictures, strict=True):
-            axes.imshow(picture.numpy(), cmap="gray", origin="lower", interpolation="bicubic")
-            axes.set(xticks=[], yticks=[])
+            axes.imshow(picture.numpy(), cmap="gray", origin="lower", interpolation="bicubic", extent=(-1, 1, -1, 1))
+            axes.set(xticks=[], yticks=[], xlim=(-extent, extent), ylim=(-extent, extent))
             axes.spines[:].set_visible(False)
     for axes, label in zip(grid[0], labels, strict=True):
         axes.set_title(label, fontsize=9)
     _save(figure, path)
 
 
+def _extent(picture: Float[Tensor, "y x 4"]) -> float:
+    """Half the width of what a picture of a surface shows, as a part of the picture's; with a margin."""
+    side = len(picture)
+    shown = (picture[..., 3] > 0).nonzero() - side // 2
+    return min(1.0, 1.08 * shown.abs().max().item() / (side / 2)) if len(shown) else 1.0
+
+
 def _curve(axes: "Axes", lines: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
     points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-    axes.plot(*zip(*points, strict=True), label=label)
+    axes.plot(*zip(*points, strict=True), marker=".", label=label)
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -6,12 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..imaging.fourier import resize
+from ..imaging.fourier import centred_fft, centred_inverse_fft, radius_grid, resize
 from ..imaging.resampling import rotate_volumes
 
 # Unit vectors xyz of the image's frame, x to the right, y up, z to the viewer.
 _LIGHT = (-0.45, 0.55, 0.70)
-_COLOUR = (0.36, 0.58, 0.86)
+UPRIGHT = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+"""Rotation that makes z of the object the vertical of the picture; otherwise z points to the viewer."""
+_COLOUR = (0.45, 0.68, 0.97)
 
 
 def surface(
@@ -19,7 +21,7 @@ def surface(
     rotation: Float[Tensor, "3 3"],
     *,
     level: float | None = None,
-    pixels: int = 160,
+    pixels: int = 128,
     colour: tuple[float, float, float] = _COLOUR,
 ) -> Float[Tensor, "pixels pixels 4"]:
     """Draw the surface on which a volume has some level, seen from large z.
@@ -42,8 +44,8 @@ def surface(
     Tensor
         ``(pixels, pixels, 4)`` red, green, blue, alpha; rows along y, so that y points up with the first row below.
     """
-    level = surface_level(volume) if level is None else level
-    fine = rotate_volumes(resize(volume, pixels, 3)[None], rotation[None])[0].flip(0)  # the viewer is at index 0
+    level = surface_level(_smooth(volume)) if level is None else level
+    fine = rotate_volumes(resize(_smooth(volume), pixels, 3)[None], rotation[None])[0].flip(0)  # viewer at index 0
     fine[0] = fine[-1] = level - 1  # no ray begins inside
     inside = fine >= level
     hit = inside.any(0)
@@ -60,7 +62,7 @@ def surface(
     depth = (first - along) / pixels
     nearest, farthest = (depth[hit].min(), depth[hit].max()) if hit.any() else (depth.min(), depth.max())
     fade = 1 - 0.45 * (depth - nearest) / (farthest - nearest).clamp(min=0.2)  # what is deeper is darker
-    shade = (0.30 + 0.70 * diffuse) * fade
+    shade = (0.4 + 0.6 * diffuse) * fade
     rgb = shade[..., None] * torch.tensor(colour).to(volume) + 0.25 * (shine * fade)[..., None]
     return torch.cat([rgb.clamp(0, 1), hit[..., None].to(volume)], dim=-1)
 
@@ -76,6 +78,13 @@ def tilted(about_x_degrees: float, about_y_degrees: float) -> Float[Tensor, "3 3
     about_x = torch.tensor([[1, 0, 0], [0, math.cos(x), -math.sin(x)], [0, math.sin(x), math.cos(x)]])
     about_y = torch.tensor([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
     return about_x @ about_y
+
+
+def _smooth(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
+    """Blur by a Gaussian of 0.6 voxels, below what any resolution claims: surfaces show noise more than slices do."""
+    side = volume.shape[-1]
+    blur = torch.exp(-2 * (math.pi * 0.6 * radius_grid(side, 3, volume.device) / side) ** 2)
+    return centred_inverse_fft(centred_fft(volume, 3) * blur, 3)
 
 
 def _gradient(fine: Float[Tensor, "z y x"]) -> list[Float[Tensor, "z y x"]]:

@@ -59,19 +59,20 @@ def to_relion_euler(rotations: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*b
     """RELION's ``(rot, tilt, psi)`` in degrees, tilt in 0 to 180; psi is 0 where tilt is 0 or 180."""
     matrix = rotations.double()
     sine = torch.hypot(matrix[..., 2, 0], matrix[..., 2, 1])
-    regular = sine > 1e-6
     tilt = torch.atan2(sine, matrix[..., 2, 2])
-    rot = torch.atan2(matrix[..., 2, 1], matrix[..., 2, 0])
-    psi = torch.atan2(matrix[..., 1, 2], -matrix[..., 0, 2])
     # at the poles only rot + psi (or their difference) is defined: all of it goes to rot
     rot_at_pole = torch.atan2(-matrix[..., 1, 0], matrix[..., 1, 1])
-    angles = torch.stack(
-        [torch.where(regular, rot, rot_at_pole), tilt, torch.where(regular, psi, torch.zeros_like(psi))], dim=-1
-    )
-    return torch.rad2deg(angles).to(rotations.dtype)
+    rot = torch.where(sine > 1e-6, torch.atan2(matrix[..., 2, 1], matrix[..., 2, 0]), rot_at_pole)
+    # R about_z(rot) e_y = (sin psi, cos psi, 0): beside a pole, where rounding moves rot, psi makes up for it
+    turned = matrix[..., 1] * rot.cos()[..., None] - matrix[..., 0] * rot.sin()[..., None]
+    psi = torch.atan2(turned[..., 0], turned[..., 1])
+    return torch.rad2deg(torch.stack([rot, tilt, psi], dim=-1)).to(rotations.dtype)
 
 
 def angle_between(first: Float[Tensor, "*batch 3 3"], second: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*batch"]:
-    """Geodesic distance of two rotations in degrees; from the Frobenius norm, which stays accurate near zero."""
+    """Geodesic distance of two rotations in degrees, 0 to 180.
+
+    From the Frobenius norm, which stays accurate near zero; in float32 angles near 180 are good to 0.1 degrees.
+    """
     chord = torch.linalg.matrix_norm(first - second) / math.sqrt(8)
     return torch.rad2deg(2 * torch.asin(chord.clamp(max=1)))

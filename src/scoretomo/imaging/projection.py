@@ -62,7 +62,7 @@ def back_project(
 
 
 def _slabs(views: int, side: int) -> list[range]:
-    """Split the z axis so that no slab needs more than ``_SAMPLES_AT_ONCE`` sampling points over all views."""
+    """Split the z axis so that a slab has at most ``_SAMPLES_AT_ONCE`` sampling points over all views, or one plane."""
     depth = max(1, min(side, _SAMPLES_AT_ONCE // (views * side * side)))
     return [range(start, min(start + depth, side)) for start in range(0, side, depth)]
 

@@ -245,6 +245,25 @@ def test_training_that_was_interrupted_ends_with_the_same_weights(
     assert (tmp_path / "whole" / exported).read_bytes() == (tmp_path / "parts" / exported).read_bytes()
 
 
+def test_a_kill_before_longer_trained_weights_are_exported_is_made_good(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert train(images, run, budget=16) == 0
+    before = contents(run / "denoiser")
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train_command, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patch.setattr(train_command, "save_denoiser", killed)
+        train(images, run, budget=32)
+    assert contents(run / "denoiser") == before
+    assert train(images, run, budget=32) == 0
+    assert contents(run / "denoiser") != before
+
+
 def test_reconstruction_that_was_killed_goes_on_with_the_stage_it_was_in(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,13 +289,31 @@ def test_reconstruction_that_was_killed_goes_on_with_the_stage_it_was_in(
     def remembered(
         denoiser: object, base_images: torch.Tensor, *arguments: object, **named: object
     ) -> Iterator[object]:
-        asked.append((len(base_images), named["state"].stage))  # type: ignore[attr-defined]
+        state = named["state"]
+        asked.append((len(base_images), state.stage, len(state.grown)))  # type: ignore[attr-defined]
         return original(denoiser, base_images, *arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reconstruct_command, "grow_progressive", remembered)
     assert reconstruct(tmp_path / "parts") == 0
-    assert asked == [(4, 2)]  # four volumes of the last stage are left
-    assert done.items() <= {path.name: path.read_bytes() for path in (tmp_path / "parts" / "volumes").iterdir()}.items()
+    # killed before the state with the first two volumes was saved: they are made again, as everything after them
+    assert asked == [(6, 2, 0)]
+    whole, parts = (
+        [read_volume(path).volume.voxels for path in sorted((tmp_path / name / "volumes").iterdir())]
+        for name in ("whole", "parts")
+    )
+    assert len(whole) == 6
+    assert all(torch.equal(first, second) for first, second in zip(whole, parts, strict=True))
+
+
+def test_deleted_volume_is_made_again_alone(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train(images, tmp_path / "run", *GROWTH.split(), budget=16) == 0
+    assert reconstruct(tmp_path / "run") == 0
+    volumes = tmp_path / "run" / "volumes"
+    before = {path.name: path.stat().st_mtime_ns for path in volumes.iterdir()}
+    (volumes / "volume_0003.mrc").unlink()
+    assert reconstruct(tmp_path / "run") == 0
+    after = {path.name: path.stat().st_mtime_ns for path in volumes.iterdir()}
+    assert [name for name in sorted(after) if after[name] != before[name]] == ["volume_0003.mrc"]
 
 
 @pytest.mark.slow
@@ -411,6 +448,8 @@ def test_verbs_that_need_a_run_folder_say_so(images: Path, tmp_path: Path, capsy
     assert "0 to 5" in one_line(capsys)
     assert cli.main(["evaluate", str(tmp_path / "run"), "--reference", str(images)]) == 2
     assert "no .mrc volumes" in one_line(capsys)
+    assert cli.main(["evaluate", "--reference", str(images)]) == 2
+    assert "give a run folder" in one_line(capsys)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -1,5 +1,6 @@
 """The command line: ``scoretomo VERB ...``. Finds the verb, reads its options, says in one line what went wrong."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except InputError as error:
         return _fail(str(error), 2)
+    except BrokenPipeError:  # `scoretomo ... | head`; nothing more can be said, and Python must not try to at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except KeyboardInterrupt:

@@ -107,6 +107,12 @@ class Run:
     preprocessing: Preprocessing
 
     @property
+    def mask_radius(self) -> float:
+        """Radius beyond which the working images are 0, in pixels."""
+        record = self.preprocessing
+        return record.mask_radius * record.input_side / 2 * record.working_side / record.cropped_side
+
+    @property
     def training_checkpoint(self) -> Path:
         """Where training stands."""
         return self.folder / "checkpoint" / "training.pt"

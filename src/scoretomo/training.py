@@ -111,8 +111,8 @@ def optimise_progressive(
     TrainingDiverged
         20 steps in a row had a loss or gradient that was not finite.
     """
-    parameters = list(state.model.parameters())
-    averaged = list(state.averaged.parameters())
+    parameters: list[Tensor] = list(state.model.parameters())
+    averaged: list[Tensor] = list(state.averaged.parameters())
     failures = 0
     while (fraction := fraction_done(state.images_seen)) < 1:
         rate = config.learning_rate * min(1.0, (state.images_seen + config.batch_size) / max(1, config.warmup_images))
@@ -137,7 +137,7 @@ def optimise_progressive(
         yield TrainingStep(state.images_seen, loss.item(), rate, norm)
 
 
-def _move_average(averaged: list[Tensor], parameters: list[nn.Parameter], seen: int, config: OptimiserConfig) -> None:
+def _move_average(averaged: list[Tensor], parameters: list[Tensor], seen: int, config: OptimiserConfig) -> None:
     """Move the averaged weights towards the present ones with a half-life proportional to the images seen."""
     half_life = max(config.average_fraction * seen, 1.0)
     with torch.no_grad():

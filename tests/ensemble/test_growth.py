@@ -1,6 +1,7 @@
 """Growing volumes from the ones that have locked."""
 
 import dataclasses
+import io
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from scoretomo.ensemble.growth import (
     GrowthState,
     GrowthStep,
     grow_progressive,
+    select_parents,
     sharpness,
     start_from_parents,
 )
@@ -94,7 +96,7 @@ def test_growing_beats_as_many_steps_from_nothing(generator: torch.Generator) ->
     many, _ = images_of(truth, 500, generator)
     denoiser = IdealDenoiser(many)
     settings = ReconstructionConfig(steps=40, sigma=0.5, final_sigma=0.5)
-    state = GrowthState(1, truth[None], torch.Generator().manual_seed(1).get_state())
+    state = GrowthState(1, truth[None], truth[None][:0], None, torch.Generator().manual_seed(1).get_state())
     config = dataclasses.replace(SHORT, rounds=0, polish=settings, matching=dataclasses.replace(MATCHING, base_order=2))
     grown = finished(
         list(grow_progressive(denoiser, images, config, generator=torch.Generator().manual_seed(1), state=state))
@@ -109,18 +111,43 @@ def test_counts_every_volume_step(generator: torch.Generator) -> None:
     expected = 2 * 3 + 5 * 2 + 5 * 4
     assert {step.total for step in steps} == {expected}
     assert steps[-1].done == expected
-    assert [step.name for step in steps if step.state] == ["nucleate", "grow 1 of 1", "polish"]
+    assert [step.name for step in steps] == ["nucleate"] * 3 + ["grow 1 of 1"] * 4 + ["polish"] * 8
     assert [position for step in steps for position, _ in step.finished] == [0, 1, 2, 3, 4]
 
 
-def test_resumed_between_stages_equals_uninterrupted(generator: torch.Generator) -> None:
-    images, _ = images_of(phantom(generator), 4, generator)
-    whole = run(images, SHORT)
-    saved = next(step.state for step in whole if step.state is not None and step.state.stage == 2)
-    again = GrowthState.from_state_dict(saved.state_dict())
-    resumed = run(images, SHORT, seed=99, state=again)
-    assert torch.equal(finished(resumed), finished(whole))
-    assert resumed[0].done > whole[0].done and resumed[-1].done == whole[-1].done
+@pytest.mark.parametrize("interrupted_after", range(14))
+def test_resumed_equals_uninterrupted(interrupted_after: int, generator: torch.Generator) -> None:
+    """Stopped after any update, in the middle of a chunk or between stages, it goes on to the same volumes."""
+    images, _ = images_of(phantom(generator), 3, generator)
+    whole = run(images, SHORT, chunk=2)
+    saved = io.BytesIO()
+    torch.save(whole[interrupted_after].state.state_dict(), saved)
+    saved.seek(0)
+    again = GrowthState.from_state_dict(torch.load(saved, weights_only=True))
+    resumed = run(images, SHORT, seed=99, state=again, chunk=2)
+    assert [step.done for step in resumed] == [step.done for step in whole[interrupted_after + 1 :]]
+    kept = {position: volume for step in whole[: interrupted_after + 1] for position, volume in step.finished}
+    kept |= {position: volume for step in resumed for position, volume in step.finished}
+    assert torch.equal(torch.stack([kept[k] for k in range(3)]), finished(whole))
+
+
+def test_parents_come_from_the_stage_itself(generator: torch.Generator) -> None:
+    """A parent does not stay in the pool with its children, unless the stage has too few of its own."""
+    sharp, blunt = phantom(generator), torch.ones(SIDE, SIDE, SIDE) * (radius_grid(SIDE, 3) < 6)
+    nothing = torch.zeros(0, SIDE, SIDE, SIDE)
+    state = GrowthState(1, sharp[None], blunt[None], None, torch.Generator().get_state())
+    assert torch.equal(select_parents(state, 1)[0], blunt)
+    assert torch.equal(select_parents(state, 2), torch.stack([sharp, blunt]))
+    poisoned = dataclasses.replace(state, grown=torch.stack([blunt * torch.nan, blunt]), parents=nothing)
+    assert torch.equal(select_parents(poisoned, 1)[0], blunt)
+
+
+def test_shifts_of_the_matching_are_applied(generator: torch.Generator) -> None:
+    volume = phantom(generator)
+    images, _ = images_of(volume, 4, generator)
+    moved = images.roll((1, -1), (1, 2))
+    matching = dataclasses.replace(MATCHING, base_order=2, shift_extent_pixels=2.0, shift_count=4)
+    assert correlation(start_from_parents(volume[None], moved, matching).sum(1), moved).min() > 0.97
 
 
 def test_without_nuclei_it_is_algorithm_1(generator: torch.Generator) -> None:

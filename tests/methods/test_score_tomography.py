@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scoretomo.datatypes import InputError
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
 from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
 from scoretomo.geometry.grids import so3_grid
@@ -123,6 +124,40 @@ def test_average_is_the_mean_of_the_last_volumes(generator: torch.Generator) -> 
         shrink, base, dataclasses.replace(plain, average=0.3), generator=torch.Generator().manual_seed(1)
     )
     assert torch.allclose(averaged, torch.stack(trajectory[-3:]).mean(0), atol=1e-6)
+
+
+def test_yielded_volumes_do_not_change_afterwards(generator: torch.Generator) -> None:
+    """They are what a checkpoint holds."""
+    config = ReconstructionConfig(steps=6, average=0.9)
+    steps, copies = [], []
+    for step in reconstruct_progressive(shrink, torch.rand(1, SIDE, SIDE), config, generator=generator):
+        steps.append(step.result)
+        copies.append(step.result.clone())
+    assert all(torch.equal(step, copy) for step, copy in zip(steps, copies, strict=True))
+
+
+def test_many_views_are_denoised_in_parts(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = torch.rand(2, SIDE, SIDE, generator=generator)
+    config = ReconstructionConfig(steps=2, views=6, final_views=6)
+    whole = reconstruct(shrink, base, config, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr("scoretomo.methods.score_tomography._PIXELS_AT_ONCE", 3 * SIDE**2)
+    sizes = []
+
+    def spy(noisy: Tensor, sigma: Tensor) -> Tensor:
+        sizes.append(len(noisy))
+        return shrink(noisy, sigma)
+
+    parts = reconstruct(spy, base, config, generator=torch.Generator().manual_seed(1))
+    assert sizes == [3, 3, 3, 1] * 2
+    assert torch.allclose(parts, whole)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"sigma": 0.0}, {"final_sigma": -1.0}, {"views": 1}, {"rate": 0.0}, {"average": 1.5}]
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="not"):
+        ReconstructionConfig(**wrong)  # type: ignore[arg-type]
 
 
 def test_start_is_left_alone(generator: torch.Generator) -> None:

@@ -34,7 +34,7 @@ def evaluate(
     Parameters
     ----------
     volumes
-        A run folder, a folder of volumes, or .mrc files.
+        What to evaluate: a run folder, a folder of volumes, or .mrc files.
     reference
         One .mrc for all, or a folder of volume_NNNN.mrc with the same numbers as the volumes.
     output
@@ -95,6 +95,8 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 def _find(given: Sequence[Path]) -> list[Path]:
     """Files of volumes: those given, or those of a folder or a run folder."""
+    if not given:
+        raise InputError("evaluate: give a run folder, a folder of volumes or .mrc files")
     if len(given) == 1 and given[0].is_dir():
         folder = given[0] / "volumes" if (given[0] / "volumes").is_dir() else given[0]
         found = sorted(path for path in folder.glob("*.mrc") if not path.name.startswith("."))

@@ -24,10 +24,10 @@ from .train import Device, choose_device
 
 # Memory that a chunk of volumes may take on a CPU; more does not make it faster.
 _BYTES_ON_CPU = 2**28
-# What is alive at once for each volume and for each view in the denoiser, by order of magnitude.
-_VOLUME_COPIES = 6
-_LIVE_CHANNELS = 256
+# Arrays of the size of a volume that are alive at once: volume, average, gradient, what comes between them.
+_VOLUME_COPIES = 8
 _SECONDS_BETWEEN_METRICS = 10.0
+_SECONDS_BETWEEN_SAVES = 30.0
 # Between the random seeds of repeats, so that those of two runs do not meet.
 _SEED_STEP = 1_000_003
 
@@ -109,52 +109,66 @@ def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, de
 def _reconstruct_seed(
     run: Run, denoiser: EDMDenoiser, growth: GrowthConfig, indices: list[int], seed: int, device: torch.device
 ) -> None:
-    """All volumes of one repeat, beginning after the last stage that an earlier process has completed."""
+    """All volumes of one repeat, beginning where an earlier process has stopped."""
     generator = torch.Generator(device).manual_seed(run.config.seed + _SEED_STEP * (seed + 1))
-    state = _saved_growth(run, growth, indices, seed, device)
-    if growth.nuclei == 0 or (state is not None and state.stage == len(growth.stages) - 1):
-        # volumes of the last stage do not depend on each other
-        indices = [index for index in indices if not run.volume(index, seed).exists()]
+    indices, state = _saved_growth(run, growth, indices, seed, device)
     base_images = run.images[indices].to(device)
-    chunk = chunk_size(base_images.shape[-1], growth, device)
+    chunk = chunk_size(base_images.shape[-1], device)
     metrics = Metrics(run.folder, f"reconstruct_seed{seed}", resumed_at=0 if state is None else None)
     title = "reconstruct" + (f" seed {seed}" if seed else "")
-    pace, written_at = Pace(), time.monotonic()
+    steps = grow_progressive(
+        denoiser, base_images, growth, generator=generator, state=state, chunk=chunk, mask_radius=run.mask_radius
+    )
+    pace, written_at, saved_at = Pace(), time.monotonic(), time.monotonic()
     with interruptible() as check, progress(title) as report:
-        for step in grow_progressive(denoiser, base_images, growth, generator=generator, state=state, chunk=chunk):
+        for step in steps:
             for position, volume in step.finished:
                 run.save_volume(indices[position], seed, volume)
-            if step.state is not None:
-                values = {"images": indices, "device": device.type, "growth": step.state.state_dict()}
-                save_checkpoint(run.growth_checkpoint(seed), values)
+            try:
+                check()
+            except KeyboardInterrupt:
+                _save_growth(run, seed, indices, device, step.state)
+                raise
+            if step.finished or step.state.running is None or time.monotonic() - saved_at >= _SECONDS_BETWEEN_SAVES:
+                _save_growth(run, seed, indices, device, step.state)
+                saved_at = time.monotonic()
             speed = pace(step.done)
-            if step.state is not None or time.monotonic() - written_at >= _SECONDS_BETWEEN_METRICS:
+            if step.state.running is None or time.monotonic() - written_at >= _SECONDS_BETWEEN_METRICS:
                 errors = {"base_error": step.base_error, "score_error": step.score_error}
                 metrics.write(step.done, {"stage": step.name, **errors, "volume_steps_per_second": speed})
                 written_at = time.monotonic()
             residuals = f"class averages {step.base_error:.3f}, denoiser {step.score_error:.3f}"
             report(step.done / step.total, f"{step.name}  {speed:.0f} volume-steps/s  residuals: {residuals}")
-            check()
     metrics.close()
+
+
+def _save_growth(run: Run, seed: int, indices: list[int], device: torch.device, state: GrowthState) -> None:
+    values = {"images": indices, "device": device.type, "growth": state.state_dict()}
+    save_checkpoint(run.growth_checkpoint(seed), values)
 
 
 def _saved_growth(
     run: Run, growth: GrowthConfig, indices: list[int], seed: int, device: torch.device
-) -> GrowthState | None:
-    """Where an earlier process has got to, if it helps these images.
+) -> tuple[list[int], GrowthState | None]:
+    """Images to work on, and where an earlier process has got to if that helps them.
 
-    Before the last stage that is so for the same images only. The last stage starts from the parents alone, which serve
-    any further image too.
+    It goes on where it was for the same images only. The last stage needs nothing but the parents, so that any volume
+    that is missing then can be made from them.
     """
+    missing = [index for index in indices if not run.volume(index, seed).exists()]
     saved = load_checkpoint(run.growth_checkpoint(seed))
-    if saved is None or saved["device"] != device.type or growth.nuclei == 0:
-        return None
-    state = GrowthState.from_state_dict(saved["growth"])
+    if saved is None or saved["device"] != device.type:
+        return (missing if growth.nuclei == 0 else indices), None
+    state = GrowthState.from_state_dict(saved["growth"], device)
     last = len(growth.stages) - 1
-    if state.stage < last and saved["images"] != indices:
-        return None
-    say(f"going on with the reconstruction at stage {min(state.stage, last) + 1} of {last + 1}")
-    return replace(state, stage=min(state.stage, last))
+    done = saved["images"][: len(state.grown)] if state.stage == last else []
+    if saved["images"] == indices and state.stage <= last and not set(done) & set(missing):
+        say(f"going on with the reconstruction at stage {state.stage + 1} of {last + 1}")
+        return indices, state
+    if state.stage >= last:
+        say(f"making {len(missing)} more volumes")
+        return missing, replace(state.at_stage_start(), stage=last)
+    return (missing if growth.nuclei == 0 else indices), None
 
 
 def _indices(run: Run, selection: Selection) -> list[int]:
@@ -206,10 +220,8 @@ def _hash_denoiser(run: Run) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
 
 
-def chunk_size(side: int, growth: GrowthConfig, device: torch.device) -> int:
-    """Volumes to advance together, so that the working memory stays within what there is."""
-    views = max(max(settings.views, settings.final_views) for _, settings in growth.stages)
-    volume = 4 * _VOLUME_COPIES * side**3
-    images = 4 * _LIVE_CHANNELS * side**2 * max(1, views - 1)
-    available = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _BYTES_ON_CPU
-    return max(1, available // (volume + images))
+def chunk_size(side: int, device: torch.device) -> int:
+    """Volumes to advance together: what the memory holds, the same on every machine of a kind."""
+    cuda = device.type == "cuda"
+    available = torch.cuda.get_device_properties(device).total_memory // 4 if cuda else _BYTES_ON_CPU
+    return max(1, available // (4 * _VOLUME_COPIES * side**3))

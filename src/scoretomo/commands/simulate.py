@@ -140,8 +140,8 @@ def show(indices: range) -> Iterator[int]:
     """Pass indices on and show how far they are."""
     with progress("simulate") as report:
         for index in indices:
-            report(index / len(indices), f"{index} of {len(indices)}")
             yield index
+            report((index + 1) / len(indices), f"{index + 1} of {len(indices)}")
 
 
 SOURCES: dict[str, Callable[..., None]] = {"box": box, "capsid": capsid, "map": density_map, "atoms": atoms}

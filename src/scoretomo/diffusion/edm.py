@@ -29,13 +29,13 @@ class EDMDenoiser(nn.Module):
         super().__init__()
         self.network = network
         self.sigma_data = sigma_data
-        self.bfloat16 = bfloat16
+        self.autocast = bfloat16
 
     def forward(self, noisy: Float[Tensor, " b *shape"], sigma: Float[Tensor, " b"]) -> Float[Tensor, " b *shape"]:
         """Clean images expected behind ``noisy`` images of noise level ``sigma``."""
         scale = sigma.view(-1, *[1] * (noisy.ndim - 1))
         total = (scale**2 + self.sigma_data**2).sqrt()
-        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.autocast):
             raw = self.network(noisy / total, sigma.log() / 4)
         clean: Tensor = (self.sigma_data / total) ** 2 * noisy + scale * self.sigma_data / total * raw.float()
         return clean

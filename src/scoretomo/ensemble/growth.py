@@ -6,6 +6,7 @@ replaces thousands of steps. Projections fix no hand, so one hand of each parent
 has its hand.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
-from ..imaging.fourier import centred_fft, radius_grid
+from ..imaging.fourier import centred_fft, radius_grid, translate
 from ..imaging.resampling import rotate_volumes
 from ..imaging.slices import voxel_slices
 from ..methods.pose_search import PoseSearchConfig, find_poses
-from ..methods.score_tomography import ReconstructionConfig, reconstruct_progressive
+from ..methods.score_tomography import ReconstructionConfig, ReconstructionStep, reconstruct_progressive
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class GrowthConfig:
     )
     """How parents are found in the images."""
 
+    def __post_init__(self) -> None:
+        if self.nuclei < 0 or self.rounds < 0 or self.parents < 1:
+            raise InputError(
+                f"growth needs 0 or more nuclei and rounds and 1 or more parents, not {self.nuclei}, {self.rounds} "
+                f"and {self.parents}"
+            )
+
     @property
     def stages(self) -> tuple[tuple[str, ReconstructionConfig], ...]:
         """Name and settings of each stage, in order."""
@@ -59,23 +68,39 @@ class GrowthConfig:
 
 @dataclass(frozen=True)
 class GrowthState:
-    """All that the next stage needs; saved between stages, it makes an interrupted run go on."""
+    """All that is needed to go on: saved now and then, it makes an interrupted run go on where it was."""
 
     stage: int
-    """The stage to be done next."""
+    """The stage to go on with."""
     parents: Float[Tensor, "p n n n"]
-    """Volumes that the next stage starts from."""
+    """Volumes that the stage starts from."""
+    grown: Float[Tensor, "k n n n"]
+    """Volumes that the stage has completed, of its first k members."""
+    running: ReconstructionStep | None
+    """The chunk of members that follows, if it has begun."""
     generator: Tensor
     """State of the random generator."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
-        return {"stage": self.stage, "parents": self.parents, "generator": self.generator}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**fields, "running": None if self.running is None else vars(self.running)}
 
     @classmethod
-    def from_state_dict(cls, saved: dict[str, Any]) -> "GrowthState":
-        """Inverse of :meth:`state_dict`."""
-        return cls(saved["stage"], saved["parents"], saved["generator"])
+    def from_state_dict(cls, saved: dict[str, Any], device: torch.device | str = "cpu") -> "GrowthState":
+        """Inverse of :meth:`state_dict`; volumes are brought to ``device``."""
+        running = saved["running"]
+        if running is not None:
+            moved: dict[str, Any] = {
+                name: value.to(device) if isinstance(value, Tensor) else value for name, value in running.items()
+            }
+            running = ReconstructionStep(**moved)
+        volumes = {name: saved[name].to(device) for name in ("parents", "grown")}
+        return cls(**{**saved, **volumes, "running": running})
+
+    def at_stage_start(self) -> "GrowthState":
+        """Forget what the stage has done: for other images than those it was done with."""
+        return dataclasses.replace(self, grown=self.grown[:0], running=None)
 
 
 @dataclass(frozen=True)
@@ -91,8 +116,8 @@ class GrowthStep:
     """Volume-steps of the whole job."""
     base_error: float
     score_error: float
-    state: GrowthState | None = None
-    """Given when a stage has ended."""
+    state: GrowthState
+    """Takes the run up from here."""
     finished: list[tuple[int, Tensor]] = field(default_factory=list)
     """Positions and volumes that are complete with this step."""
 
@@ -105,6 +130,7 @@ def grow_progressive(
     generator: torch.Generator,
     state: GrowthState | None = None,
     chunk: int = 64,
+    mask_radius: float | None = None,
 ) -> Iterator[GrowthStep]:
     """Reconstruct one volume per base image, all from the few that lock first.
 
@@ -121,37 +147,55 @@ def grow_progressive(
     state
         Where to go on.
     chunk
-        Volumes that advance together; what the memory holds.
+        Volumes that advance together; what the memory holds. It decides which draws a volume gets.
+    mask_radius
+        Radius in pixels beyond which the images are 0; half the side if not given.
     """
-    side, device = base_images.shape[-1], base_images.device
-    stages = config.stages
-    counts = [len(_members(config, stage, len(base_images))) for stage in range(len(stages))]
-    total = sum(count * settings.steps for count, (_, settings) in zip(counts, stages, strict=True))
-    first = state.stage if state else 0
-    parents = state.parents.to(device) if state else base_images.new_zeros(0, side, side, side)
-    if state:
-        generator.set_state(state.generator.cpu())
-    done = sum(count * settings.steps for count, (_, settings) in zip(counts[:first], stages[:first], strict=True))
+    count, stages = len(base_images), config.stages
+    work = [len(_members(config, stage, count)) * settings.steps for stage, (_, settings) in enumerate(stages)]
+    if state is None:
+        nothing = base_images.new_zeros(0, *base_images.shape[1:], base_images.shape[-1])
+        state = GrowthState(0, nothing, nothing, None, generator.get_state())
+    generator.set_state(state.generator.cpu())
 
-    for stage in range(first, len(stages)):
-        name, settings = stages[stage]
-        grown = [parents]
-        for members in _members(config, stage, len(base_images)).split(chunk):
-            images = base_images[members]
-            start = start_from_parents(parents, images, config.matching) if len(parents) else None
-            for step in reconstruct_progressive(denoiser, images, settings, generator=generator, start=start):
-                done += len(images)
-                errors = float(step.base_error.mean()), float(step.score_error.mean())
-                if step.step < settings.steps:
-                    yield GrowthStep(stage, len(stages), name, done, total, *errors)
-            grown.append(step.volumes)
-            final = stage == len(stages) - 1
-            finished = list(zip(members.tolist(), step.volumes, strict=True)) if final else []
-            yield GrowthStep(stage, len(stages), name, done, total, *errors, finished=finished)
-        pool = torch.cat(grown)
-        parents = pool[sharpness(pool).topk(min(config.parents, len(pool))).indices]
-        ended = GrowthState(stage + 1, parents, generator.get_state())
-        yield GrowthStep(stage, len(stages), name, done, total, *errors, state=ended)
+    while state.stage < len(stages):
+        stage, (name, settings) = state.stage, stages[state.stage]
+        first = len(state.grown)
+        chosen = _members(config, stage, count)[first : first + chunk]
+        images = base_images[chosen]
+        start = None
+        if state.running is None and len(state.parents):
+            start = start_from_parents(state.parents, images, config.matching)
+        for step in reconstruct_progressive(
+            denoiser,
+            images,
+            settings,
+            generator=generator,
+            start=start,
+            resume=state.running,
+            mask_radius=mask_radius,
+        ):
+            state = _after(step, state, config, count, generator)
+            done = sum(work[:stage]) + first * settings.steps + len(images) * step.step
+            errors = float(step.base_error.mean()), float(step.score_error.mean())
+            ended = step.step == settings.steps and stage == len(stages) - 1
+            finished = list(zip(chosen.tolist(), step.result, strict=True)) if ended else []
+            yield GrowthStep(stage, len(stages), name, done, sum(work), *errors, state, finished)
+
+
+def _after(
+    step: ReconstructionStep, state: GrowthState, config: GrowthConfig, count: int, generator: torch.Generator
+) -> GrowthState:
+    """State after an update of the running chunk of the stage."""
+    state = dataclasses.replace(state, running=step, generator=generator.get_state())
+    if step.step < config.stages[state.stage][1].steps:
+        return state
+    state = dataclasses.replace(state, running=None, grown=torch.cat([state.grown, step.result]))
+    if len(state.grown) < len(_members(config, state.stage, count)):
+        return state
+    last = state.stage == len(config.stages) - 1
+    parents = state.parents if last else select_parents(state, config.parents)
+    return dataclasses.replace(state, stage=state.stage + 1, parents=parents, grown=state.grown[:0])
 
 
 def _members(config: GrowthConfig, stage: int, count: int) -> Tensor:
@@ -161,14 +205,25 @@ def _members(config: GrowthConfig, stage: int, count: int) -> Tensor:
     return torch.linspace(0, count - 1, config.nuclei).round().long()
 
 
+def select_parents(state: GrowthState, count: int) -> Float[Tensor, "p n n n"]:
+    """Take the sharpest volumes of a completed stage; those it started from only if it has too few of its own.
+
+    Parents of parents stay out, so that the set is not started from one volume in several frames.
+    """
+    pool = state.grown if len(state.grown) >= count else torch.cat([state.grown, state.parents])
+    return pool[sharpness(pool).topk(min(count, len(pool))).indices]
+
+
 def start_from_parents(
     parents: Float[Tensor, "p n n n"], images: Float[Tensor, "b n n"], matching: PoseSearchConfig
 ) -> Float[Tensor, "b n n n"]:
     """For each image the parent that matches it best, turned into the image's frame."""
     found = [find_poses(images, voxel_slices(parent), matching) for parent in parents]
     best = torch.stack([poses.scores[:, 0] for poses in found]).argmax(0)  # (b,)
-    rotations = torch.stack([poses.rotations[:, 0] for poses in found])[best, torch.arange(len(images))]
-    return rotate_volumes(parents[best], rotations)
+    one_each = best, torch.arange(len(images), device=best.device)
+    rotated = rotate_volumes(parents[best], torch.stack([poses.rotations[:, 0] for poses in found])[one_each])
+    shifts = torch.stack([poses.shifts_pixels[:, 0] for poses in found])[one_each]
+    return translate(rotated, torch.nn.functional.pad(shifts, [0, 1])) if shifts.any() else rotated
 
 
 def sharpness(volumes: Float[Tensor, "b n n n"], cutoff: float = 0.1) -> Float[Tensor, " b"]:
@@ -176,9 +231,13 @@ def sharpness(volumes: Float[Tensor, "b n n n"], cutoff: float = 0.1) -> Float[T
 
     Tells volumes that have locked from blobs without a truth: both have the low frequencies of the images, only a
     consistent volume adds up at high ones. On simulated boxes its rank correlation with the true FSC is about 0.7.
+    A volume that is not finite has -1, less than any other.
     """
     side = volumes.shape[-1]
     radius = radius_grid(side, 3, volumes.device)
-    power = torch.stack([centred_fft(volume, 3).abs() ** 2 for volume in volumes])
-    share = (power * (radius > cutoff * side)).sum((1, 2, 3)) / (power * (radius > 0)).sum((1, 2, 3)).clamp(min=1e-30)
-    return share
+    high, all_but_mean = radius > cutoff * side, radius > 0
+    share = volumes.new_empty(len(volumes))
+    for i, volume in enumerate(volumes):  # one spectrum at a time: a set of volumes may fill the memory
+        power = centred_fft(volume, 3).abs() ** 2
+        share[i] = power[high].sum() / power[all_but_mean].sum().clamp(min=torch.finfo(power.dtype).tiny)
+    return torch.where(share.isfinite(), share, -1.0)

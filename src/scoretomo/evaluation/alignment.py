@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..geometry.grids import so3_grid
 from ..geometry.rotations import from_rotation_vectors
-from ..imaging.fourier import centred_fft, centred_inverse_fft, recentre_crop, resize
+from ..imaging.fourier import centred_fft, recentre_crop, resize, translate
 from ..imaging.resampling import mirror_z, rotate_volumes
 
 # Real numbers in the spectra that are held at once, 4 bytes each: about 250 MB.
@@ -118,15 +118,7 @@ def apply_alignment(mobile: Float[Tensor, "b n n n"], alignment: Alignment) -> F
         resize(rotate_volumes(resize(volume[None], 2 * side, 3), rotation[None]), side, 3)
         for volume, rotation in zip(handed, alignment.rotations, strict=True)
     ]
-    return _shift(torch.cat(turned), alignment.shifts_pixels) + background
-
-
-def _shift(volumes: Float[Tensor, "b n n n"], shifts_pixels: Float[Tensor, "b 3"]) -> Float[Tensor, "b n n n"]:
-    side = volumes.shape[-1]
-    axis = torch.arange(side, device=volumes.device, dtype=volumes.dtype) - side // 2
-    x, y, z = torch.exp(shifts_pixels.T[..., None] * axis * (-2j * math.pi / side))
-    phases = z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
-    return centred_inverse_fft(centred_fft(volumes, 3) * phases, 3)
+    return translate(torch.cat(turned), alignment.shifts_pixels) + background
 
 
 def _align_chunk(

@@ -3,6 +3,8 @@
 The origin is index ``side // 2`` in real and in Fourier space, for odd and even sides alike.
 """
 
+import math
+
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
@@ -11,13 +13,15 @@ from torch import Tensor
 def centred_fft(arrays: Float[Tensor, "..."], dimensions: int) -> Complex[Tensor, "..."]:
     """Fourier transform over the last ``dimensions`` axes, origin at ``side // 2`` before and after."""
     axes = tuple(range(-dimensions, 0))
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(arrays, dim=axes), dim=axes), dim=axes)
+    spectra: Tensor = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(arrays, dim=axes), dim=axes), dim=axes)
+    return spectra
 
 
 def centred_inverse_fft(spectra: Complex[Tensor, "..."], dimensions: int) -> Float[Tensor, "..."]:
     """Real part of the inverse of :func:`centred_fft`."""
     axes = tuple(range(-dimensions, 0))
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(spectra, dim=axes), dim=axes), dim=axes).real
+    arrays: Tensor = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(spectra, dim=axes), dim=axes), dim=axes)
+    return arrays.real
 
 
 def hartley(arrays: Float[Tensor, "..."], dimensions: int) -> Float[Tensor, "..."]:
@@ -41,12 +45,23 @@ def resize(arrays: Float[Tensor, "..."], side: int, dimensions: int) -> Float[Te
 
 def recentre_crop(arrays: Tensor, side: int, dimensions: int) -> Tensor:
     """Crop or zero-pad the last axes to ``side``; index ``old // 2`` goes to index ``side // 2``."""
-    start = arrays.shape[-1] // 2 - side // 2
-    stop = start + side
-    before, after = max(0, -start), max(0, stop - arrays.shape[-1])
-    inside = slice(max(0, start), min(arrays.shape[-1], stop))
-    cropped = arrays[(..., *[inside] * dimensions)]
-    return torch.nn.functional.pad(cropped, [before, after] * dimensions) if before or after else cropped
+    old = arrays.shape[-1]
+    before = side // 2 - old // 2
+    # where the padding is negative it crops
+    return torch.nn.functional.pad(arrays, [before, side - old - before] * dimensions)
+
+
+def translate(arrays: Float[Tensor, "b ..."], shifts: Float[Tensor, "b d"]) -> Float[Tensor, "b ..."]:
+    """Move squares or cubes by ``shifts`` samples, ``[x, y]`` or ``[x, y, z]``, positive to larger index.
+
+    A phase ramp, exact for fractions of a sample; what leaves one edge comes back at the opposite one.
+    """
+    side, dimensions = arrays.shape[-1], shifts.shape[-1]
+    frequency = (torch.arange(side, device=arrays.device, dtype=arrays.dtype) - side // 2) / side
+    turns = arrays.new_zeros(len(arrays), *[1] * dimensions)
+    for axis in range(dimensions):  # x is the last axis
+        turns = turns + shifts[:, axis].view(-1, *[1] * dimensions) * frequency.view(-1, *[1] * axis)
+    return centred_inverse_fft(centred_fft(arrays, dimensions) * torch.exp(-2j * math.pi * turns), dimensions)
 
 
 def radius_grid(side: int, dimensions: int, device: torch.device | str = "cpu") -> Float[Tensor, "..."]:
@@ -68,6 +83,6 @@ def shell_sum(
     values: Float[Tensor, "*batch size"], shells: Int[Tensor, " size"], count: int
 ) -> Float[Tensor, "*batch k"]:
     """Sum flattened samples over the shells 0 to ``count - 1``; samples of higher shells are left out."""
-    sums = values.new_zeros(*values.shape[:-1], int(shells.max()) + 1)
+    sums = values.new_zeros(*values.shape[:-1], max(count, int(shells.max()) + 1))
     sums.index_add_(-1, shells, values)
     return sums[..., :count]

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import ImageStack, InputError, Volume
-from .fourier import centred_fft, centred_inverse_fft, radius_grid, recentre_crop, resize, shell_index
+from .fourier import radius_grid, recentre_crop, resize, shell_index, translate
 from .masks import ball, soft_ball
 
 # Parts of the side: RELION's soft edge is 5 pixels of boxes of 64 to 128.
@@ -156,7 +156,7 @@ def preprocess(
     images = images - levels[:, None, None] - _spread(profile, stack.side)
     shifts = _centring_shifts(images, limit) if config.centre else images.new_zeros(0, 2)
     if config.centre:
-        images = _shift(images, shifts)
+        images = translate(images, shifts)
     images = images * soft_ball(stack.side, 2, limit - edge, edge, images.device)
     images = resize(recentre_crop(images, cropped, 2), side, 2) * ball(side, 2, limit * side / cropped, images.device)
     images = recentre_crop(images, math.ceil(side / multiple) * multiple, 2)
@@ -298,11 +298,3 @@ def _centring_shifts(images: Float[Tensor, "n side side"], limit: float) -> Floa
     mass = weights.sum((1, 2)).clamp_min(torch.finfo(images.dtype).tiny)
     x, y = (weights.sum(1) * axis).sum(1) / mass, (weights.sum(2) * axis).sum(1) / mass
     return -torch.stack([x, y], dim=1)
-
-
-def _shift(images: Float[Tensor, "n side side"], shifts: Float[Tensor, "n 2"]) -> Float[Tensor, "n side side"]:
-    """Move densities by ``shifts`` pixels ``[x, y]`` with a phase ramp; what leaves an edge comes back opposite."""
-    side = images.shape[-1]
-    frequency = (torch.arange(side, device=images.device, dtype=images.dtype) - side // 2) / side
-    turns = shifts[:, 0, None, None] * frequency + shifts[:, 1, None, None] * frequency[:, None]
-    return centred_inverse_fft(centred_fft(images, 2) * torch.exp(-2j * math.pi * turns), 2)

@@ -1,5 +1,6 @@
 """Score-based random tomography (001): learn the projections of one experiment, then distil them into volumes."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,11 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..datatypes import InputError
 from ..diffusion.edm import Denoiser, denoising_error, lognormal_sigmas, loss_weight
 from ..geometry.rotations import random_rotations
 from ..imaging.augmentation import augment
 from ..imaging.masks import ball
 from ..imaging.projection import back_project, project
+
+# Pixels that the denoiser sees in one call; the paper's U-Net holds some 700 values for each.
+_PIXELS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,10 @@ class NoiseConfig:
     """Median noise level, in units of the images' standard deviation; EDM (and the paper) 0.30."""
     log_std: float = 0.6
     """Standard deviation of the logarithm of the noise level; EDM (and the paper) 1.2."""
+
+    def __post_init__(self) -> None:
+        if not self.median > 0 or self.log_std < 0:
+            raise InputError(f"noise levels need a median above 0 and no negative spread, not {self}")
 
 
 @dataclass(frozen=True)
@@ -39,23 +48,43 @@ class ReconstructionConfig:
     final_views: int = 2
     """Views of one update at the last step; the number changes linearly in between."""
     rate: float = 1.0
-    """Step size; 1 moves each voxel by the mean of the residuals of its rays."""
+    """Step size (the paper's alpha); with 1 and a single view one step removes the residual of its rays."""
     average: float = 0.0
-    """Part of the steps, at the end, whose volumes are averaged; 0 returns the last one, as the paper does."""
+    """Volumes of this last part of the steps are averaged into the result; 0 gives the last one, as the paper does."""
     support: float = 1.0
-    """Radius of the spherical support as a fraction of half the side."""
+    """Radius of the spherical support, beyond which the density is 0, as a fraction of the images' mask radius."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"a reconstruction needs 1 step or more, not {self.steps}")
+        if not (self.sigma > 0 and self.final_sigma > 0):
+            raise InputError(f"noise levels must be above 0, not {self.sigma} and {self.final_sigma}")
+        if min(self.views, self.final_views) < 2:
+            raise InputError(
+                f"an update needs 2 views or more, the base image being one, not {self.views} and {self.final_views}"
+            )
+        if not (self.rate > 0 and self.support > 0 and 0 <= self.average <= 1):
+            raise InputError(f"rate and support must be above 0 and average between 0 and 1, not {self}")
 
 
 @dataclass(frozen=True)
 class ReconstructionStep:
-    """Where Algorithm 1 stands."""
+    """Where Algorithm 1 stands: all that is needed to go on from here, besides the state of the generator."""
 
     step: int
+    """Updates made so far."""
     volumes: Float[Tensor, "b n n n"]
+    average: Float[Tensor, "b n n n"] | None
+    """Mean over the averaged steps so far; None before the first of them."""
     base_error: Float[Tensor, " b"]
     """Root mean square difference of the first view and the base image."""
     score_error: Float[Tensor, " b"]
     """Root mean square difference of the random views and what the denoiser makes of them."""
+
+    @property
+    def result(self) -> Float[Tensor, "b n n n"]:
+        """The volumes to use: the average where there is one."""
+        return self.volumes if self.average is None else self.average
 
 
 def training_loss(
@@ -80,6 +109,8 @@ def reconstruct_progressive(
     *,
     generator: torch.Generator,
     start: Float[Tensor, "b n n n"] | None = None,
+    resume: ReconstructionStep | None = None,
+    mask_radius: float | None = None,
 ) -> Iterator[ReconstructionStep]:
     """Algorithm 1 of 001 for a batch of base images: one volume each, all of them advancing together.
 
@@ -99,15 +130,22 @@ def reconstruct_progressive(
         Draws rotations and noise.
     start
         Volumes to begin with; zeros if not given.
+    resume
+        Where an interrupted call had got to, instead of ``start``.
+    mask_radius
+        Radius in pixels beyond which the images are 0; half the side if not given.
     """
     count, side = base_images.shape[:2]
     device = base_images.device
-    support = ball(side, 3, config.support * (side // 2), device)
+    support = ball(side, 3, config.support * (side // 2 if mask_radius is None else mask_radius), device)
     floor = base_images.amin((1, 2)).clamp(max=0).view(-1, 1, 1, 1) / side
-    volumes = base_images.new_zeros(count, side, side, side) if start is None else start.clone()
-    average, averaged = torch.zeros_like(volumes), 0
+    volumes = base_images.new_zeros(count, side, side, side) if start is None else start
+    first, average = 0, None
+    if resume is not None:
+        first, volumes, average = resume.step, resume.volumes, resume.average
+    first_averaged = config.steps - round(config.average * config.steps)
 
-    for step in range(config.steps):
+    for step in range(first, config.steps):
         sigma, views = _schedule(config, step)
         # 1. project
         rotations = random_rotations(count, views - 1, generator=generator, device=device)
@@ -115,7 +153,7 @@ def reconstruct_progressive(
         # 2. residuals
         noise = torch.randn(random_views.shape, generator=generator, device=generator.device).to(device)
         noisy = (random_views + sigma * noise).flatten(0, 1)
-        clean = denoiser(noisy, noisy.new_full((len(noisy),), sigma)).view_as(random_views)
+        clean = _denoise(denoiser, noisy, sigma).view_as(random_views)
         score_residual = random_views - clean
         base_residual = volumes.sum(1) - base_images
         # 3. back project; the first view is not rotated, so its rays are the columns of the volume
@@ -123,12 +161,12 @@ def reconstruct_progressive(
         # 4. update, 5. support
         volumes = (volumes - config.rate / (side * views) * gradient).maximum(floor) * support
 
-        if config.steps - step <= config.average * config.steps:
-            averaged += 1
-            average += (volumes - average) / averaged
+        if step >= first_averaged:
+            average = volumes if average is None else average + (volumes - average) / (step - first_averaged + 1)
         yield ReconstructionStep(
             step + 1,
-            average if averaged else volumes,
+            volumes,
+            average,
             base_residual.square().mean((1, 2)).sqrt(),
             score_residual.square().mean((1, 2, 3)).sqrt(),
         )
@@ -142,11 +180,15 @@ def reconstruct(
     generator: torch.Generator,
     start: Float[Tensor, "b n n n"] | None = None,
 ) -> Float[Tensor, "b n n n"]:
-    """Volumes of the last step of :func:`reconstruct_progressive`."""
-    volumes = start if start is not None else base_images.new_zeros(*base_images.shape, base_images.shape[-1])
-    for state in reconstruct_progressive(denoiser, base_images, config, generator=generator, start=start):
-        volumes = state.volumes
-    return volumes
+    """Run :func:`reconstruct_progressive` to its end and give the volumes."""
+    steps = reconstruct_progressive(denoiser, base_images, config, generator=generator, start=start)
+    return deque(steps, maxlen=1)[0].result
+
+
+def _denoise(denoiser: Denoiser, noisy: Float[Tensor, "k n n"], sigma: float) -> Float[Tensor, "k n n"]:
+    """Denoise in parts that bound the memory of the network; many views of many volumes are too much for one call."""
+    part = max(1, _PIXELS_AT_ONCE // noisy[0].numel())
+    return torch.cat([denoiser(some, some.new_full((len(some),), sigma)) for some in noisy.split(part)])
 
 
 def _schedule(config: ReconstructionConfig, step: int) -> tuple[float, int]:

@@ -24,7 +24,8 @@ class UNetConfig:
     @property
     def side_multiple(self) -> int:
         """The image side must be a multiple of this."""
-        return self.patch * 2 ** (len(self.channels) - 1)
+        multiple: int = self.patch * 2 ** (len(self.channels) - 1)
+        return multiple
 
 
 class PatchUNet(nn.Module):
@@ -83,5 +84,5 @@ def parameter_count(network: nn.Module) -> int:
 def supports_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 convolutions are faster than float32 ones here: CUDA, or a CPU with instructions for them."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

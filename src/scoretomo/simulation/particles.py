@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..datatypes import ImageStack, InputError, Poses, Volume
 from ..geometry.rotations import random_rotations
-from ..imaging.fourier import centred_fft, centred_inverse_fft, recentre_crop, resize
+from ..imaging.fourier import recentre_crop, resize, translate
 from ..imaging.resampling import rotate_volumes
 from .phantoms import SignedDistance, box_distance, capsid_distance, sample
 
@@ -188,9 +188,7 @@ def _record(
     """Move projections by their shifts and add noise, of one level for the whole stack."""
     images = projections
     if shifts_pixels.any():
-        frequency = (torch.arange(images.shape[-1], device=images.device) - images.shape[-1] // 2) / images.shape[-1]
-        cycles = frequency * shifts_pixels[:, :1, None] + frequency[:, None] * shifts_pixels[:, 1:, None]
-        images = centred_inverse_fft(centred_fft(images, 2) * torch.exp(-2j * math.pi * cycles), 2)
+        images = translate(images, shifts_pixels)
     if snr is not None:
         signal = images.var(dim=(1, 2)).mean()
         images = images + (signal / snr).sqrt() * torch.randn(images.shape, generator=generator).to(images.device)

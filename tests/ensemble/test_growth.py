@@ -12,7 +12,9 @@ from scoretomo.ensemble.growth import (
     GrowthConfig,
     GrowthState,
     GrowthStep,
+    anchor_to_matches,
     grow_progressive,
+    match_parents,
     select_parents,
     sharpness,
     start_from_parents,
@@ -73,10 +75,19 @@ def test_an_image_gets_the_parent_that_it_shows(generator: torch.Generator) -> N
     parents = torch.stack([phantom(generator), phantom(generator)])
     images, frames = zip(*(images_of(parent, 3, generator) for parent in parents), strict=True)
     matching = dataclasses.replace(MATCHING, base_order=2)
-    started = start_from_parents(parents, torch.cat(images), matching)
+    members = torch.arange(6)
+    matches = match_parents(parents, torch.cat(images), matching)
+    started = start_from_parents(parents, matches, members)
+    anchors = anchor_to_matches(torch.cat(images), matches, members)
     # a projection does not tell a frame from its reflection along z; asymmetric blobs seen from one side do the rest
     assert correlation(started.sum(1), torch.cat(images)).min() > 0.95
     assert correlation(started, torch.cat(frames)).median() > 0.9
+    # an image anchored to its own volume is seen without turning it; so is every image of the same object
+    turned = project(started, anchors.rotations)  # (volume, image)
+    same = torch.block_diag(torch.ones(3, 3), torch.ones(3, 3)).bool()
+    agreement = correlation(turned[same], torch.cat(images).expand(6, -1, -1, -1)[same])
+    assert agreement.median() > 0.95
+    assert torch.allclose(anchors.rotations[range(6), range(6)], torch.eye(3), atol=1e-5)
 
 
 def test_sharpness_puts_the_locked_volume_before_the_blob(generator: torch.Generator) -> None:
@@ -147,7 +158,24 @@ def test_shifts_of_the_matching_are_applied(generator: torch.Generator) -> None:
     images, _ = images_of(volume, 4, generator)
     moved = images.roll((1, -1), (1, 2))
     matching = dataclasses.replace(MATCHING, base_order=2, shift_extent_pixels=2.0, shift_count=4)
-    assert correlation(start_from_parents(volume[None], moved, matching).sum(1), moved).min() > 0.97
+    started = start_from_parents(volume[None], match_parents(volume[None], moved, matching), torch.arange(4))
+    assert correlation(started.sum(1), moved).min() > 0.97
+
+
+def test_only_wanted_volumes_are_finished_and_all_images_help(generator: torch.Generator) -> None:
+    images, _ = images_of(phantom(generator), 6, generator)
+    config = dataclasses.replace(SHORT, nuclei=3)
+    steps = run(images, config, wanted=torch.tensor([4, 1]))
+    assert [index for step in steps for index, _ in step.finished] == [4, 1]
+    assert steps[-1].total == 3 * 3 + 2 * 2 + 2 * 4  # nuclei are spread over all images
+
+
+def test_anchors_act_in_the_stages_that_ask_for_them(generator: torch.Generator) -> None:
+    images, _ = images_of(phantom(generator), 4, generator)
+    state = run(images, SHORT)[2].state  # after the nuclei
+    anchored = dataclasses.replace(SHORT, grow=dataclasses.replace(SHORT.grow, anchors=1))
+    plain, changed = run(images, SHORT, state=state), run(images, anchored, state=state)
+    assert not torch.allclose(plain[0].state.running.volumes, changed[0].state.running.volumes)  # type: ignore[union-attr]
 
 
 def test_without_nuclei_it_is_algorithm_1(generator: torch.Generator) -> None:

@@ -15,6 +15,7 @@ from scoretomo.imaging.fourier import radius_grid
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import mirror_z
 from scoretomo.methods.score_tomography import (
+    Anchors,
     NoiseConfig,
     ReconstructionConfig,
     reconstruct,
@@ -88,6 +89,21 @@ def test_base_image_is_fitted_where_nothing_else_speaks(generator: torch.Generat
     volume = reconstruct(lambda noisy, sigma: noisy, base, config, generator=generator)
     assert torch.allclose(volume.sum(1), base, atol=1e-2)
     assert torch.allclose(volume[0], (base[0] / SIDE).expand(SIDE, -1, -1), atol=1e-2)
+
+
+def test_anchors_alone_are_tomography(generator: torch.Generator) -> None:
+    """With many images in known poses and a denoiser that says nothing, the volume is that of the images."""
+    truth = blobs(generator)
+    rotations = random_rotations(1, 60, generator=generator)
+    anchors = Anchors(project(truth[None], rotations)[0], rotations)
+    config = ReconstructionConfig(steps=150, anchors=6, support=2.0)
+    volume = reconstruct(
+        lambda noisy, sigma: noisy, truth.sum(0)[None], config, generator=generator, start=None, anchors=anchors
+    )
+    mute = ReconstructionConfig(steps=150, support=2.0)
+    alone = reconstruct(lambda noisy, sigma: noisy, truth.sum(0)[None], mute, generator=generator)
+    error = (volume[0] - truth).square().mean() / truth.square().mean()
+    assert error < 0.1 < (alone[0] - truth).square().mean() / truth.square().mean()
 
 
 def test_support_and_floor_hold(generator: torch.Generator) -> None:

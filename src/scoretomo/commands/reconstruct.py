@@ -112,18 +112,25 @@ def _reconstruct_seed(
     """All volumes of one repeat, beginning where an earlier process has stopped."""
     generator = torch.Generator(device).manual_seed(run.config.seed + _SEED_STEP * (seed + 1))
     indices, state = _saved_growth(run, growth, indices, seed, device)
-    base_images = run.images[indices].to(device)
-    chunk = chunk_size(base_images.shape[-1], device)
+    images = run.images.to(device)
+    chunk = chunk_size(images.shape[-1], device)
     metrics = Metrics(run.folder, f"reconstruct_seed{seed}", resumed_at=0 if state is None else None)
     title = "reconstruct" + (f" seed {seed}" if seed else "")
     steps = grow_progressive(
-        denoiser, base_images, growth, generator=generator, state=state, chunk=chunk, mask_radius=run.mask_radius
+        denoiser,
+        images,
+        growth,
+        generator=generator,
+        wanted=torch.tensor(indices),
+        state=state,
+        chunk=chunk,
+        mask_radius=run.mask_radius,
     )
     pace, written_at, saved_at = Pace(), time.monotonic(), time.monotonic()
     with interruptible() as check, progress(title) as report:
         for step in steps:
-            for position, volume in step.finished:
-                run.save_volume(indices[position], seed, volume)
+            for index, volume in step.finished:
+                run.save_volume(index, seed, volume)
             try:
                 check()
             except KeyboardInterrupt:

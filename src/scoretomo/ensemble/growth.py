@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..datatypes import InputError
@@ -21,7 +21,7 @@ from ..imaging.fourier import centred_fft, radius_grid, translate
 from ..imaging.resampling import rotate_volumes
 from ..imaging.slices import voxel_slices
 from ..methods.pose_search import PoseSearchConfig, find_poses
-from ..methods.score_tomography import ReconstructionConfig, ReconstructionStep, reconstruct_progressive
+from ..methods.score_tomography import Anchors, ReconstructionConfig, ReconstructionStep, reconstruct_progressive
 
 
 @dataclass(frozen=True)
@@ -119,31 +119,34 @@ class GrowthStep:
     state: GrowthState
     """Takes the run up from here."""
     finished: list[tuple[int, Tensor]] = field(default_factory=list)
-    """Positions and volumes that are complete with this step."""
+    """Indices and volumes of the images whose volumes are complete with this step."""
 
 
 def grow_progressive(
     denoiser: Denoiser,
-    base_images: Float[Tensor, "b n n"],
+    images: Float[Tensor, "k n n"],
     config: GrowthConfig,
     *,
     generator: torch.Generator,
+    wanted: Int[Tensor, " b"] | None = None,
     state: GrowthState | None = None,
     chunk: int = 64,
     mask_radius: float | None = None,
 ) -> Iterator[GrowthStep]:
-    """Reconstruct one volume per base image, all from the few that lock first.
+    """Reconstruct one volume per image, all from the few that lock first.
 
     Parameters
     ----------
     denoiser
         ``(noisy (k, n, n), sigma (k,)) -> clean (k, n, n)``.
-    base_images
-        ``(b, n, n)``, background 0.
+    images
+        ``(k, n, n)``, background 0: all class averages.
     config
         Stages and their settings.
     generator
         Draws rotations and noise; its state is taken from ``state`` where that is given.
+    wanted
+        Indices of the images whose volumes to make; all if not given. The others serve as nuclei and anchors.
     state
         Where to go on.
     chunk
@@ -151,32 +154,38 @@ def grow_progressive(
     mask_radius
         Radius in pixels beyond which the images are 0; half the side if not given.
     """
-    count, stages = len(base_images), config.stages
-    work = [len(_members(config, stage, count)) * settings.steps for stage, (_, settings) in enumerate(stages)]
+    stages = config.stages
+    everything = torch.arange(len(images))
+    members = [everything if wanted is None else wanted] * len(stages)
+    if config.nuclei:
+        members[0] = everything[torch.linspace(0, len(images) - 1, min(config.nuclei, len(images))).round().long()]
+    work = [len(some) * settings.steps for some, (_, settings) in zip(members, stages, strict=True)]
     if state is None:
-        nothing = base_images.new_zeros(0, *base_images.shape[1:], base_images.shape[-1])
+        nothing = images.new_zeros(0, *images.shape[1:], images.shape[-1])
         state = GrowthState(0, nothing, nothing, None, generator.get_state())
     generator.set_state(state.generator.cpu())
 
+    matches: Matches | None = None
     while state.stage < len(stages):
         stage, (name, settings) = state.stage, stages[state.stage]
         first = len(state.grown)
-        chosen = _members(config, stage, count)[first : first + chunk]
-        images = base_images[chosen]
-        start = None
-        if state.running is None and len(state.parents):
-            start = start_from_parents(state.parents, images, config.matching)
+        chosen = members[stage][first : first + chunk]
+        if len(state.parents) and (matches is None or first == 0):
+            matches = match_parents(state.parents, images, config.matching)
+        start = None if matches is None else start_from_parents(state.parents, matches, chosen)
+        anchors = None if matches is None else anchor_to_matches(images, matches, chosen)
         for step in reconstruct_progressive(
             denoiser,
-            images,
+            images[chosen],
             settings,
             generator=generator,
             start=start,
             resume=state.running,
+            anchors=anchors,
             mask_radius=mask_radius,
         ):
-            state = _after(step, state, config, count, generator)
-            done = sum(work[:stage]) + first * settings.steps + len(images) * step.step
+            state = _after(step, state, config, len(members[stage]), generator)
+            done = sum(work[:stage]) + first * settings.steps + len(chosen) * step.step
             errors = float(step.base_error.mean()), float(step.score_error.mean())
             ended = step.step == settings.steps and stage == len(stages) - 1
             finished = list(zip(chosen.tolist(), step.result, strict=True)) if ended else []
@@ -191,18 +200,11 @@ def _after(
     if step.step < config.stages[state.stage][1].steps:
         return state
     state = dataclasses.replace(state, running=None, grown=torch.cat([state.grown, step.result]))
-    if len(state.grown) < len(_members(config, state.stage, count)):
+    if len(state.grown) < count:
         return state
     last = state.stage == len(config.stages) - 1
     parents = state.parents if last else select_parents(state, config.parents)
     return dataclasses.replace(state, stage=state.stage + 1, parents=parents, grown=state.grown[:0])
-
-
-def _members(config: GrowthConfig, stage: int, count: int) -> Tensor:
-    """Positions of the base images that take part in a stage."""
-    if config.nuclei == 0 or stage > 0 or config.nuclei >= count:
-        return torch.arange(count)
-    return torch.linspace(0, count - 1, config.nuclei).round().long()
 
 
 def select_parents(state: GrowthState, count: int) -> Float[Tensor, "p n n n"]:
@@ -214,16 +216,52 @@ def select_parents(state: GrowthState, count: int) -> Float[Tensor, "p n n n"]:
     return pool[sharpness(pool).topk(min(count, len(pool))).indices]
 
 
-def start_from_parents(
-    parents: Float[Tensor, "p n n n"], images: Float[Tensor, "b n n"], matching: PoseSearchConfig
-) -> Float[Tensor, "b n n n"]:
-    """For each image the parent that matches it best, turned into the image's frame."""
+@dataclass(frozen=True)
+class Matches:
+    """Where parents are seen in images.
+
+    Attributes
+    ----------
+    best
+        ``(n,)``, the parent that matches each image best.
+    rotations
+        ``(p, n, 3, 3)``, pose of each parent in each image.
+    shifts_pixels
+        ``(p, n, 2)``, ``[x, y]``.
+    """
+
+    best: Int[Tensor, " n"]
+    rotations: Float[Tensor, "p n 3 3"]
+    shifts_pixels: Float[Tensor, "p n 2"]
+
+
+def match_parents(
+    parents: Float[Tensor, "p n n n"], images: Float[Tensor, "k n n"], matching: PoseSearchConfig
+) -> Matches:
+    """Find every parent in every image."""
     found = [find_poses(images, voxel_slices(parent), matching) for parent in parents]
-    best = torch.stack([poses.scores[:, 0] for poses in found]).argmax(0)  # (b,)
-    one_each = best, torch.arange(len(images), device=best.device)
-    rotated = rotate_volumes(parents[best], torch.stack([poses.rotations[:, 0] for poses in found])[one_each])
-    shifts = torch.stack([poses.shifts_pixels[:, 0] for poses in found])[one_each]
+    return Matches(
+        torch.stack([poses.scores[:, 0] for poses in found]).argmax(0),
+        torch.stack([poses.rotations[:, 0] for poses in found]),
+        torch.stack([poses.shifts_pixels[:, 0] for poses in found]),
+    )
+
+
+def start_from_parents(
+    parents: Float[Tensor, "p n n n"], matches: Matches, members: Int[Tensor, " b"]
+) -> Float[Tensor, "b n n n"]:
+    """Turn, for each of the images ``members``, the parent that matches it best into the frame of the image."""
+    best = matches.best[members]
+    rotated = rotate_volumes(parents[best], matches.rotations[best, members])
+    shifts = matches.shifts_pixels[best, members]
     return translate(rotated, torch.nn.functional.pad(shifts, [0, 1])) if shifts.any() else rotated
+
+
+def anchor_to_matches(images: Float[Tensor, "k n n"], matches: Matches, members: Int[Tensor, " b"]) -> Anchors:
+    """Relate the frames of the images ``members`` to all images through the parent that each is started from."""
+    best = matches.best[members]
+    own = matches.rotations[best, members]
+    return Anchors(images, matches.rotations[best] @ own.mT[:, None])
 
 
 def sharpness(volumes: Float[Tensor, "b n n n"], cutoff: float = 0.1) -> Float[Tensor, " b"]:

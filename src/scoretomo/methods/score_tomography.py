@@ -47,6 +47,8 @@ class ReconstructionConfig:
     """Views of one update at the first step, the base image included (the paper's M)."""
     final_views: int = 2
     """Views of one update at the last step; the number changes linearly in between."""
+    anchors: int = 0
+    """Views of one update, more than those, that show other class averages in the poses in which they match."""
     rate: float = 1.0
     """Step size (the paper's alpha); with 1 and a single view one step removes the residual of its rays."""
     average: float = 0.0
@@ -65,6 +67,22 @@ class ReconstructionConfig:
             )
         if not (self.rate > 0 and self.support > 0 and 0 <= self.average <= 1):
             raise InputError(f"rate and support must be above 0 and average between 0 and 1, not {self}")
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Other class averages that a volume should project to, and how it must be turned for that.
+
+    Attributes
+    ----------
+    images
+        ``(k, n, n)``, shared by all volumes.
+    rotations
+        ``(b, k, 3, 3)``, from the frame of each volume to that of each image.
+    """
+
+    images: Float[Tensor, "k n n"]
+    rotations: Float[Tensor, "b k 3 3"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,7 @@ def reconstruct_progressive(
     generator: torch.Generator,
     start: Float[Tensor, "b n n n"] | None = None,
     resume: ReconstructionStep | None = None,
+    anchors: Anchors | None = None,
     mask_radius: float | None = None,
 ) -> Iterator[ReconstructionStep]:
     """Algorithm 1 of 001 for a batch of base images: one volume each, all of them advancing together.
@@ -132,6 +151,8 @@ def reconstruct_progressive(
         Volumes to begin with; zeros if not given.
     resume
         Where an interrupted call had got to, instead of ``start``.
+    anchors
+        Needed where the configuration has anchored views.
     mask_radius
         Radius in pixels beyond which the images are 0; half the side if not given.
     """
@@ -149,17 +170,22 @@ def reconstruct_progressive(
         sigma, views = _schedule(config, step)
         # 1. project
         rotations = random_rotations(count, views - 1, generator=generator, device=device)
-        random_views = project(volumes, rotations)
+        targets = base_images.new_zeros(count, 0, side, side)
+        if anchors is not None and config.anchors:
+            targets, known = _draw_anchors(anchors, config.anchors, generator)
+            rotations = torch.cat([rotations, known], dim=1)
+        projections = project(volumes, rotations)
+        random_views, anchored_views = projections[:, : views - 1], projections[:, views - 1 :]
         # 2. residuals
         noise = torch.randn(random_views.shape, generator=generator, device=generator.device).to(device)
         noisy = (random_views + sigma * noise).flatten(0, 1)
-        clean = _denoise(denoiser, noisy, sigma).view_as(random_views)
-        score_residual = random_views - clean
+        score_residual = random_views - _denoise(denoiser, noisy, sigma).view_as(random_views)
         base_residual = volumes.sum(1) - base_images
         # 3. back project; the first view is not rotated, so its rays are the columns of the volume
-        gradient = back_project(score_residual, rotations) + base_residual[:, None]
+        residuals = torch.cat([score_residual, anchored_views - targets], dim=1)
+        gradient = back_project(residuals, rotations) + base_residual[:, None]
         # 4. update, 5. support
-        volumes = (volumes - config.rate / (side * views) * gradient).maximum(floor) * support
+        volumes = (volumes - config.rate / (side * (1 + rotations.shape[1])) * gradient).maximum(floor) * support
 
         if step >= first_averaged:
             average = volumes if average is None else average + (volumes - average) / (step - first_averaged + 1)
@@ -179,10 +205,21 @@ def reconstruct(
     *,
     generator: torch.Generator,
     start: Float[Tensor, "b n n n"] | None = None,
+    anchors: Anchors | None = None,
 ) -> Float[Tensor, "b n n n"]:
     """Run :func:`reconstruct_progressive` to its end and give the volumes."""
-    steps = reconstruct_progressive(denoiser, base_images, config, generator=generator, start=start)
+    steps = reconstruct_progressive(denoiser, base_images, config, generator=generator, start=start, anchors=anchors)
     return deque(steps, maxlen=1)[0].result
+
+
+def _draw_anchors(
+    anchors: Anchors, count: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "b count n n"], Float[Tensor, "b count 3 3"]]:
+    """Images and rotations of ``count`` anchors for each volume, drawn with replacement."""
+    volumes, available = anchors.rotations.shape[:2]
+    chosen = torch.randint(available, (volumes, count), generator=generator, device=generator.device)
+    chosen = chosen.to(anchors.images.device)
+    return anchors.images[chosen], anchors.rotations[torch.arange(volumes, device=chosen.device)[:, None], chosen]
 
 
 def _denoise(denoiser: Denoiser, noisy: Float[Tensor, "k n n"], sigma: float) -> Float[Tensor, "k n n"]:

@@ -57,7 +57,7 @@ def test_volumes_are_written_in_the_side_and_pixel_size_of_the_input(tmp_path: P
 def test_large_images_are_made_smaller_on_a_cpu_only(tmp_path: Path, generator: torch.Generator) -> None:
     path = tmp_path / "large.mrcs"
     write_images(path, blobs(4, 72, generator))
-    assert start(tmp_path / "cpu", path).images.shape[-1] == 64
+    assert start(tmp_path / "cpu", path).images.shape[-1] == 48
     assert (
         start(tmp_path / "given", path, replace(CONFIG, preprocess=PreprocessConfig(side=68))).config.preprocess.side
         == 68

@@ -28,9 +28,10 @@ def _paper(
 
 
 _DEFAULT = RunConfig(
-    minutes=30.0,
+    minutes=20.0,
     unet=UNetConfig(channels=(64, 96, 128), layers_per_block=1, patch=2),
     noise=NoiseConfig(median=0.4, log_std=0.6),
+    optimiser=OptimiserConfig(batch_size=64),
 )
 
 DEMO_SIMULATION = SimulationConfig(count=300, side=32)
@@ -42,10 +43,11 @@ DEMO_VOLUMES = 24
 PRESETS: dict[PresetName, RunConfig] = {
     "default": _DEFAULT,
     "demo": RunConfig(
-        minutes=6.0,
+        minutes=6.5,
         preprocess=PreprocessConfig(contrast="bright"),
         unet=_DEFAULT.unet,
         noise=_DEFAULT.noise,
+        optimiser=_DEFAULT.optimiser,
     ),
     "box": _paper(
         steps=80_000,

@@ -36,7 +36,7 @@ from .networks.unet import PatchUNet, UNetConfig
 from .training import OptimiserConfig
 
 # Without --side, images are made no larger than this on a CPU: twice the side costs eight times the time.
-_LARGEST_SIDE_ON_CPU = 64
+_LARGEST_SIDE_ON_CPU = 48
 # Stacks smaller than this keep all their images for training.
 _FEWEST_IMAGES_TO_HOLD_OUT_FROM = 40
 

@@ -6,11 +6,13 @@ The loop is a generator; who calls it owns printing, timing and the disk.
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .datatypes import InputError
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,18 @@ class OptimiserConfig:
     clip_norm: float = 1.0
     """Largest norm of the gradient of all weights together."""
     average_fraction: float = 0.05
-    """Half-life of the weights' moving average, as a fraction of the images seen (after Karras et al. 2024)."""
+    """Half-life of the weights' moving average as a fraction of the images seen, so that it never holds the first
+    weights for long (the ramp of Karras et al. 2022)."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of AdamW."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.warmup_images < 0:
+            raise InputError(f"a batch needs 1 image or more and the warm-up 0 or more, not {self}")
+        if not (self.learning_rate >= 0 and self.clip_norm > 0 and self.average_fraction >= 0):
+            raise InputError(
+                f"the learning rate must not be negative and the largest gradient norm above 0, not {self}"
+            )
 
 
 @dataclass
@@ -41,10 +54,12 @@ class TrainingState:
     generator: torch.Generator
     images_seen: int = 0
     skipped_steps: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that it is read back without unpickling code."""
+        """Tensors and plain values only, so that it is read back without unpickling code.
+
+        The tensors are the live ones, which the next step changes: write them to disk before it.
+        """
         return {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -52,7 +67,6 @@ class TrainingState:
             "generator": self.generator.get_state(),
             "images_seen": self.images_seen,
             "skipped_steps": self.skipped_steps,
-            "extra": self.extra,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -63,7 +77,6 @@ class TrainingState:
         self.generator.set_state(saved["generator"].cpu())
         self.images_seen = saved["images_seen"]
         self.skipped_steps = saved["skipped_steps"]
-        self.extra = saved["extra"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,9 @@ class TrainingDiverged(RuntimeError):
 def new_state(model: nn.Module, config: OptimiserConfig, generator: torch.Generator) -> TrainingState:
     """State of a run that has not seen an image."""
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     return TrainingState(model, averaged, optimiser, generator)
 
 

@@ -61,17 +61,18 @@ def demo(
 
 
 def draw(path: Path, run: Run, comparisons: Sequence[Comparison], simulation: Path) -> None:
-    """Draw the best volumes beside their truth, all boxes upright."""
-    best = sorted(sorted(comparisons, key=lambda each: -each.fsc_auc)[:_SHOWN], key=lambda each: each.index)
-    indices = [each.index for each in best]
+    """Draw volumes from the best to the worst beside their truth, all boxes upright."""
+    ranked = sorted(comparisons, key=lambda each: -each.fsc_auc)
+    chosen = [ranked[round(k * (len(ranked) - 1) / (_SHOWN - 1))] for k in range(_SHOWN)]
+    indices = [each.index for each in chosen]
     truth = [read_volume(simulation / "truth" / f"volume_{index:04d}.mrc").volume.voxels for index in indices]
     rotations = read_poses(simulation / "particles.star").rotations[indices]
     side = run.preprocessing.cropped_side
     overview(
         path,
         run.images[indices],
-        recentre_crop(torch.stack([each.aligned for each in best]), side, 3),
-        [f"{each.index}: {each.fsc_auc:.2f}" for each in best],
+        recentre_crop(torch.stack([each.aligned for each in chosen]), side, 3),
+        [f"{each.index}: {each.fsc_auc:.2f}" for each in chosen],
         truth=recentre_crop(torch.stack(truth), side, 3),
         views=tilted(35.0, 30.0) @ UPRIGHT @ rotations.mT,
     )

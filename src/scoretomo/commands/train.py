@@ -46,7 +46,7 @@ class Source:
     pixel_size
         Pixel size in Angstrom, where the file says none or a wrong one.
     device
-        Where to compute; auto takes a GPU (cuda) if there is one. On a CPU, images of more than 64 pixels are made
+        Where to compute; auto takes a GPU (cuda) if there is one. On a CPU, images of more than 48 pixels are made
         smaller unless --side is given.
     """
 

@@ -3,7 +3,8 @@
 Cold starts of Algorithm 1 lock one after another and many never do. A volume that has locked shows most of what
 another image needs: found in that image (pose search), turned into its frame and adapted to it by Algorithm 1, it
 replaces thousands of steps. Projections fix no hand, so one hand of each parent is enough; what grows from a parent
-has its hand.
+has its hand. While growing, a volume is also shown other class averages in the poses in which they match (anchors);
+what all conformations share comes out sharp, and what moves is left to the last stage.
 """
 
 import dataclasses
@@ -29,8 +30,8 @@ class GrowthConfig:
     """How many volumes start from nothing, and how the others grow from them."""
 
     nuclei: int = 8
-    """Images whose volumes start from nothing, spread over the stack. 0 starts every volume from nothing and runs
-    only the polish: the paper's way."""
+    """Images whose volumes start from nothing, spread over the stack. 0 starts every volume from nothing and runs only
+    the polish: the paper's way."""
     parents: int = 3
     """Sharpest volumes of each round that all others are started from."""
     rounds: int = 3
@@ -38,15 +39,16 @@ class GrowthConfig:
     nucleate: ReconstructionConfig = field(default_factory=lambda: ReconstructionConfig(steps=500, average=0.2))
     """Algorithm 1 from nothing."""
     grow: ReconstructionConfig = field(
-        default_factory=lambda: ReconstructionConfig(steps=250, sigma=0.4, final_sigma=0.3, average=0.3)
+        default_factory=lambda: ReconstructionConfig(steps=200, sigma=0.3, final_sigma=0.3, anchors=1, average=0.3)
     )
-    """Algorithm 1 from a matched parent, in every round."""
+    """Algorithm 1 from a matched parent, in every round. Anchors make the rigid core sharp."""
     polish: ReconstructionConfig = field(
-        default_factory=lambda: ReconstructionConfig(steps=400, sigma=0.3, final_sigma=0.2, average=0.3)
+        default_factory=lambda: ReconstructionConfig(steps=500, sigma=0.4, final_sigma=0.3, average=0.3)
     )
-    """Algorithm 1 at the end, from a matched parent of the last round."""
+    """Algorithm 1 at the end, from a matched parent of the last round. Without anchors each volume finds the
+    conformation of its own class average again."""
     matching: PoseSearchConfig = field(
-        default_factory=lambda: PoseSearchConfig(refinements=2, kept=1, low_radius=8.0, high_radius=13.0)
+        default_factory=lambda: PoseSearchConfig(refinements=3, kept=1, low_radius=8.0, high_radius=16.0)
     )
     """How parents are found in the images."""
 

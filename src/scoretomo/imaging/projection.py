@@ -1,7 +1,7 @@
 """Parallel projection of volumes and its exact adjoint.
 
 Both sample the rotated object at integer coordinates with trilinear weights; outside the box the density is zero.
-The object is turned about its centre voxel ``side // 2`` (DESIGN: one convention in real and Fourier space).
+The object is turned about its centre voxel ``side // 2``, as in Fourier space (docs/conventions.md).
 """
 
 import torch

@@ -1,11 +1,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from scoretomo.datatypes import ImageStack, InputError
+from scoretomo.ensemble.growth import GrowthConfig
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.imaging.preprocess import PreprocessConfig
 from scoretomo.io.mrc import read_volume, write_images
@@ -122,3 +124,29 @@ def test_checkpoints_hold_no_code_and_a_broken_one_says_what_to_do(tmp_path: Pat
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="delete it"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "anchors"),
+    [
+        (6, {}, 4),
+        (40, {}, 0),
+        (6, {"rigid": False}, 0),
+        (40, {"rigid": True}, 4),
+        (6, {"growth": GrowthConfig(nuclei=0)}, 0),  # the paper's way: nothing to anchor to
+    ],
+)
+def test_few_images_are_taken_as_rigid_unless_said_otherwise(
+    count: int, settings: dict[str, Any], anchors: int, tmp_path: Path, generator: torch.Generator
+) -> None:
+    """Rigid: other class averages are fitted to the end."""
+    path = tmp_path / "averages.mrcs"
+    write_images(path, blobs(count, 16, generator))
+    run = start(tmp_path / "run", path, replace(CONFIG, **settings))
+    assert run.config.growth.polish.anchors == anchors
+    assert open_run(tmp_path / "run").config.rigid == (anchors > 0)
+
+
+def test_rigid_is_refused_where_it_would_do_nothing() -> None:
+    with pytest.raises(InputError, match="nuclei"):
+        replace(CONFIG, rigid=True, growth=GrowthConfig(nuclei=0))

@@ -37,8 +37,10 @@ from .training import OptimiserConfig
 
 # Without --side, images are made no larger than this on a CPU: twice the side costs eight times the time.
 _LARGEST_SIDE_ON_CPU = 48
-# Stacks smaller than this keep all their images for training.
-_FEWEST_IMAGES_TO_HOLD_OUT_FROM = 40
+# Stacks smaller than this keep all their images for training, and are too few to show how a molecule moves.
+_FEW_IMAGES = 40
+# Views of other class averages in every update of a rigid molecule, to the end; by experiment, docs/validation.md.
+_RIGID_ANCHORS = 4
 
 _OWN_FILES = {"config.toml", "images.mrcs", "preprocessing.json", ".lock"}
 
@@ -59,6 +61,9 @@ class RunConfig:
     held_out
         Part of the images, 0 to 0.5, that the denoiser is not trained on; they measure how well it does on images that
         it has not seen. Their volumes are reconstructed all the same. None: 0.05, but 0 for fewer than 40 images.
+    rigid
+        Whether the molecule keeps its shape. Then every volume is fitted to all class averages to the end: more
+        resolution, no motion. None: yes for fewer than 40 images, which are too few to show how a molecule moves.
     seed
         The same seed gives the same result, on the same kind of machine.
     unet
@@ -80,6 +85,7 @@ class RunConfig:
     minutes: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
     budget: Annotated[int | None, tyro.conf.arg(metavar="IMAGES")] = None
     held_out: Annotated[float | None, tyro.conf.arg(metavar="PART")] = None
+    rigid: bool | None = None
     seed: int = 0
     unet: UNetConfig = field(default_factory=UNetConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -93,6 +99,10 @@ class RunConfig:
             raise InputError(f"cannot train for {self.minutes} minutes")
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"cannot train on {self.budget} images")
+        if self.rigid and self.growth.nuclei == 0:
+            raise InputError(
+                "--rigid needs --growth.nuclei of 1 or more: volumes that start from nothing match nothing"
+            )
         if self.held_out is not None and not 0 <= self.held_out <= 0.5:
             raise InputError(f"the part of images to hold out must be from 0 to 0.5, not {self.held_out}")
 
@@ -343,9 +353,14 @@ def _resolve(
     elif side is None and device.type == "cpu":
         natural = _prepare(path, stack, config)[1].working_side
         side = _LARGEST_SIDE_ON_CPU if natural > _LARGEST_SIDE_ON_CPU else None
-    few = len(stack) < _FEWEST_IMAGES_TO_HOLD_OUT_FROM
+    few = len(stack) < _FEW_IMAGES
     held_out = config.held_out if config.held_out is not None else (0.0 if few else 0.05)
-    return replace(config, preprocess=replace(config.preprocess, side=side), held_out=held_out)
+    growth = config.growth
+    rigid = few and growth.nuclei > 0 if config.rigid is None else config.rigid
+    if rigid and growth.polish.anchors == 0:
+        growth = replace(growth, polish=replace(growth.polish, anchors=_RIGID_ANCHORS))
+    prepared = replace(config.preprocess, side=side)
+    return replace(config, preprocess=prepared, held_out=held_out, rigid=rigid, growth=growth)
 
 
 def _refuse_other_run(folder: Path, source: Mapping[str, Any], config: RunConfig) -> None:
@@ -354,7 +369,7 @@ def _refuse_other_run(folder: Path, source: Mapping[str, Any], config: RunConfig
         raise InputError(f"{folder}: was made of other images ({saved['input']['path']}); give another run folder")
     before = {"pixel_size_angstrom": saved["input"]["pixel_size_angstrom"], **saved["settings"]}
     now = {"pixel_size_angstrom": source["pixel_size_angstrom"], **to_table(config)}
-    changed = differences(before, now, ignored=("minutes", "budget", "growth"))
+    changed = differences(before, now, ignored=("minutes", "budget", "growth", "rigid"))
     if changed:
         raise InputError(f"{folder}: was made with other settings ({'; '.join(changed)}); give another run folder")
 

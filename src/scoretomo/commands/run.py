@@ -40,7 +40,7 @@ def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
     if not is_trained(opened):
         refuse_replacing(opened, selection)
     train_denoiser(opened, device)
-    reconstruct_volumes(opened, config.growth, selection, device)
+    reconstruct_volumes(opened, opened.config.growth, selection, device)
     draw(opened, selection)
     return opened
 

@@ -90,6 +90,8 @@ def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
         f"working at {record.working_side} pixels of {record.working_pixel_size_angstrom:.4g} A on {device.type}"
     )
     say(f"protein is {'bright' if record.sign > 0 else 'dark'} (confidence {record.contrast_confidence:.2f})")
+    if run.config.rigid:
+        say("taken as rigid: every volume is fitted to all class averages; --no-rigid if the molecule moves")
     return run
 
 

@@ -111,7 +111,9 @@ def test_support_and_floor_hold(generator: torch.Generator) -> None:
     config = ReconstructionConfig(steps=5, support=0.7)
     volumes = reconstruct(shrink, base, config, generator=generator)
     assert (volumes[:, radius_grid(SIDE, 3) > 0.7 * (SIDE // 2)] == 0).all()
-    assert (volumes.amin((1, 2, 3)) >= base.amin((1, 2)) / SIDE - 1e-6).all()
+    assert (volumes.amin((1, 2, 3)) >= base.amin((1, 2)) / SIDE - 1e-6).all() and volumes.min() < 0
+    positive = reconstruct(shrink, base, dataclasses.replace(config, floor=0.0), generator=generator)
+    assert positive.min() == 0 and positive.max() > 0
     assert volumes.abs().max() > 0
 
 
@@ -174,6 +176,12 @@ def test_many_views_are_denoised_in_parts(generator: torch.Generator, monkeypatc
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match="not"):
         ReconstructionConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_anchored_views_without_anchors_are_refused(generator: torch.Generator) -> None:
+    config = ReconstructionConfig(steps=1, anchors=1)
+    with pytest.raises(ValueError, match="no anchors"):
+        reconstruct(shrink, torch.zeros(1, SIDE, SIDE), config, generator=generator)
 
 
 def test_start_is_left_alone(generator: torch.Generator) -> None:

@@ -58,6 +58,8 @@ class GrowthConfig:
                 f"growth needs 0 or more nuclei and rounds and 1 or more parents, not {self.nuclei}, {self.rounds} "
                 f"and {self.parents}"
             )
+        if self.stages[0][1].anchors:
+            raise InputError("volumes that start from nothing match no image yet: their anchors must be 0")
 
     @property
     def stages(self) -> tuple[tuple[str, ReconstructionConfig], ...]:

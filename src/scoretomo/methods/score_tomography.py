@@ -55,6 +55,8 @@ class ReconstructionConfig:
     """Volumes of this last part of the steps are averaged into the result; 0 gives the last one, as the paper does."""
     support: float = 1.0
     """Radius of the spherical support, beyond which the density is 0, as a fraction of the images' mask radius."""
+    floor: float = 1.0
+    """Least density, as a multiple of the base image's least value spread over the side; 0 forbids negative density."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -67,6 +69,8 @@ class ReconstructionConfig:
             )
         if not (self.rate > 0 and self.support > 0 and 0 <= self.average <= 1):
             raise InputError(f"rate and support must be above 0 and average between 0 and 1, not {self}")
+        if self.anchors < 0 or self.floor < 0:
+            raise InputError(f"anchors and floor must not be negative, not {self.anchors} and {self.floor}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ def reconstruct_progressive(
 
     Descends the reverse KL divergence between the noised projections of a volume and the learned distribution of
     noised images (Eq. 4) along its gradient (Eq. 5). View 0 is the volume as it stands, compared with the base
-    image; the others are random, each compared with the denoiser's idea of it.
+    image; the others are random, each compared with the denoiser's idea of it. Anchored views, which 001 does not
+    have, are compared with images that are known to show the volume from there.
 
     Parameters
     ----------
@@ -152,14 +157,21 @@ def reconstruct_progressive(
     resume
         Where an interrupted call had got to, instead of ``start``.
     anchors
-        Needed where the configuration has anchored views.
+        Where the configuration has anchored views: what they show.
     mask_radius
         Radius in pixels beyond which the images are 0; half the side if not given.
+
+    Raises
+    ------
+    ValueError
+        Anchored views without anchors.
     """
+    if config.anchors and anchors is None:
+        raise ValueError(f"the configuration has {config.anchors} anchored views, but there are no anchors")
     count, side = base_images.shape[:2]
     device = base_images.device
     support = ball(side, 3, config.support * (side // 2 if mask_radius is None else mask_radius), device)
-    floor = base_images.amin((1, 2)).clamp(max=0).view(-1, 1, 1, 1) / side
+    floor = config.floor * base_images.amin((1, 2)).clamp(max=0).view(-1, 1, 1, 1) / side
     volumes = base_images.new_zeros(count, side, side, side) if start is None else start
     first, average = 0, None
     if resume is not None:

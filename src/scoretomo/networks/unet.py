@@ -48,7 +48,9 @@ class PatchUNet(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> "PatchUNet":
         """Read what :meth:`save` has written."""
-        return cls(UNet2DModel.from_pretrained(folder, local_files_only=True, use_safetensors=True))
+        # otherwise diffusers recommends `accelerate` to users who need nothing of it
+        options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+        return cls(UNet2DModel.from_pretrained(folder, **options))
 
 
 def build_unet(config: UNetConfig, side: int) -> PatchUNet:

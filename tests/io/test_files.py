@@ -3,6 +3,7 @@
 import json
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,26 +41,31 @@ def test_the_file_is_not_there_before_it_is_complete(tmp_path: Path) -> None:
     assert path.exists()
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond 4 kB: writing fails in the middle, as on a full disk."""
+    """No file may grow beyond 4 kB: writing fails in the middle, as on a full disk.
+
+    Not a fixture: between the phases of a test pytest itself writes, maybe to a file that is longer than that.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_full_disk(tmp_path: Path, small_disk: None) -> None:
+def test_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "result.txt"
     path.write_text("earlier")
-    with pytest.raises(InputError, match=r"cannot write .*result\.txt: "):
+    with small_disk(), pytest.raises(InputError, match=r"cannot write .*result\.txt: "):
         write_text(path, "x" * 10_000)
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_full_disk_while_writing_a_volume(tmp_path: Path, small_disk: None) -> None:
-    with pytest.raises(InputError, match=r"cannot write .*volume\.mrc: "):
+def test_full_disk_while_writing_a_volume(tmp_path: Path) -> None:
+    with small_disk(), pytest.raises(InputError, match=r"cannot write .*volume\.mrc: "):
         write_volume(tmp_path / "volume.mrc", Volume(torch.zeros(20, 20, 20), 2.0))
     assert list(tmp_path.iterdir()) == []
 

@@ -20,6 +20,7 @@ from scoretomo.commands import reconstruct as reconstruct_command
 from scoretomo.commands import run as run_command
 from scoretomo.commands import train as train_command
 from scoretomo.datatypes import Volume
+from scoretomo.ensemble.growth import GrowthConfig
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.io.mrc import read_volume, write_volume
 
@@ -361,7 +362,7 @@ def test_a_larger_budget_trains_on_but_volumes_are_only_replaced_when_asked(
         assert cli.main([*command, "--budget", "32"]) == 2
         assert "--overwrite" in capsys.readouterr().err.splitlines()[-1]
         assert reconstruct(run, "--growth.polish.sigma", "0.45") == 2
-        assert "polish.sigma is 0.45, was 0.3" in one_line(capsys)
+        assert f"polish.sigma is 0.45, was {GrowthConfig().polish.sigma}" in one_line(capsys)
     assert cli.main([*command, "--budget", "32", "--overwrite"]) == 0
     saved = torch.load(run / "checkpoint" / "training.pt", weights_only=True)
     assert saved["state"]["images_seen"] == 32

@@ -159,8 +159,8 @@ def grow_progressive(
         Radius in pixels beyond which the images are 0; half the side if not given.
     """
     stages = config.stages
-    everything = torch.arange(len(images))
-    members = [everything if wanted is None else wanted] * len(stages)
+    everything = torch.arange(len(images), device=images.device)
+    members = [everything if wanted is None else wanted.to(images.device)] * len(stages)
     if config.nuclei:
         members[0] = everything[torch.linspace(0, len(images) - 1, min(config.nuclei, len(images))).round().long()]
     work = [len(some) * settings.steps for some, (_, settings) in zip(members, stages, strict=True)]

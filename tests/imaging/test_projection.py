@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from scoretomo.geometry.rotations import about_z, random_rotations
-from scoretomo.imaging import projection
-from scoretomo.imaging.projection import back_project, project
+from scoretomo.imaging import projection, projection_cpu
+from scoretomo.imaging.masks import ball
+from scoretomo.imaging.projection import back_project, back_project_by_resampling, project, project_by_resampling
 
 
 def _cube_rotations() -> Tensor:
@@ -89,43 +90,113 @@ def test_turning_further_in_the_plane_turns_the_image(generator: torch.Generator
     torch.testing.assert_close(turned, images.rot90(-1, (2, 3)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("slabs", [1, 5])
+@pytest.mark.parametrize("radius", [None, 3.0, 7.2, 100.0])
 @pytest.mark.parametrize("side", [16, 17])
-def test_back_projection_is_the_exact_adjoint(
-    side: int, slabs: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+def test_back_projection_is_the_exact_adjoint(side: int, radius: float | None, generator: torch.Generator) -> None:
+    """<P v, y> = <v, P^T y> in float32, for the reference too, on white noise."""
+    volumes, rotations = (
+        torch.rand(2, side, side, side, generator=generator),
+        random_rotations(2, 3, generator=generator),
+    )
+    images = torch.rand(2, 3, side, side, generator=generator)
+    for forwards, backwards in ((project, back_project), (project_by_resampling, back_project_by_resampling)):
+        forward = (forwards(volumes, rotations, radius).double() * images).sum()
+        backward = (volumes.double() * backwards(images, rotations, radius)).sum()
+        assert abs(forward / backward - 1) < 1e-5
+
+
+@pytest.mark.parametrize("radius", [None, 0.0, 6.5, 11.9])
+@pytest.mark.parametrize(("count", "views", "side"), [(1, 1, 24), (5, 3, 25)])
+def test_kernels_agree_with_the_reference(
+    count: int, views: int, side: int, radius: float | None, generator: torch.Generator
 ) -> None:
-    """<P v, y> = <v, P^T y> in float32, whatever the number of slabs."""
-    count, views = 2, 3
-    if slabs > 1:
-        monkeypatch.setattr(projection, "_SAMPLES_AT_ONCE", count * views * side**3 // slabs)
-    assert len(projection._slabs(count * views, side)) >= slabs
-    volumes = torch.rand(count, side, side, side, generator=generator)
-    images = torch.rand(count, views, side, side, generator=generator)
-    rotations = random_rotations(count, views, generator=generator)
-    forward = (project(volumes, rotations).double() * images).sum()
-    backward = (volumes.double() * back_project(images, rotations)).sum()
-    assert abs(forward / backward - 1) < 1e-5
+    """White noise up to the corners, random directions and those along the axes."""
+    volumes = torch.randn(count, side, side, side, generator=generator)
+    images = torch.randn(count, views, side, side, generator=generator)
+    cube = _cube_rotations().expand(count, -1, -1, -1)
+    for rotations in (random_rotations(count, views, generator=generator), cube):
+        some = images[:, :1].expand(-1, rotations.shape[1], -1, -1)
+        found, expected = project(volumes, rotations, radius), project_by_resampling(volumes, rotations, radius)
+        assert (found - expected).norm() < 1e-5 * expected.norm()
+        found = back_project(some, rotations, radius)
+        expected = back_project_by_resampling(some, rotations, radius)
+        assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_kernels_give_what_double_precision_gives(generator: torch.Generator) -> None:
+    """On a large box, where single-precision coordinates matter most; the reference in float64 is the truth."""
+    volumes, rotations = torch.randn(1, 96, 96, 96, generator=generator), random_rotations(1, 2, generator=generator)
+    exact = project(volumes.double(), rotations.double())
+    assert (project(volumes, rotations) - exact).norm() < 1e-5 * exact.norm()
+    images = torch.randn(1, 2, 96, 96, generator=generator)
+    exact = back_project(images.double(), rotations.double())
+    assert (back_project(images, rotations) - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_the_number_of_threads_does_not_change_the_result(generator: torch.Generator) -> None:
+    """With more threads than volumes, several threads add to copies of one volume."""
+    images, rotations = torch.randn(1, 2, 20, 20, generator=generator), random_rotations(1, 2, generator=generator)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            results.append(back_project(images, rotations))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_many_volumes_go_in_parts(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    volumes, rotations = torch.randn(5, 10, 10, 10, generator=generator), random_rotations(5, 2, generator=generator)
+    images = torch.randn(5, 2, 10, 10, generator=generator)
+    whole = project(volumes, rotations), back_project(images, rotations)
+    monkeypatch.setattr(projection_cpu, "_BYTES_AT_ONCE", 2 * 4 * 13**3)
+    in_parts = project(volumes, rotations), back_project(images, rotations)
+    torch.testing.assert_close(in_parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sphere_around_the_object_changes_nothing(generator: torch.Generator) -> None:
+    inside = ball(21, 3, 7.0)
+    volumes, rotations = (
+        torch.randn(2, 21, 21, 21, generator=generator) * inside,
+        random_rotations(2, 4, generator=generator),
+    )
+    torch.testing.assert_close(project(volumes, rotations, 8.8), project(volumes, rotations), rtol=1e-5, atol=1e-5)
+    images = torch.randn(2, 4, 21, 21, generator=generator)
+    clipped, whole = back_project(images, rotations, 8.8) * inside, back_project(images, rotations) * inside
+    torch.testing.assert_close(clipped, whole, rtol=1e-5, atol=1e-5)
+    assert not project(volumes, rotations, 3.0)[..., ball(21, 2, 3.0) == 0].any()
 
 
 @pytest.mark.parametrize("side", [12, 13])
-def test_back_projection_is_the_gradient_of_projection(side: int, generator: torch.Generator) -> None:
+def test_each_is_the_gradient_of_the_other(side: int, generator: torch.Generator) -> None:
     volumes = torch.randn(2, side, side, side, generator=generator, requires_grad=True)
-    images = torch.randn(2, 3, side, side, generator=generator)
+    images = torch.randn(2, 3, side, side, generator=generator, requires_grad=True)
     rotations = random_rotations(2, 3, generator=generator)
-    (gradient,) = torch.autograd.grad(project(volumes, rotations), volumes, images)
-    torch.testing.assert_close(back_project(images, rotations), gradient, rtol=1e-5, atol=1e-5)
+    projected, smeared = project(volumes, rotations, 5.0), back_project(images, rotations, 5.0)
+    (gradient,) = torch.autograd.grad(projected, volumes, images.detach())
+    torch.testing.assert_close(gradient, smeared, rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(smeared, images, volumes.detach())
+    torch.testing.assert_close(gradient, projected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_not_finite_stays_so(generator: torch.Generator) -> None:
+    volumes = torch.zeros(1, 8, 8, 8)
+    volumes[0, 4, 4, 4] = torch.nan
+    assert project(volumes, random_rotations(1, 3, generator=generator)).isnan().any((2, 3)).all()
 
 
 @pytest.mark.parametrize("limit", [1, 300, 2500])
-def test_slabs_do_not_change_the_result(
+def test_slabs_do_not_change_the_result_of_the_reference(
     limit: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volumes, rotations = torch.rand(2, 10, 10, 10, generator=generator), random_rotations(2, 3, generator=generator)
     images = torch.rand(2, 3, 10, 10, generator=generator)
-    whole = project(volumes, rotations), back_project(images, rotations)
+    whole = project_by_resampling(volumes, rotations, 4.0), back_project_by_resampling(images, rotations, 4.0)
     monkeypatch.setattr(projection, "_SAMPLES_AT_ONCE", limit)
-    torch.testing.assert_close(project(volumes, rotations), whole[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(back_project(images, rotations), whole[1], rtol=1e-5, atol=1e-5)
+    in_slabs = project_by_resampling(volumes, rotations, 4.0), back_project_by_resampling(images, rotations, 4.0)
+    torch.testing.assert_close(in_slabs, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("views", "side"), [(2, 32), (64, 88), (1000, 64), (3200, 136)])
@@ -148,7 +219,7 @@ def test_no_grid_of_all_coordinates_is_ever_held(generator: torch.Generator, mon
     monkeypatch.setattr(projection, "_SAMPLES_AT_ONCE", 5000)
     monkeypatch.setattr(projection, "_sampling_points", recorded)
     volumes, rotations = torch.rand(2, 16, 16, 16, generator=generator), random_rotations(2, 3, generator=generator)
-    back_project(project(volumes, rotations), rotations)
+    back_project_by_resampling(project_by_resampling(volumes, rotations), rotations)
     assert max(sizes) <= 5000
     assert sum(sizes) == 2 * 6 * 16**3
 

@@ -33,7 +33,8 @@ def blobs(count: int, side: int, generator: torch.Generator) -> ImageStack:
 
 def start(folder: Path, images: Path, config: RunConfig = CONFIG, device: torch.device = CPU) -> Run:
     folder.mkdir(exist_ok=True)
-    return start_run(folder, images, config, pixel_size_angstrom=None, device=device, preset="default")[0]
+    start_run(folder, images, config, pixel_size_angstrom=None, device=device, preset="default")
+    return open_run(folder)
 
 
 def test_a_run_is_read_back_as_it_was_made(tmp_path: Path, images: Path) -> None:

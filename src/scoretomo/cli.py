@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -57,25 +58,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     # imports are inside functions because PyTorch and diffusers take seconds to load
     from .datatypes import InputError
+    from .processes import joined, only_main_speaks
 
-    try:
-        return _dispatch(arguments)
-    except InputError as error:
-        return _fail(str(error), 2)
-    except BrokenPipeError:  # `scoretomo ... | head`; nothing more can be said, and Python must not try to at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
-    except KeyboardInterrupt:
-        print("scoretomo: interrupted; give the same command again to go on", file=sys.stderr)
-        return 130
-    except SystemExit as stop:  # of the option parser, which has said why
-        return stop.code if isinstance(stop.code, int) else 2
-    except RuntimeError as error:
-        if type(error).__name__ not in ("TrainingDiverged", "OutOfMemoryError"):
-            raise
-        return _fail(str(error), 1)
+    with ExitStack() as company:
+        try:
+            company.enter_context(joined())
+            with only_main_speaks():
+                return _dispatch(arguments)
+        except InputError as error:
+            return _fail(str(error), 2)
+        except (
+            BrokenPipeError
+        ):  # `scoretomo ... | head`; nothing more can be said, and Python must not try to at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except OSError as error:
+            return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+        except KeyboardInterrupt:
+            return _say_once("interrupted; give the same command again to go on", 130)
+        except SystemExit as stop:  # of the option parser, which has said why
+            return stop.code if isinstance(stop.code, int) else 2
+        except RuntimeError as error:
+            if type(error).__name__ not in ("TrainingDiverged", "OutOfMemoryError", "ProcessLost"):
+                raise
+            return _fail(str(error), 1)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -150,5 +156,13 @@ def _settings_of_run(arguments: Sequence[str]) -> Any:
 
 
 def _fail(message: str, status: int) -> int:
-    print("scoretomo: error: " + " ".join(message.split()), file=sys.stderr)
+    return _say_once("error: " + " ".join(message.split()), status)
+
+
+def _say_once(message: str, status: int) -> int:
+    """Say why the job ends, unless another of its processes has done so."""
+    from .processes import first_to_fail
+
+    if first_to_fail():
+        print(f"scoretomo: {message}", file=sys.stderr)
     return status

@@ -146,6 +146,11 @@ def total(*numbers: float) -> tuple[float, ...]:
     return tuple(values.tolist())
 
 
+def any_of_us(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    return total(float(flag))[0] > 0
+
+
 def add_up(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over all processes; all of one dtype and device, the same shapes everywhere."""
     if not _together():

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
@@ -33,6 +33,7 @@ from .io.mrc import read_images, write_images, write_volume
 from .io.settings import differences, from_table, to_table
 from .methods.score_tomography import NoiseConfig
 from .networks.unet import PatchUNet, UNetConfig
+from .processes import by_main, wait_for_all
 from .training import OptimiserConfig
 
 # Without --side, images are made no larger than this on a CPU: twice the side costs eight times the time.
@@ -170,13 +171,13 @@ def start_run(
     pixel_size_angstrom: float | None,
     device: torch.device,
     preset: str,
-) -> tuple[Run, tuple[str, ...]]:
-    """Make a run folder, or take up the one that the same images and settings have made.
+) -> tuple[str, ...]:
+    """Make a run folder, or take up the one that the same images and settings have made; :func:`open_run` reads it.
 
     Returns
     -------
-    Run, tuple of str
-        The run; what was repaired or odd in the input.
+    tuple of str
+        What was repaired or odd in the input.
 
     Raises
     ------
@@ -208,7 +209,7 @@ def start_run(
         "settings": to_table(config),
     }
     write_text(folder / "config.toml", tomli_w.dumps(table))
-    return open_run(folder), loaded.notes
+    return loaded.notes
 
 
 def open_run(folder: Path) -> Run:
@@ -242,13 +243,23 @@ def read_config(folder: Path) -> RunConfig:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run folder, and clear away what a killed one has left half written.
+    """Keep other jobs out of a run folder, and put right what a killed one has left half written.
+
+    Processes that work together are one job: the main one locks, the others wait for that.
 
     Raises
     ------
     InputError
-        Another process is at work in it, or the folder cannot be made.
+        Another job is at work in it, or the folder cannot be made.
     """
+    with ExitStack() as stack:
+        by_main(lambda: stack.enter_context(_locked_by_one(folder)))
+        yield
+        wait_for_all()  # nobody may come in while one of them is still at work
+
+
+@contextmanager
+def _locked_by_one(folder: Path) -> Iterator[None]:
     existed = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -263,14 +274,22 @@ def locked(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{folder}: another scoretomo is at work in this folder; wait for it to end") from None
-        for partial in folder.rglob(".*.partial*"):
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        _put_right(folder)
         try:
             yield
         finally:
             if not existed and [path.name for path in folder.iterdir()] == [".lock"]:  # nothing came of it
                 (folder / ".lock").unlink()
                 folder.rmdir()
+
+
+def _put_right(folder: Path) -> None:
+    """Clear away what a killed process has left half written."""
+    for partial in folder.rglob(".*.partial*"):
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+    previous = folder / ".denoiser.previous"
+    if previous.exists() and not (folder / "denoiser").exists():  # killed between two renamings
+        previous.rename(folder / "denoiser")
 
 
 def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
@@ -318,9 +337,6 @@ def load_denoiser(run: Run) -> PatchUNet:
     InputError
         Training has not ended.
     """
-    previous = run.folder / ".denoiser.previous"
-    if not run.denoiser_folder.exists() and previous.exists():  # killed between two renamings
-        previous.rename(run.denoiser_folder)
     if not run.denoiser_folder.exists():
         raise InputError(f"{run.folder}: the denoiser is not trained to its end; give the `train` command again")
     return PatchUNet.load(run.denoiser_folder)

@@ -1,18 +1,25 @@
 """The one optimisation loop: AdamW, warm-up and decay, gradient clipping, moving average of the weights, resume.
 
-The loop is a generator; who calls it owns printing, timing and the disk.
+The loop is a generator; who calls it owns printing, timing and the disk. It never waits for a GPU: losses, norms and
+counts stay there as tensors until somebody reads them.
 """
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .datatypes import InputError
+
+# So many steps in a row without a finite gradient are no accident.
+_FAILURES = 20
+# Steps after which the failures that a GPU has counted are read, which waits for it.
+_STEPS_BETWEEN_READS = 50
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ class TrainingState:
     averaged: nn.Module
     optimiser: torch.optim.Optimizer
     generator: torch.Generator
+    skipped_steps: Int[Tensor, ""]
     images_seen: int = 0
-    skipped_steps: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that it is read back without unpickling code.
@@ -66,7 +73,7 @@ class TrainingState:
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             "images_seen": self.images_seen,
-            "skipped_steps": self.skipped_steps,
+            "skipped_steps": int(self.skipped_steps),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -76,17 +83,17 @@ class TrainingState:
         self.optimiser.load_state_dict(saved["optimiser"])
         self.generator.set_state(saved["generator"].cpu())
         self.images_seen = saved["images_seen"]
-        self.skipped_steps = saved["skipped_steps"]
+        self.skipped_steps.fill_(saved["skipped_steps"])
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What one step reports."""
+    """What one step reports; to read its tensors is to wait until a GPU has come so far."""
 
     images_seen: int
-    loss: float
+    loss: Float[Tensor, ""]
     learning_rate: float
-    gradient_norm: float
+    gradient_norm: Float[Tensor, ""]
 
 
 class TrainingDiverged(RuntimeError):
@@ -99,7 +106,8 @@ def new_state(model: nn.Module, config: OptimiserConfig, generator: torch.Genera
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    return TrainingState(model, averaged, optimiser, generator)
+    device = next(model.parameters()).device
+    return TrainingState(model, averaged, optimiser, generator, torch.zeros((), dtype=torch.int64, device=device))
 
 
 def optimise_progressive(
@@ -107,6 +115,8 @@ def optimise_progressive(
     loss_function: Callable[[nn.Module, int, torch.Generator], Tensor],
     config: OptimiserConfig,
     fraction_done: Callable[[int], float],
+    *,
+    add_up: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
 ) -> Iterator[TrainingStep]:
     """Fit ``state.model`` in place, one step each time it is asked for the next item.
 
@@ -115,45 +125,82 @@ def optimise_progressive(
     state
         Where to begin; always consistent between items, so it may be saved there.
     loss_function
-        ``(model, batch_size, generator) -> scalar``; draws its own batch from the generator.
+        ``(model, batch_size, generator) -> scalar``; draws its own batch from the generator. Where several processes
+        share the batch: what this one adds to the loss of the whole.
     config
         Step sizes and batch size.
     fraction_done
         Part of the budget spent after so many images; ends the loop at 1 and drives the decay.
+    add_up
+        Replaces tensors by their sums over the processes that share the batch.
 
     Raises
     ------
     TrainingDiverged
-        20 steps in a row had a loss or gradient that was not finite.
+        20 steps in a row had a loss or gradient that was not finite; on a GPU this is found out some steps later.
     """
     parameters: list[Tensor] = list(state.model.parameters())
     averaged: list[Tensor] = list(state.averaged.parameters())
-    failures = 0
+    failures = _Failures(state.skipped_steps)
     while (fraction := fraction_done(state.images_seen)) < 1:
-        rate = config.learning_rate * min(1.0, (state.images_seen + config.batch_size) / max(1, config.warmup_images))
-        if config.decay:
-            rate *= 0.5 + 0.5 * math.cos(math.pi * fraction)
+        rate = _learning_rate(state.images_seen, fraction, config)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         state.optimiser.zero_grad(set_to_none=True)
         loss = loss_function(state.model, config.batch_size, state.generator)
         loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(parameters, config.clip_norm))
+        loss = loss.detach()
+        add_up([loss, *(p.grad for p in parameters if p.grad is not None)])
+        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         state.images_seen += config.batch_size
-        if math.isfinite(norm):
-            failures = 0
-            state.optimiser.step()
-            _move_average(averaged, parameters, state.images_seen, config)
-        else:  # one bad batch must not poison the weights
-            failures += 1
-            state.skipped_steps += 1
-            if failures == 20:
-                raise TrainingDiverged(f"the loss has not been finite for {failures} steps; lower the learning rate")
-        yield TrainingStep(state.images_seen, loss.item(), rate, norm)
+        # one bad batch must not poison the weights
+        bad = 1 - norm.isfinite().float()
+        state.optimiser.found_inf = bad  # type: ignore[attr-defined]  # the fused step does nothing where this is 1
+        state.optimiser.step()
+        _move_average(averaged, parameters, _average_weight(state.images_seen, config) * (1 - bad))
+        failures.count(bad)
+        yield TrainingStep(state.images_seen, loss, rate, norm)
+    failures.check()
 
 
-def _move_average(averaged: list[Tensor], parameters: list[Tensor], seen: int, config: OptimiserConfig) -> None:
-    """Move the averaged weights towards the present ones with a half-life proportional to the images seen."""
+class _Failures:
+    """Counts steps that were skipped, where they were computed, and ends the run when there are too many in a row."""
+
+    def __init__(self, skipped: Int[Tensor, ""]) -> None:
+        self.skipped = skipped
+        self.in_a_row, self.most = torch.zeros_like(skipped), torch.zeros_like(skipped)
+        self.steps = 0
+
+    def count(self, bad: Float[Tensor, ""]) -> None:
+        """Take in a step: 1 if it was skipped, 0 if not."""
+        failed = bad.long()
+        self.skipped += failed
+        self.in_a_row = (self.in_a_row + 1) * failed
+        self.most = torch.maximum(self.most, self.in_a_row)
+        self.steps += 1
+        if not bad.is_cuda or self.steps % _STEPS_BETWEEN_READS == 0:
+            self.check()
+
+    def check(self) -> None:
+        if self.most >= _FAILURES:
+            raise TrainingDiverged(f"the loss has not been finite for {_FAILURES} steps; lower the learning rate")
+
+
+def _learning_rate(seen: int, fraction: float, config: OptimiserConfig) -> float:
+    """Warm-up over images, decay over the budget."""
+    rate = config.learning_rate * min(1.0, (seen + config.batch_size) / max(1, config.warmup_images))
+    return rate * (0.5 + 0.5 * math.cos(math.pi * fraction)) if config.decay else rate
+
+
+def _average_weight(seen: int, config: OptimiserConfig) -> float:
+    """Part of the way that the averaged weights go in a step: their half-life is proportional to the images seen."""
     half_life = max(config.average_fraction * seen, 1.0)
-    with torch.no_grad():
-        torch._foreach_lerp_(averaged, [p.data for p in parameters], 1 - 0.5 ** (config.batch_size / half_life))
+    return 1 - math.exp2(-config.batch_size / half_life)
+
+
+@torch.no_grad()
+def _move_average(averaged: list[Tensor], parameters: list[Tensor], weight: Float[Tensor, ""]) -> None:
+    """Move the averaged weights by a part of their way towards the present ones."""
+    way = torch._foreach_sub([p.data for p in parameters], averaged)
+    torch._foreach_mul_(way, weight)
+    torch._foreach_add_(averaged, way)

@@ -102,10 +102,15 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], None]]:
+def interruptible(agree: Callable[[bool], bool] = bool) -> Iterator[Callable[[], None]]:
     """Give a function to call between two steps; it raises StoppedBetweenSteps after Ctrl-C or a request to end.
 
     In the middle of a step nothing could be saved. A second Ctrl-C does not wait for the step to end.
+
+    Parameters
+    ----------
+    agree
+        Says whether to stop, given whether this process is asked to: where several stop at the same step or not at all.
     """
     if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
         yield lambda: None
@@ -119,7 +124,7 @@ def interruptible() -> Iterator[Callable[[], None]]:
         asked = True
 
     def check() -> None:
-        if asked:
+        if agree(asked):
             raise StoppedBetweenSteps
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

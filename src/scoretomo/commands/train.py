@@ -12,14 +12,15 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser, EDMDenoiser, denoising_error
 from ..io.metrics import Metrics
 from ..methods.score_tomography import training_loss
 from ..networks.unet import build_unet, parameter_count, supports_fast_bfloat16
 from ..presets import PresetName
-from ..runs import Run, RunConfig, load_checkpoint, locked, save_checkpoint, save_denoiser, start_run
-from ..training import TrainingState, new_state, optimise_progressive
+from ..runs import Run, RunConfig, load_checkpoint, locked, open_run, save_checkpoint, save_denoiser, start_run
+from ..training import OptimiserConfig, TrainingState, TrainingStep, new_state, optimise_progressive
 from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -74,7 +75,8 @@ def train(
 
 def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
     """Start or take up the run, and say what was found in the images."""
-    run, notes = start_run(
+    start = partial(
+        start_run,
         source.output,
         source.images,
         config,
@@ -82,6 +84,8 @@ def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
         device=device,
         preset=source.preset,
     )
+    notes = processes.by_main(start)
+    run = open_run(source.output)
     record = run.preprocessing
     for note in notes:
         say(f"note: {note}")
@@ -101,43 +105,70 @@ def choose_device(wanted: Device) -> torch.device:
     Raises
     ------
     InputError
-        A GPU is asked for and there is none.
+        A GPU is asked for and there is none, or not one for each process.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise InputError("--device cuda: there is no CUDA device that this PyTorch can use; try --device auto")
-    return torch.device("cuda" if wanted != "cpu" and available else "cpu")
+    if wanted == "cuda" or (wanted == "auto" and available and not processes.told_to_use_cpu()):
+        return processes.own_gpu()
+    return torch.device("cpu")
 
 
 def train_denoiser(run: Run, device: torch.device) -> None:
-    """Train until the budget is spent, or go on with what an earlier process has begun."""
+    """Train until the budget is spent, or go on with what an earlier process has begun.
+
+    Processes that work together share every batch; the main one says, keeps time and writes for all.
+    """
     if is_trained(run):
         say("the denoiser has been trained already")
         return
     state, clock = _initial_state(run, device)
+    if processes.from_main(state.images_seen) != state.images_seen:
+        raise InputError(f"{run.folder}: is not the same folder on all machines; put it where all of them see it")
     part_done = _budget(run.config, clock)
     images = run.images.to(device)
     kept = torch.tensor([i for i in range(len(images)) if i not in run.held_out], device=device)
-    loss_function = partial(training_loss, images[kept], run.config.noise)
-    metrics = Metrics(run.folder, "train", state.images_seen)
-    log = _Log(state, images[run.held_out], metrics, clock)
-    say(f"training {parameter_count(state.model) / 1e6:.1f} million weights on {len(kept)} images")
-    try:
-        with interruptible() as check, progress("train") as report:
-            saved_at = time.monotonic()
-            for step in optimise_progressive(state, loss_function, run.config.optimiser, part_done):
-                report(min(1.0, part_done(step.images_seen)), log.add(step.loss, step.learning_rate))
-                if time.monotonic() - saved_at >= _SECONDS_BETWEEN_CHECKPOINTS:
-                    _save(run, state, clock, exported=False)
-                    saved_at = time.monotonic()
+    loss_function = partial(training_loss, images[kept], run.config.noise, part=_own_part(run.config.optimiser))
+    log = _Log(run, state, images[run.held_out], clock) if processes.is_main() else None
+    say(f"training {parameter_count(state.model) / 1e6:.1f} million weights on {len(kept)} images{_company()}")
+    steps = optimise_progressive(
+        state,
+        loss_function,
+        run.config.optimiser,
+        lambda seen: processes.from_main(part_done(seen)),  # clocks differ
+        add_up=processes.add_up,
+    )
+    with interruptible(processes.any_of_us) as check, progress("train") as report:
+        saved_at = time.monotonic()
+        try:
+            for step in steps:
+                if log is not None:
+                    report(min(1.0, part_done(step.images_seen)), log.add(step))
+                    if time.monotonic() - saved_at >= _SECONDS_BETWEEN_CHECKPOINTS:
+                        _save(run, state, clock, exported=False)
+                        saved_at = time.monotonic()
                 check()
-            log.write()
-    except StoppedBetweenSteps:
-        _save(run, state, clock, exported=False)
-        raise
-    metrics.close()
-    save_denoiser(run, state.averaged.get_submodule("network"))
-    _save(run, state, clock, exported=True)
+        except StoppedBetweenSteps:
+            processes.by_main(lambda: _save(run, state, clock, exported=False))
+            raise
+    if log is not None:
+        log.close()
+    processes.by_main(lambda: _export(run, state, clock))
+
+
+def _own_part(config: OptimiserConfig) -> slice:
+    """Images of every batch that are this process's work: every n-th, so that shares differ by one at most."""
+    if config.batch_size < processes.count():
+        raise InputError(
+            f"{processes.count()} processes cannot share batches of {config.batch_size} images; start fewer, "
+            "or give a larger --optimiser.batch-size (to a new run folder)"
+        )
+    return slice(processes.index(), None, processes.count())
+
+
+def _company() -> str:
+    return f", shared by {processes.count()} processes" if processes.count() > 1 else ""
 
 
 def is_trained(run: Run) -> bool:
@@ -201,44 +232,45 @@ def _save(run: Run, state: TrainingState, clock: _Clock, *, exported: bool) -> N
     save_checkpoint(run.training_checkpoint, values)
 
 
+def _export(run: Run, state: TrainingState, clock: _Clock) -> None:
+    """Write the denoiser, and that it has been written."""
+    save_denoiser(run, state.averaged.get_submodule("network"))
+    _save(run, state, clock, exported=True)
+
+
 class _Log:
     """Gathers what the steps report, and writes a line of metrics now and then."""
 
-    def __init__(
-        self,
-        state: TrainingState,
-        held_out: Float[Tensor, "k side side"],
-        metrics: Metrics,
-        clock: _Clock,
-    ) -> None:
-        self.state, self.held_out, self.metrics, self.clock = state, held_out, metrics, clock
-        self.losses: list[float] = []
+    def __init__(self, run: Run, state: TrainingState, held_out: Float[Tensor, "k side side"], clock: _Clock) -> None:
+        self.state, self.held_out, self.clock = state, held_out, clock
+        self.metrics = Metrics(run.folder, "train", state.images_seen)
+        self.losses: list[Float[Tensor, ""]] = []  # not read at every step, which would wait for a GPU
         self.learning_rate = 0.0
         self.last = (time.monotonic(), state.images_seen)
         self.note = ""
 
-    def add(self, loss: float, learning_rate: float) -> str:
-        """Take in a step; what to show of it."""
-        self.losses.append(loss)
-        self.learning_rate = learning_rate
+    def add(self, step: TrainingStep) -> str:
+        """Take in a step; what to show of the last ones."""
+        self.losses.append(step.loss)
+        self.learning_rate = step.learning_rate
         if time.monotonic() - self.last[0] >= _SECONDS_BETWEEN_METRICS:
             self.write()
-        return self.note or f"loss {loss:.3f}"
+        return self.note
 
     def write(self) -> None:
         """Write the mean of the losses since the last time, the pace, and the error on held-out images."""
         if not self.losses:
             return
+        loss = torch.stack(self.losses).mean().item()
         began, seen = self.last
         pace = (self.state.images_seen - seen) / max(time.monotonic() - began, 1e-9)
-        loss = sum(self.losses) / len(self.losses)
         errors = held_out_errors(self.state.averaged, self.held_out)
         values: dict[str, Any] = {
             "loss": loss,
             "learning_rate": self.learning_rate,
             "images_per_second": pace,
             "seconds": self.clock.seconds,
-            "skipped_steps": self.state.skipped_steps,
+            "skipped_steps": int(self.state.skipped_steps),
             **errors,
         }
         self.metrics.write(self.state.images_seen, values)
@@ -247,6 +279,11 @@ class _Log:
             self.note += f"  held out {errors['held_out_error_sigma_0.4']:.4f}"
         self.losses.clear()
         self.last = (time.monotonic(), self.state.images_seen)
+
+    def close(self) -> None:
+        """Write what has been gathered."""
+        self.write()
+        self.metrics.close()
 
 
 @torch.no_grad()

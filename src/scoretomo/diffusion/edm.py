@@ -49,10 +49,19 @@ def lognormal_sigmas(
 
 
 def denoising_error(
-    denoiser: Denoiser, clean: Float[Tensor, " b *shape"], sigma: Float[Tensor, " b"], *, generator: torch.Generator
-) -> Float[Tensor, " b"]:
-    """Mean squared error of denoising each item after noise of level ``sigma`` was added (001, Eq. 1)."""
-    noise = torch.randn(clean.shape, generator=generator, device=generator.device).to(clean.device)
+    denoiser: Denoiser,
+    clean: Float[Tensor, " b *shape"],
+    sigma: Float[Tensor, " b"],
+    *,
+    generator: torch.Generator,
+    part: slice = slice(None),
+) -> Float[Tensor, " k"]:
+    """Mean squared error of denoising each item after noise of level ``sigma`` was added (001, Eq. 1).
+
+    Of ``part`` of the items only, where processes share them; noise is drawn for all, so that sharing changes nothing.
+    """
+    noise = torch.randn(clean.shape, generator=generator, device=generator.device)[part].to(clean.device)
+    clean, sigma = clean[part], sigma[part]
     noisy = clean + sigma.view(-1, *[1] * (clean.ndim - 1)) * noise
     return (denoiser(noisy, sigma) - clean).square().flatten(1).mean(1)
 

@@ -115,12 +115,19 @@ def training_loss(
     model: nn.Module,
     batch_size: int,
     generator: torch.Generator,
+    *,
+    part: slice = slice(None),
 ) -> Float[Tensor, ""]:
-    """Weighted denoising score matching on randomly moved images (001, Eq. 1)."""
+    """Weighted denoising score matching on randomly moved images (001, Eq. 1).
+
+    Of the images of a batch that processes share, only those in ``part`` are denoised: the losses of all parts add up
+    to that of the batch, which is drawn as if it were not shared.
+    """
     chosen = torch.randint(len(images), (batch_size,), generator=generator, device=generator.device).to(images.device)
     clean = augment(images[chosen], generator=generator)
     sigma = lognormal_sigmas(batch_size, noise.median, noise.log_std, generator=generator, device=images.device)
-    return (loss_weight(sigma) * denoising_error(model, clean, sigma, generator=generator)).mean()
+    error = denoising_error(model, clean, sigma, generator=generator, part=part)
+    return (loss_weight(sigma[part]) * error).sum() / batch_size
 
 
 @torch.no_grad()

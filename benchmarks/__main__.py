@@ -1,11 +1,12 @@
-"""Run one benchmark by name, print its table and write its record.
+"""Run one benchmark by name, print its table and write its record; or make docs/performance.md of the records.
 
 A benchmark is a module of this folder with a frozen dataclass ``Settings``, which has a field ``device``, and a
-function ``measure(settings)`` that returns the rows of its table. Its docstring's first line says what it measures.
+generator ``measure(settings)`` that yields the rows of its table. Its docstring's first line says what it measures.
 """
 
 import sys
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from shlex import join
 
@@ -13,18 +14,33 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from .peak import measured_peak
 from .record import Row, write_record
 
-BENCHMARKS = ("reconstruction_step",)
+BENCHMARKS = (
+    "peak",
+    "projection",
+    "reconstruction_step",
+    "training",
+    "pose_search",
+    "scaling",
+    "accuracy",
+)
 
 _USAGE = """usage: python -m benchmarks NAME [--no-record] [options of NAME; --help shows them]
+       python -m benchmarks performance [--check]
 
-Prints a table and writes benchmarks/records/NAME_DEVICE.json, which --no-record leaves as it is.
+Prints a table and writes benchmarks/records/NAME_DEVICE.json, which --no-record leaves as it is. `performance` makes
+docs/performance.md of all records; with --check it only says whether that page is up to date.
 """
 
 
 def main(arguments: list[str]) -> int:
     """Run what the arguments name; exit status 2 if they name nothing."""
+    if arguments and arguments[0] == "performance":
+        from .performance import main as make_page
+
+        return make_page(arguments[1:])
     if not arguments or arguments[0] not in BENCHMARKS:
         print(_USAGE)
         for name in BENCHMARKS:
@@ -33,11 +49,17 @@ def main(arguments: list[str]) -> int:
     name, options = arguments[0], [argument for argument in arguments[1:] if argument != "--no-record"]
     benchmark = import_module(f".{name}", __package__)
     settings = tyro.cli(benchmark.Settings, prog=f"python -m benchmarks {name}", args=options)
-    rows = benchmark.measure(settings)
+    command = join(["python", "-m", "benchmarks", name, *options])
+    record = partial(write_record, name, command, asdict(settings), peak=asdict(measured_peak(settings.device)))
+    rows: list[Row] = []
+    for row in benchmark.measure(settings):
+        rows.append(row)
+        print(", ".join(f"{key} {value}" for key, value in row.items()), file=sys.stderr, flush=True)
+        if "--no-record" not in arguments:  # as it goes: a long run may be cut
+            record(rows, complete=False)
     Console(width=None if sys.stdout.isatty() else 160).print(_table(rows))
     if "--no-record" not in arguments:
-        command = join(["python", "-m", "benchmarks", name, *options])
-        print(f"record: {write_record(name, command, asdict(settings), rows)}")
+        print(f"record: {record(rows, complete=True)}")
     return 0
 
 

@@ -7,6 +7,8 @@ sigma^2 - SMALLEST_SIGMA^2.
 """
 
 import math
+from collections import deque
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -21,7 +23,6 @@ SMALLEST_SIGMA = 0.002
 """Noise level at which the paper's diffusion ends (its t_min)."""
 
 
-@torch.no_grad()
 def reconstruct_one(
     denoiser: Denoiser,
     base_image: Float[Tensor, "n n"],
@@ -32,13 +33,22 @@ def reconstruct_one(
     generator: torch.Generator,
 ) -> Float[Tensor, "n n n"]:
     """Volume of one base image after so many steps of rate 1, from zeros."""
+    progress = reconstruct_one_progressive(denoiser, base_image, sigma=sigma, views=views, generator=generator)
+    return deque((next(progress) for _ in range(steps)), maxlen=1)[0]
+
+
+@torch.no_grad()
+def reconstruct_one_progressive(
+    denoiser: Denoiser, base_image: Float[Tensor, "n n"], *, sigma: float, views: int, generator: torch.Generator
+) -> Iterator[Float[Tensor, "n n n"]]:
+    """Give the volume of one base image after each step, without end."""
     side, device = base_image.shape[-1], base_image.device
     volume = base_image.new_zeros(side, side, side)
     support = ball(side, 3, side // 2, device)
     floor = base_image.min() / side
     added_noise = math.sqrt(sigma**2 - SMALLEST_SIGMA**2)
     unrotated = torch.eye(3, device=device)[None]
-    for _ in range(steps):
+    while True:
         rotations = torch.cat([unrotated, random_rotations(views - 1, generator=generator, device=device)])
         projections = project_by_grid(volume, rotations)
         noise = torch.randn(projections[1:].shape, generator=generator, device=device)
@@ -47,7 +57,7 @@ def reconstruct_one(
         residuals = projections - torch.cat([base_image[None], denoised])
         volume = volume - back_project_by_grid(residuals, rotations)
         volume = (volume * support).maximum(floor)
-    return volume
+        yield volume
 
 
 def project_by_grid(volume: Float[Tensor, "n n n"], rotations: Float[Tensor, "m 3 3"]) -> Float[Tensor, "m n n"]:

@@ -1,47 +1,51 @@
 """Algorithm 1: many volumes together against the paper's listing, one at a time; speed and memory of a step.
 
-Both have the paper's U-Net with random weights, since the time does not depend on them, and two views of each volume
-(M = 2). They take turns within one run, so that a machine that slows down slows both; the figure is the median.
+Both have the same U-Net with random weights, since the time does not depend on them.
 """
 
-import multiprocessing
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
+from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from scoretomo.diffusion.edm import Denoiser, EDMDenoiser
+from scoretomo.diffusion.edm import Denoiser
 from scoretomo.methods.score_tomography import ReconstructionConfig, reconstruct
-from scoretomo.networks.unet import UNetConfig, build_unet, supports_fast_bfloat16
+from scoretomo.networks.unet import supports_fast_bfloat16
 
+from . import floor
+from .memory import peak_memory
+from .networks import NetworkName, new_denoiser
 from .paper_listing import reconstruct_one
+from .peak import measured_peak
 from .record import Row
+from .timing import Side, interleaved, rate_columns, three_digits, times_faster
 
-SIGMA, VIEWS = 0.2, 2  # the paper's box (001, Table 2)
-_VOLUMES = {"cpu": 8, "cuda": 64}
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+SIGMA = 0.2  # the paper's box (001, Table 2)
+# Images in one call of the denoiser, beyond which a larger batch is not faster.
+_IMAGES_AT_ONCE = {"cpu": 8, "cuda": 256}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much to measure. The defaults take about four minutes on two cores."""
+    """How much to measure. The defaults take about fifteen minutes on two cores."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
-    sides: tuple[int, ...] = (32, 88)
-    """Sides of the volumes in voxels; multiples of 4."""
-    volumes: int | None = None
-    """Volumes that we advance together; 8 on a CPU, 64 on a GPU."""
-    repeats: int = 5
+    sides: tuple[int, ...] = (32, 64, 88)
+    """Sides of the volumes in voxels; multiples of 8."""
+    networks: tuple[NetworkName, ...] = ("paper", "default")
+    """The U-Nets."""
+    views: tuple[int, ...] = (2, 10, 50)
+    """Views of each volume in a step, the base image included (the paper's M)."""
+    volumes: tuple[int, ...] = ()
+    """Volumes that we advance together, beside one alone. Those whose views are 8 images on a CPU and 256 on a GPU if
+    none are given."""
+    repeats: int = 3
     """Times that each method is timed."""
-    seconds: float = 2.0
+    seconds: float = 1.0
     """Least duration of one timed run; it has two steps or more."""
 
 
@@ -52,134 +56,76 @@ class Method:
     name: str
     volumes: int
     bfloat16: bool
-    run: Callable[[Denoiser, Tensor, int, torch.Generator], object]
-    """``(denoiser, base images, steps, generator)``."""
+    run: Callable[[Denoiser, Tensor, int, int], object]
+    """``(denoiser, base images, views, steps)``"""
 
 
-def measure(settings: Settings) -> list[Row]:
-    """Speed and peak memory of every method at every side."""
-    rows = []
-    for side in settings.sides:
-        chosen = methods(settings)
-        rates = _rates(chosen, side, settings)
-        for method, rate in zip(chosen, rates, strict=True):
-            peak = _in_new_process(peak_memory, method, side, settings.device)
-            rows.append(
-                {
-                    "side_pixels": side,
-                    "method": method.name,
-                    "volumes_at_once": method.volumes,
-                    "volume_steps_per_second": _round(median(rate)),
-                    "slowest": _round(min(rate)),
-                    "fastest": _round(max(rate)),
-                    "times_listing": _round(median(own / listing for own, listing in zip(rate, rates[0], strict=True))),
-                    "peak_memory_mb": peak and _round(peak / 1e6),
-                    "peak_memory_mb_per_volume": peak and _round(peak / method.volumes / 1e6),
-                }
-            )
-    return rows
+def measure(settings: Settings) -> Iterator[Row]:
+    """Speed and peak memory of every method for every network, side and number of views."""
+    for network in settings.networks:
+        for side in settings.sides:
+            for views in settings.views:
+                yield from _compare(network, side, views, settings)
 
 
-def methods(settings: Settings) -> list[Method]:
+def _compare(network: NetworkName, side: int, views: int, settings: Settings) -> Iterator[Row]:
+    device, chosen = settings.device, methods(settings, views)
+    sides = [Side(each.volumes, _steps(device, each, network, side, views)) for each in chosen]
+    rates = interleaved(sides, device, repeats=settings.repeats, seconds=settings.seconds, least_units=2)
+    peaks = measured_peak(device)
+    for method, rate in zip(chosen, rates, strict=True):
+        speed = rate_columns("volume_steps", rate)
+        per_second = speed["volume_steps_per_second"]
+        memory = peak_memory(_prepare, device, method, network, side, views)
+        least = floor.reconstruction_step(network, side, views, bfloat16=method.bfloat16)
+        yield {
+            "network": network,
+            "side": side,
+            "views": views,
+            "method": method.name,
+            "volumes": method.volumes,
+            **speed,
+            "times_listing": times_faster(rate, rates[0]),
+            "share_of_peak": peaks.share(least, per_second),
+            "gflop_per_second": three_digits((least.network + least.bfloat16) * per_second / 1e9),
+            "peak_memory_mb": memory and three_digits(memory / 1e6),
+            "peak_memory_mb_per_volume": memory and three_digits(memory / method.volumes / 1e6),
+        }
+
+
+def methods(settings: Settings, views: int) -> list[Method]:
     """List the listing first, then ours: alone, many together, and with the number format that the package takes."""
-    many = settings.volumes or _VOLUMES[settings.device]
-    chosen = [
-        Method("listing", 1, False, _run_listing),
-        Method("ours", 1, False, _run_ours),
-        Method("ours", many, False, _run_ours),
-    ]
+    together = sorted({1, *(settings.volumes or (max(1, _IMAGES_AT_ONCE[settings.device] // (views - 1)),))})
+    chosen = [Method("listing", 1, False, run_listing)]
+    chosen += [Method("ours", volumes, False, run_ours) for volumes in together]
     if supports_fast_bfloat16(torch.device(settings.device)):
-        chosen.append(Method("ours, bfloat16 network", many, True, _run_ours))
+        chosen += [Method("ours, bfloat16 network", volumes, True, run_ours) for volumes in together]
     return chosen
 
 
-def _run_listing(denoiser: Denoiser, base_images: Tensor, steps: int, generator: torch.Generator) -> object:
+def run_listing(denoiser: Denoiser, base_images: Tensor, views: int, steps: int) -> object:
+    """One volume after the other."""
+    generator = torch.Generator(base_images.device).manual_seed(0)
     return [
-        reconstruct_one(denoiser, image, steps=steps, sigma=SIGMA, views=VIEWS, generator=generator)
+        reconstruct_one(denoiser, image, steps=steps, sigma=SIGMA, views=views, generator=generator)
         for image in base_images
     ]
 
 
-def _run_ours(denoiser: Denoiser, base_images: Tensor, steps: int, generator: torch.Generator) -> object:
-    config = ReconstructionConfig(steps=steps, sigma=SIGMA, final_sigma=SIGMA, views=VIEWS, final_views=VIEWS)
-    return reconstruct(denoiser, base_images, config, generator=generator)
+def run_ours(denoiser: Denoiser, base_images: Tensor, views: int, steps: int) -> object:
+    """All together."""
+    generators = [torch.Generator(base_images.device).manual_seed(seed) for seed in range(len(base_images))]
+    config = ReconstructionConfig(steps=steps, sigma=SIGMA, final_sigma=SIGMA, views=views, final_views=views)
+    return reconstruct(denoiser, base_images, config, generators=generators)
 
 
-def _rates(chosen: list[Method], side: int, settings: Settings) -> list[list[float]]:
-    """Volumes times steps per second of each method in each repeat, the methods taking turns."""
-    inputs = [_inputs(method, side, settings.device) for method in chosen]
-    steps = []
-    for method, arguments in zip(chosen, inputs, strict=True):
-        _seconds(method, *arguments, steps=1)  # kernels are chosen, caches filled
-        steps.append(max(2, round(settings.seconds / _seconds(method, *arguments, steps=1))))
-    rates: list[list[float]] = [[] for _ in chosen]
-    for _ in range(settings.repeats):
-        for method, arguments, count, rate in zip(chosen, inputs, steps, rates, strict=True):
-            rate.append(method.volumes * count / _seconds(method, *arguments, steps=count))
-    return rates
+def _steps(device: str, method: Method, network: NetworkName, side: int, views: int) -> Callable[[int], object]:
+    """Make the images of a method's volumes, all methods having the first in common, and its steps."""
+    denoiser = new_denoiser(network, side, device, bfloat16=method.bfloat16).eval().requires_grad_(False)
+    images = torch.randn(method.volumes, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    return partial(method.run, denoiser, images, views)
 
 
-def _inputs(method: Method, side: int, device: str) -> tuple[Denoiser, Float[Tensor, "b n n"], torch.Generator]:
-    """Denoiser, base images and generator, the same for every method but for the number of images."""
-    torch.manual_seed(0)
-    denoiser = EDMDenoiser(build_unet(UNetConfig(), side), bfloat16=method.bfloat16).to(device).eval()
-    generator = torch.Generator(device).manual_seed(0)
-    images = torch.randn(method.volumes, side, side, generator=generator, device=device)
-    return denoiser.requires_grad_(False), images, generator
-
-
-def _seconds(method: Method, denoiser: Denoiser, images: Tensor, generator: torch.Generator, *, steps: int) -> float:
-    _wait(images.device)
-    began = time.perf_counter()
-    method.run(denoiser, images, steps, generator)
-    _wait(images.device)
-    return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_memory(method: Method, side: int, device: str, threads: int) -> int | None:
-    """Bytes that two steps need at most beyond the network and the images; None where that is not known.
-
-    On a CPU it is the growth of the process's resident memory, and wants a process of its own: memory that an earlier
-    computation has given back would be used again and not be seen.
-    """
-    torch.set_num_threads(threads)
-    arguments = _inputs(method, side, device)
-    denoiser, images, _ = arguments
-    with torch.no_grad():  # libraries are loaded at the first use
-        denoiser(images[:1, :8, :8], images.new_ones(1))
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        _seconds(method, *arguments, steps=2)
-        return torch.cuda.max_memory_allocated() - before
-    if not _CLEAR.exists():
-        return None
-    _CLEAR.write_text("5")  # the high-water mark falls to the memory in use
-    before = _high_water_mark()
-    _seconds(method, *arguments, steps=2)
-    return _high_water_mark() - before
-
-
-def _high_water_mark() -> int:
-    """Largest resident memory so far, in bytes.
-
-    Not ``getrusage``: its maximum takes in that of the process that has started this one.
-    """
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
-
-
-def _in_new_process(function: Callable[..., int | None], *arguments: object) -> int | None:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments, torch.get_num_threads()).result()
-
-
-def _round(value: float) -> float:
-    """Three significant digits."""
-    return float(f"{value:.3g}")
+def _prepare(device: str, method: Method, network: NetworkName, side: int, views: int) -> tuple:
+    small = _steps(device, Method(method.name, 1, method.bfloat16, method.run), network, 16, 2)
+    return partial(small, 1), partial(_steps(device, method, network, side, views), 2)

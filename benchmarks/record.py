@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ Row = dict[str, Any]
 RECORDS = Path(__file__).parent / "records"
 
 
-def write_record(name: str, command: str, settings: dict[str, Any], rows: list[Row]) -> str:
+def write_record(
+    name: str, command: str, settings: dict[str, Any], rows: list[Row], *, peak: Row, complete: bool
+) -> str:
     """Write ``records/NAME_DEVICE.json``, replacing an earlier record of the same kind; what to call it on a screen.
 
     Parameters
@@ -31,6 +34,10 @@ def write_record(name: str, command: str, settings: dict[str, Any], rows: list[R
         All of its settings, those that the command leaves at their defaults too; ``device`` goes into the file's name.
     rows
         The figures.
+    peak
+        What the machine can do at most, measured in the same run.
+    complete
+        Whether the run has come to its end.
     """
     RECORDS.mkdir(exist_ok=True)
     path = RECORDS / f"{name}_{settings['device']}.json"
@@ -40,7 +47,9 @@ def write_record(name: str, command: str, settings: dict[str, Any], rows: list[R
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(settings["device"]),
-        "settings": settings,
+        "peak": peak,
+        "complete": complete,
+        "settings": {key: value.name if isinstance(value, Path) else value for key, value in settings.items()},
         "figures": rows,
     }
     write_json(path, record)
@@ -65,6 +74,7 @@ def machine(device: str) -> dict[str, Any]:
     return description
 
 
+@cache
 def commit() -> str:
     """Commit of the working tree, with ``-dirty`` if files of the package or the benchmarks differ from it."""
     try:

@@ -167,7 +167,7 @@ def test_noise_level(generator: torch.Generator) -> None:
         seen.append((noisy.std().item(), sigma.unique().tolist()))
         return torch.zeros_like(noisy)
 
-    reconstruct(denoiser, torch.zeros(3, 24, 24), ReconstructionConfig(steps=1, sigma=0.7), generator=generator)
+    reconstruct(denoiser, torch.zeros(3, 24, 24), ReconstructionConfig(steps=1, sigma=0.7), generators=[generator] * 3)
     assert seen == [(pytest.approx(0.7, rel=0.05), [pytest.approx(0.7)])]
     assert NoiseConfig(median=0.7).median == 0.7
 

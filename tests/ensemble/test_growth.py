@@ -18,6 +18,7 @@ from scoretomo.ensemble.growth import (
     select_parents,
     sharpness,
     start_from_parents,
+    volume_generator,
 )
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging.fourier import radius_grid
@@ -61,7 +62,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
 def run(images: Tensor, config: GrowthConfig, seed: int = 0, **options: object) -> list[GrowthStep]:
     denoiser = IdealDenoiser(images)
     return list(
-        grow_progressive(denoiser, images, config, generator=torch.Generator().manual_seed(seed), **options)  # type: ignore[arg-type]
+        grow_progressive(denoiser, images, config, seed=seed, **options)  # type: ignore[arg-type]
     )
 
 
@@ -107,12 +108,10 @@ def test_growing_beats_as_many_steps_from_nothing(generator: torch.Generator) ->
     many, _ = images_of(truth, 500, generator)
     denoiser = IdealDenoiser(many)
     settings = ReconstructionConfig(steps=40, sigma=0.5, final_sigma=0.5)
-    state = GrowthState(1, truth[None], truth[None][:0], None, torch.Generator().manual_seed(1).get_state())
+    state = GrowthState(1, truth[None], truth[None][:0], None)
     config = dataclasses.replace(SHORT, rounds=0, polish=settings, matching=dataclasses.replace(MATCHING, base_order=2))
-    grown = finished(
-        list(grow_progressive(denoiser, images, config, generator=torch.Generator().manual_seed(1), state=state))
-    )
-    cold = reconstruct(denoiser, images, settings, generator=torch.Generator().manual_seed(1))
+    grown = finished(list(grow_progressive(denoiser, images, config, seed=1, state=state)))
+    cold = reconstruct(denoiser, images, settings, generators=[volume_generator(1, 1, k) for k in range(12)])
     assert correlation(grown, frames).mean() > correlation(cold, frames).mean() + 0.1
 
 
@@ -135,7 +134,7 @@ def test_resumed_equals_uninterrupted(interrupted_after: int, generator: torch.G
     torch.save(whole[interrupted_after].state.state_dict(), saved)
     saved.seek(0)
     again = GrowthState.from_state_dict(torch.load(saved, weights_only=True))
-    resumed = run(images, SHORT, seed=99, state=again, chunk=2)
+    resumed = run(images, SHORT, state=again, chunk=2)
     assert [step.done for step in resumed] == [step.done for step in whole[interrupted_after + 1 :]]
     kept = {position: volume for step in whole[: interrupted_after + 1] for position, volume in step.finished}
     kept |= {position: volume for step in resumed for position, volume in step.finished}
@@ -146,7 +145,7 @@ def test_parents_come_from_the_stage_itself(generator: torch.Generator) -> None:
     """A parent does not stay in the pool with its children, unless the stage has too few of its own."""
     sharp, blunt = phantom(generator), torch.ones(SIDE, SIDE, SIDE) * (radius_grid(SIDE, 3) < 6)
     nothing = torch.zeros(0, SIDE, SIDE, SIDE)
-    state = GrowthState(1, sharp[None], blunt[None], None, torch.Generator().get_state())
+    state = GrowthState(1, sharp[None], blunt[None], None)
     assert torch.equal(select_parents(state, 1)[0], blunt)
     assert torch.equal(select_parents(state, 2), torch.stack([sharp, blunt]))
     poisoned = dataclasses.replace(state, grown=torch.stack([blunt * torch.nan, blunt]), parents=nothing)
@@ -181,5 +180,6 @@ def test_anchors_act_in_the_stages_that_ask_for_them(generator: torch.Generator)
 def test_without_nuclei_it_is_algorithm_1(generator: torch.Generator) -> None:
     images, _ = images_of(phantom(generator), 3, generator)
     config = dataclasses.replace(SHORT, nuclei=0)
-    alone = reconstruct(IdealDenoiser(images), images, SHORT.polish, generator=torch.Generator().manual_seed(0))
+    generators = [volume_generator(0, 0, k) for k in range(3)]
+    alone = reconstruct(IdealDenoiser(images), images, SHORT.polish, generators=generators)
     assert torch.equal(finished(run(images, config)), alone)

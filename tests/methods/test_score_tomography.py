@@ -5,12 +5,13 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoretomo.datatypes import InputError
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
 from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
 from scoretomo.geometry.grids import so3_grid
-from scoretomo.geometry.rotations import random_rotations
+from scoretomo.geometry.rotations import from_quaternions, random_rotations
 from scoretomo.imaging.fourier import radius_grid
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import mirror_z
@@ -18,6 +19,7 @@ from scoretomo.methods.score_tomography import (
     Anchors,
     NoiseConfig,
     ReconstructionConfig,
+    ReconstructionStep,
     reconstruct,
     reconstruct_progressive,
     training_loss,
@@ -34,6 +36,10 @@ def blobs(generator: torch.Generator, side: int = SIDE) -> Tensor:
     return sum(torch.exp(-(points - centre).square().sum(-1) / (2 * 1.2**2)) for centre in centres)
 
 
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def shrink(noisy: Tensor, sigma: Tensor) -> Tensor:
     """A denoiser that is known in closed form and is not trivial."""
     return 0.7 * noisy / (1 + sigma.view(-1, 1, 1))
@@ -44,13 +50,12 @@ def test_gradient_equals_autograd(generator: torch.Generator) -> None:
     start = blobs(generator)[None]
     base = torch.rand(1, SIDE, SIDE, generator=generator)
     config = ReconstructionConfig(steps=1, views=4, final_views=4, sigma=0.3, final_sigma=0.3, support=2.0)
-    moved = reconstruct(shrink, base, config, generator=torch.Generator().manual_seed(5), start=start)
+    moved = reconstruct(shrink, base, config, generators=seeded(5), start=start)
 
-    replay = torch.Generator().manual_seed(5)
-    rotations = random_rotations(1, 3, generator=replay)
+    draws = torch.randn(1, 3, 4 + SIDE**2, generator=torch.Generator().manual_seed(5))
     volume = start.clone().requires_grad_()
-    views = project(volume, rotations)
-    noisy = (views + 0.3 * torch.randn(views.shape, generator=replay)).detach()
+    views = project(volume, from_quaternions(draws[..., :4]))
+    noisy = (views + 0.3 * draws[..., 4:].view_as(views)).detach()
     clean = shrink(noisy[0], torch.full((3,), 0.3))
     loss = 0.5 * ((views[0] - clean).square().sum() + (volume.sum(1) - base).square().sum())
     (gradient,) = torch.autograd.grad(loss, volume)
@@ -62,15 +67,15 @@ def test_gradient_equals_autograd(generator: torch.Generator) -> None:
 def test_ideal_denoiser_reconstructs_a_phantom(generator: torch.Generator) -> None:
     """The projections of one volume are all there is to know: cold starts find the volume, up to its hand."""
     truth = blobs(generator)
-    frames = random_rotations(4, generator=generator)
-    base = project(truth.expand(4, -1, -1, -1), frames[:, None])[:, 0]
+    frames = random_rotations(12, generator=generator)
+    base = project(truth.expand(12, -1, -1, -1), frames[:, None])[:, 0]
     everything = project(truth[None], so3_grid(1)[None])[0]
     scale = everything.std()
     config = ReconstructionConfig(steps=400, sigma=1.0, final_sigma=0.3, average=0.2)
-    volumes = reconstruct(IdealDenoiser(everything / scale), base / scale, config, generator=generator)
+    volumes = reconstruct(IdealDenoiser(everything / scale), base / scale, config, generators=seeded(*range(12)))
     rotated = torch.stack([_rotate(truth, frame) for frame in frames])
     scores = [area_under_curve(fourier_shell_correlation(guess, rotated)) for guess in (volumes, mirror_z(volumes))]
-    assert torch.maximum(*scores).max() > 0.8
+    assert torch.maximum(*scores).max() > 0.75
     smear = base[:, None].expand_as(volumes)  # all that the base image alone can say
     assert torch.maximum(*scores).mean() > area_under_curve(fourier_shell_correlation(smear, rotated)).mean() + 0.15
 
@@ -86,7 +91,7 @@ def test_base_image_is_fitted_where_nothing_else_speaks(generator: torch.Generat
     truth = blobs(generator)
     base = truth.sum(0)[None]
     config = ReconstructionConfig(steps=200, sigma=1e-6, final_sigma=1e-6, support=2.0)
-    volume = reconstruct(lambda noisy, sigma: noisy, base, config, generator=generator)
+    volume = reconstruct(lambda noisy, sigma: noisy, base, config, generators=seeded(0))
     assert torch.allclose(volume.sum(1), base, atol=1e-2)
     assert torch.allclose(volume[0], (base[0] / SIDE).expand(SIDE, -1, -1), atol=1e-2)
 
@@ -98,10 +103,10 @@ def test_anchors_alone_are_tomography(generator: torch.Generator) -> None:
     anchors = Anchors(project(truth[None], rotations)[0], rotations)
     config = ReconstructionConfig(steps=150, anchors=6, support=2.0)
     volume = reconstruct(
-        lambda noisy, sigma: noisy, truth.sum(0)[None], config, generator=generator, start=None, anchors=anchors
+        lambda noisy, sigma: noisy, truth.sum(0)[None], config, generators=seeded(0), start=None, anchors=anchors
     )
     mute = ReconstructionConfig(steps=150, support=2.0)
-    alone = reconstruct(lambda noisy, sigma: noisy, truth.sum(0)[None], mute, generator=generator)
+    alone = reconstruct(lambda noisy, sigma: noisy, truth.sum(0)[None], mute, generators=seeded(0))
     error = (volume[0] - truth).square().mean() / truth.square().mean()
     assert error < 0.1 < (alone[0] - truth).square().mean() / truth.square().mean()
 
@@ -109,15 +114,15 @@ def test_anchors_alone_are_tomography(generator: torch.Generator) -> None:
 def test_support_and_floor_hold(generator: torch.Generator) -> None:
     base = torch.randn(2, SIDE, SIDE, generator=generator)
     config = ReconstructionConfig(steps=5, support=0.7)
-    volumes = reconstruct(shrink, base, config, generator=generator)
+    volumes = reconstruct(shrink, base, config, generators=seeded(0, 1))
     assert (volumes[:, radius_grid(SIDE, 3) > 0.7 * (SIDE // 2)] == 0).all()
     assert (volumes.amin((1, 2, 3)) >= base.amin((1, 2)) / SIDE - 1e-6).all() and volumes.min() < 0
-    positive = reconstruct(shrink, base, dataclasses.replace(config, floor=0.0), generator=generator)
+    positive = reconstruct(shrink, base, dataclasses.replace(config, floor=0.0), generators=seeded(0, 1))
     assert positive.min() == 0 and positive.max() > 0
     assert volumes.abs().max() > 0
 
 
-def test_schedules_reach_both_ends(generator: torch.Generator) -> None:
+def test_schedules_reach_both_ends() -> None:
     """Noise level and number of views go from their first to their last value."""
     seen: list[tuple[int, float]] = []
 
@@ -126,7 +131,7 @@ def test_schedules_reach_both_ends(generator: torch.Generator) -> None:
         return noisy
 
     config = ReconstructionConfig(steps=9, sigma=0.8, final_sigma=0.2, views=2, final_views=10)
-    reconstruct(spy, torch.zeros(1, SIDE, SIDE), config, generator=generator)
+    reconstruct(spy, torch.zeros(1, SIDE, SIDE), config, generators=seeded(0))
     assert seen[0] == (1, pytest.approx(0.8)) and seen[-1] == (9, pytest.approx(0.2))
     assert seen[4] == (5, pytest.approx(0.4))  # geometric in sigma, linear in views
 
@@ -134,30 +139,72 @@ def test_schedules_reach_both_ends(generator: torch.Generator) -> None:
 def test_average_is_the_mean_of_the_last_volumes(generator: torch.Generator) -> None:
     base = torch.rand(1, SIDE, SIDE, generator=generator)
     plain = ReconstructionConfig(steps=10)
-    trajectory = [
-        step.volumes.clone()
-        for step in reconstruct_progressive(shrink, base, plain, generator=torch.Generator().manual_seed(1))
-    ]
-    averaged = reconstruct(
-        shrink, base, dataclasses.replace(plain, average=0.3), generator=torch.Generator().manual_seed(1)
-    )
+    trajectory = [step.volumes for step in reconstruct_progressive(shrink, base, plain, generators=seeded(1))]
+    averaged = reconstruct(shrink, base, dataclasses.replace(plain, average=0.3), generators=seeded(1))
     assert torch.allclose(averaged, torch.stack(trajectory[-3:]).mean(0), atol=1e-6)
 
 
 def test_yielded_volumes_do_not_change_afterwards(generator: torch.Generator) -> None:
-    """They are what a checkpoint holds."""
+    """They are what a checkpoint holds; nor do those change that a call goes on from."""
     config = ReconstructionConfig(steps=6, average=0.9)
+    base = torch.rand(1, SIDE, SIDE, generator=generator)
     steps, copies = [], []
-    for step in reconstruct_progressive(shrink, torch.rand(1, SIDE, SIDE), config, generator=generator):
-        steps.append(step.result)
-        copies.append(step.result.clone())
+
+    def remember(generators: list[torch.Generator], resume: ReconstructionStep | None, most: int) -> None:
+        for step in reconstruct_progressive(shrink, base, config, generators=generators, resume=resume):
+            steps.extend([step.volumes, step.result])
+            copies.extend([step.volumes.clone(), step.result.clone()])
+            if step.step == most:
+                break
+
+    generators = seeded(0)
+    remember(generators, None, most=3)
+    remember(generators, ReconstructionStep(3, steps[-2], steps[-1], torch.zeros(1), torch.zeros(1)), most=6)
+    assert len(steps) == 12
     assert all(torch.equal(step, copy) for step, copy in zip(steps, copies, strict=True))
+
+
+@pytest.mark.parametrize("together", [[0, 1, 2], [2, 0], [1]])
+def test_a_volume_does_not_depend_on_those_it_advances_with(together: list[int], generator: torch.Generator) -> None:
+    base = torch.rand(3, SIDE, SIDE, generator=generator)
+    anchors = Anchors(torch.rand(5, SIDE, SIDE, generator=generator), random_rotations(3, 5, generator=generator))
+    config = ReconstructionConfig(steps=5, views=3, final_views=4, anchors=2)
+    whole = reconstruct(shrink, base, config, generators=seeded(7, 8, 9), anchors=anchors)
+    part = reconstruct(
+        shrink,
+        base[together],
+        config,
+        generators=seeded(*(7 + k for k in together)),
+        anchors=Anchors(anchors.images, anchors.rotations[together]),
+    )
+    assert torch.allclose(part, whole[together], atol=1e-6)
+    others = reconstruct(shrink, base, config, generators=seeded(17, 18, 19), anchors=anchors)
+    assert not torch.allclose(others, whole, atol=1e-3)
+
+
+def test_no_step_waits_for_the_device(generator: torch.Generator) -> None:
+    """On a GPU, reading a number on the host would stop the work that is queued."""
+
+    class Reads(TorchDispatchMode):
+        seen: list[str] = []  # noqa: RUF012
+
+        def __torch_dispatch__(self, function, types, arguments=(), named=None):  # type: ignore[no-untyped-def]
+            self.seen.append(function.name())
+            return function(*arguments, **(named or {}))
+
+    base = torch.rand(2, SIDE, SIDE, generator=generator)
+    anchors = Anchors(base, random_rotations(2, 2, generator=generator))
+    config = ReconstructionConfig(steps=4, views=3, final_views=5, anchors=1, average=0.5)
+    with Reads() as mode:
+        reconstruct(shrink, base, config, generators=seeded(0, 1), anchors=anchors)
+    assert "aten::mul_.Tensor" in mode.seen
+    assert not {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"} & set(mode.seen)
 
 
 def test_many_views_are_denoised_in_parts(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     base = torch.rand(2, SIDE, SIDE, generator=generator)
     config = ReconstructionConfig(steps=2, views=6, final_views=6)
-    whole = reconstruct(shrink, base, config, generator=torch.Generator().manual_seed(1))
+    whole = reconstruct(shrink, base, config, generators=seeded(1, 2))
     monkeypatch.setattr("scoretomo.methods.score_tomography._PIXELS_AT_ONCE", 3 * SIDE**2)
     sizes = []
 
@@ -165,7 +212,7 @@ def test_many_views_are_denoised_in_parts(generator: torch.Generator, monkeypatc
         sizes.append(len(noisy))
         return shrink(noisy, sigma)
 
-    parts = reconstruct(spy, base, config, generator=torch.Generator().manual_seed(1))
+    parts = reconstruct(spy, base, config, generators=seeded(1, 2))
     assert sizes == [3, 3, 3, 1] * 2
     assert torch.allclose(parts, whole)
 
@@ -178,16 +225,21 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
         ReconstructionConfig(**wrong)  # type: ignore[arg-type]
 
 
-def test_anchored_views_without_anchors_are_refused(generator: torch.Generator) -> None:
+def test_anchored_views_without_anchors_are_refused() -> None:
     config = ReconstructionConfig(steps=1, anchors=1)
     with pytest.raises(ValueError, match="no anchors"):
-        reconstruct(shrink, torch.zeros(1, SIDE, SIDE), config, generator=generator)
+        reconstruct(shrink, torch.zeros(1, SIDE, SIDE), config, generators=seeded(0))
+
+
+def test_every_volume_needs_its_own_generator() -> None:
+    with pytest.raises(ValueError, match="2 base images, but 1 generators"):
+        reconstruct(shrink, torch.zeros(2, SIDE, SIDE), ReconstructionConfig(steps=1), generators=seeded(0))
 
 
 def test_start_is_left_alone(generator: torch.Generator) -> None:
     start = torch.rand(1, SIDE, SIDE, SIDE, generator=generator)
     before = start.clone()
-    reconstruct(shrink, torch.zeros(1, SIDE, SIDE), ReconstructionConfig(steps=2), generator=generator, start=start)
+    reconstruct(shrink, torch.zeros(1, SIDE, SIDE), ReconstructionConfig(steps=2), generators=seeded(0), start=start)
     assert torch.equal(start, before)
 
 

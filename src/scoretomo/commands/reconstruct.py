@@ -110,7 +110,6 @@ def _reconstruct_seed(
     run: Run, denoiser: EDMDenoiser, growth: GrowthConfig, indices: list[int], seed: int, device: torch.device
 ) -> None:
     """All volumes of one repeat, beginning where an earlier process has stopped."""
-    generator = torch.Generator(device).manual_seed(run.config.seed + _SEED_STEP * (seed + 1))
     indices, state = _saved_growth(run, growth, indices, seed, device)
     images = run.images.to(device)
     chunk = chunk_size(images.shape[-1], device)
@@ -120,7 +119,7 @@ def _reconstruct_seed(
         denoiser,
         images,
         growth,
-        generator=generator,
+        seed=run.config.seed + _SEED_STEP * (seed + 1),
         wanted=torch.tensor(indices),
         state=state,
         chunk=chunk,

@@ -8,6 +8,7 @@ what all conformations share comes out sharp, and what moves is left to the last
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,8 +83,8 @@ class GrowthState:
     """Volumes that the stage has completed, of its first k members."""
     running: ReconstructionStep | None
     """The chunk of members that follows, if it has begun."""
-    generator: Tensor
-    """State of the random generator."""
+    generators: Tensor | None = None
+    """``(b, bytes)``, states of the random generators of that chunk."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
@@ -104,7 +105,7 @@ class GrowthState:
 
     def at_stage_start(self) -> "GrowthState":
         """Forget what the stage has done: for other images than those it was done with."""
-        return dataclasses.replace(self, grown=self.grown[:0], running=None)
+        return dataclasses.replace(self, grown=self.grown[:0], running=None, generators=None)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def grow_progressive(
     images: Float[Tensor, "k n n"],
     config: GrowthConfig,
     *,
-    generator: torch.Generator,
+    seed: int,
     wanted: Int[Tensor, " b"] | None = None,
     state: GrowthState | None = None,
     chunk: int = 64,
@@ -147,14 +148,14 @@ def grow_progressive(
         ``(k, n, n)``, background 0: all class averages.
     config
         Stages and their settings.
-    generator
-        Draws rotations and noise; its state is taken from ``state`` where that is given.
+    seed
+        With the stage and the index of an image it decides the rotations and noise that the volume of the image meets.
     wanted
         Indices of the images whose volumes to make; all if not given. The others serve as nuclei and anchors.
     state
         Where to go on.
     chunk
-        Volumes that advance together; what the memory holds. It decides which draws a volume gets.
+        Volumes that advance together; what the memory holds.
     mask_radius
         Radius in pixels beyond which the images are 0; half the side if not given.
     """
@@ -166,8 +167,7 @@ def grow_progressive(
     work = [len(some) * settings.steps for some, (_, settings) in zip(members, stages, strict=True)]
     if state is None:
         nothing = images.new_zeros(0, *images.shape[1:], images.shape[-1])
-        state = GrowthState(0, nothing, nothing, None, generator.get_state())
-    generator.set_state(state.generator.cpu())
+        state = GrowthState(0, nothing, nothing, None)
 
     matches: Matches | None = None
     while state.stage < len(stages):
@@ -178,17 +178,21 @@ def grow_progressive(
             matches = match_parents(state.parents, images, config.matching)
         start = None if matches is None else start_from_parents(state.parents, matches, chosen)
         anchors = None if matches is None else anchor_to_matches(images, matches, chosen)
+        generators = [volume_generator(seed, stage, index, images.device) for index in chosen.tolist()]
+        if state.generators is not None:
+            for generator, saved in zip(generators, state.generators.cpu(), strict=True):
+                generator.set_state(saved.clone())  # PyTorch 2.13 misreads, or crashes on, a part of a tensor
         for step in reconstruct_progressive(
             denoiser,
             images[chosen],
             settings,
-            generator=generator,
+            generators=generators,
             start=start,
             resume=state.running,
             anchors=anchors,
             mask_radius=mask_radius,
         ):
-            state = _after(step, state, config, len(members[stage]), generator)
+            state = _after(step, state, config, len(members[stage]), generators)
             done = sum(work[:stage]) + first * settings.steps + len(chosen) * step.step
             errors = float(step.base_error.mean()), float(step.score_error.mean())
             ended = step.step == settings.steps and stage == len(stages) - 1
@@ -196,14 +200,25 @@ def grow_progressive(
             yield GrowthStep(stage, len(stages), name, done, sum(work), *errors, state, finished)
 
 
+def volume_generator(seed: int, stage: int, index: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Make the generator of all draws for the volume of image ``index`` in a stage.
+
+    Its seed is the 8-byte BLAKE2b hash of the three numbers as text, ``"SEED STAGE INDEX"``, read as a big-endian
+    integer, so that neither the number of processes nor the chunks decide what a volume meets.
+    """
+    digest = hashlib.blake2b(f"{seed} {stage} {index}".encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest))
+
+
 def _after(
-    step: ReconstructionStep, state: GrowthState, config: GrowthConfig, count: int, generator: torch.Generator
+    step: ReconstructionStep, state: GrowthState, config: GrowthConfig, count: int, generators: list[torch.Generator]
 ) -> GrowthState:
     """State after an update of the running chunk of the stage."""
-    state = dataclasses.replace(state, running=step, generator=generator.get_state())
+    states = torch.stack([generator.get_state() for generator in generators])
+    state = dataclasses.replace(state, running=step, generators=states)
     if step.step < config.stages[state.stage][1].steps:
         return state
-    state = dataclasses.replace(state, running=None, grown=torch.cat([state.grown, step.result]))
+    state = dataclasses.replace(state, running=None, generators=None, grown=torch.cat([state.grown, step.result]))
     if len(state.grown) < count:
         return state
     last = state.stage == len(config.stages) - 1

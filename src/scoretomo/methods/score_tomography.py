@@ -1,7 +1,7 @@
 """Score-based random tomography (001): learn the projections of one experiment, then distil them into volumes."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser, denoising_error, lognormal_sigmas, loss_weight
-from ..geometry.rotations import random_rotations
+from ..geometry.rotations import from_quaternions
 from ..imaging.augmentation import augment
 from ..imaging.masks import ball
 from ..imaging.projection import back_project, project
@@ -91,7 +91,7 @@ class Anchors:
 
 @dataclass(frozen=True)
 class ReconstructionStep:
-    """Where Algorithm 1 stands: all that is needed to go on from here, besides the state of the generator."""
+    """Where Algorithm 1 stands: all that is needed to go on from here, besides the states of the generators."""
 
     step: int
     """Updates made so far."""
@@ -136,7 +136,7 @@ def reconstruct_progressive(
     base_images: Float[Tensor, "b n n"],
     config: ReconstructionConfig,
     *,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     start: Float[Tensor, "b n n n"] | None = None,
     resume: ReconstructionStep | None = None,
     anchors: Anchors | None = None,
@@ -157,8 +157,9 @@ def reconstruct_progressive(
         ``(b, n, n)``, background 0; volume i projects along z onto base image i.
     config
         Step sizes and schedules.
-    generator
-        Draws rotations and noise.
+    generators
+        One for each base image, all on one device. It makes every draw of that volume, so that what becomes of a volume
+        does not depend on those it advances with.
     start
         Volumes to begin with; zeros if not given.
     resume
@@ -171,13 +172,15 @@ def reconstruct_progressive(
     Raises
     ------
     ValueError
-        Anchored views without anchors.
+        Anchored views without anchors; not one generator for each image.
     """
     if config.anchors and anchors is None:
         raise ValueError(f"the configuration has {config.anchors} anchored views, but there are no anchors")
+    if len(generators) != len(base_images):
+        raise ValueError(f"there are {len(base_images)} base images, but {len(generators)} generators")
     count, side = base_images.shape[:2]
-    device = base_images.device
-    support = ball(side, 3, config.support * (side // 2 if mask_radius is None else mask_radius), device)
+    radius = config.support * (side // 2 if mask_radius is None else mask_radius)
+    support = ball(side, 3, radius, base_images.device)
     floor = config.floor * base_images.amin((1, 2)).clamp(max=0).view(-1, 1, 1, 1) / side
     volumes = base_images.new_zeros(count, side, side, side) if start is None else start
     first, average = 0, None
@@ -188,26 +191,26 @@ def reconstruct_progressive(
     for step in range(first, config.steps):
         sigma, views = _schedule(config, step)
         # 1. project
-        rotations = random_rotations(count, views - 1, generator=generator, device=device)
+        rotations, noise = _draw_views(generators, views - 1, base_images)
         targets = base_images.new_zeros(count, 0, side, side)
         if anchors is not None and config.anchors:
-            targets, known = _draw_anchors(anchors, config.anchors, generator)
+            targets, known = _draw_anchors(generators, config.anchors, anchors)
             rotations = torch.cat([rotations, known], dim=1)
-        projections = project(volumes, rotations)
+        projections = project(volumes, rotations, radius + 1)
         random_views, anchored_views = projections[:, : views - 1], projections[:, views - 1 :]
         # 2. residuals
-        noise = torch.randn(random_views.shape, generator=generator, device=generator.device).to(device)
         noisy = (random_views + sigma * noise).flatten(0, 1)
         score_residual = random_views - _denoise(denoiser, noisy, sigma).view_as(random_views)
         base_residual = volumes.sum(1) - base_images
         # 3. back project; the first view is not rotated, so its rays are the columns of the volume
         residuals = torch.cat([score_residual, anchored_views - targets], dim=1)
-        gradient = back_project(residuals, rotations) + base_residual[:, None]
-        # 4. update, 5. support
-        volumes = (volumes - config.rate / (side * (1 + rotations.shape[1])) * gradient).maximum(floor) * support
+        gradient = back_project(residuals, rotations, radius + 1).add_(base_residual[:, None])
+        # 4. update, 5. support; in the memory of the gradient, since large volumes leave little
+        rate = config.rate / (side * (1 + rotations.shape[1]))
+        volumes = gradient.mul_(-rate).add_(volumes).clamp_(min=floor).mul_(support)
 
         if step >= first_averaged:
-            average = volumes if average is None else average + (volumes - average) / (step - first_averaged + 1)
+            average = volumes if average is None else average.lerp(volumes, 1 / (step - first_averaged + 1))
         yield ReconstructionStep(
             step + 1,
             volumes,
@@ -222,23 +225,36 @@ def reconstruct(
     base_images: Float[Tensor, "b n n"],
     config: ReconstructionConfig,
     *,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     start: Float[Tensor, "b n n n"] | None = None,
     anchors: Anchors | None = None,
 ) -> Float[Tensor, "b n n n"]:
     """Run :func:`reconstruct_progressive` to its end and give the volumes."""
-    steps = reconstruct_progressive(denoiser, base_images, config, generator=generator, start=start, anchors=anchors)
+    steps = reconstruct_progressive(denoiser, base_images, config, generators=generators, start=start, anchors=anchors)
     return deque(steps, maxlen=1)[0].result
 
 
+def _draw_views(
+    generators: Sequence[torch.Generator], views: int, images: Float[Tensor, "b n n"]
+) -> tuple[Float[Tensor, "b views 3 3"], Float[Tensor, "b views n n"]]:
+    """Rotations, uniform on SO(3), and noise of some views of each volume; both in one call of its generator."""
+    side = images.shape[-1]
+    draws = torch.empty(len(generators), views, 4 + side**2, device=generators[0].device)
+    for own, generator in zip(draws, generators, strict=True):
+        own.normal_(generator=generator)
+    quaternions, noise = draws.to(images.device).split([4, side**2], dim=-1)
+    return from_quaternions(quaternions), noise.unflatten(-1, (side, side))
+
+
 def _draw_anchors(
-    anchors: Anchors, count: int, generator: torch.Generator
+    generators: Sequence[torch.Generator], count: int, anchors: Anchors
 ) -> tuple[Float[Tensor, "b count n n"], Float[Tensor, "b count 3 3"]]:
     """Images and rotations of ``count`` anchors for each volume, drawn with replacement."""
-    volumes, available = anchors.rotations.shape[:2]
-    chosen = torch.randint(available, (volumes, count), generator=generator, device=generator.device)
+    chosen = torch.empty(len(generators), count, dtype=torch.long, device=generators[0].device)
+    for own, generator in zip(chosen, generators, strict=True):
+        own.random_(anchors.rotations.shape[1], generator=generator)
     chosen = chosen.to(anchors.images.device)
-    return anchors.images[chosen], anchors.rotations[torch.arange(volumes, device=chosen.device)[:, None], chosen]
+    return anchors.images[chosen], anchors.rotations[torch.arange(len(chosen), device=chosen.device)[:, None], chosen]
 
 
 def _denoise(denoiser: Denoiser, noisy: Float[Tensor, "k n n"], sigma: float) -> Float[Tensor, "k n n"]:

@@ -1,13 +1,16 @@
 """How fast the sides of a comparison are: they take turns within one run, and the median over the turns counts."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 import torch
 
 from .record import Row
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,31 @@ def times_faster(rates: Sequence[float], others: Sequence[float]) -> float:
 def three_digits(value: float) -> float:
     """Three significant digits, which is more than a timing is good for."""
     return float(f"{value:.3g}")
+
+
+class Stopwatch:
+    """Adds up the time that iterators take, without that of who uses their items."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._seconds = 0.0
+
+    def timed(self, items: Iterable[T]) -> Iterator[T]:
+        """Pass the items on."""
+        iterator = iter(items)
+        while True:
+            began = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._seconds += time.perf_counter() - began
+            yield item
+
+    def read(self) -> float:
+        """Seconds so far; waits for a GPU, which counts."""
+        began = time.perf_counter()
+        wait(self.device)
+        self._seconds += time.perf_counter() - began
+        return self._seconds

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scoretomo import training
 from scoretomo.training import (
     OptimiserConfig,
     TrainingDiverged,
@@ -180,3 +181,34 @@ def test_the_average_forgets_the_first_weights_and_needs_no_gradient() -> None:
     next(optimise_progressive(state, _regression, _CONFIG, lambda seen: 0.0))
     for average, weight in zip(state.averaged.parameters(), state.model.parameters(), strict=True):
         torch.testing.assert_close(average, weight.detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_no_step_waits_for_the_gpu() -> None:
+    model = nn.Linear(3, 1).cuda()
+    state = new_state(model, _CONFIG, torch.Generator("cuda").manual_seed(7))
+    target = _WEIGHT.cuda()
+
+    def loss(model: nn.Module, batch_size: int, generator: torch.Generator) -> Tensor:
+        inputs = torch.randn(batch_size, 3, generator=generator, device="cuda")
+        return (model(inputs) - inputs @ target.T).square().mean()
+
+    steps = optimise_progressive(state, loss, _CONFIG, lambda seen: seen / (1000 * _BATCH))
+    next(steps)  # makes the state of the optimiser
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        reports = [next(steps) for _ in range(40)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert reports[-1].loss < reports[0].loss
+
+
+def test_failures_counted_on_a_gpu_are_found_a_little_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when steps have become good again since, and at the end of the budget."""
+    monkeypatch.setattr(training, "_waits_for_a_gpu", lambda tensor: True)
+    for steps, seen in ((100, 50), (45, 45)):
+        state = _state()
+        with pytest.raises(TrainingDiverged):
+            _run(state, steps, loss=_Faulty(range(10, 31)))
+        assert state.images_seen == seen * _BATCH and state.skipped_steps == 21

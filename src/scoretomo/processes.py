@@ -100,6 +100,11 @@ def told_to_use_cpu() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
 
 
+def left_alone() -> bool:
+    """Whether several processes were asked for and `accelerate launch --cpu` has started this one only, as it does."""
+    return told_to_use_cpu() and "MASTER_ADDR" in os.environ and count() == 1
+
+
 def wait_for_all() -> None:
     """Go on when every process has come here; for days if need be."""
     total(0.0)

@@ -178,12 +178,18 @@ class _Failures:
         self.in_a_row = (self.in_a_row + 1) * failed
         self.most = torch.maximum(self.most, self.in_a_row)
         self.steps += 1
-        if not bad.is_cuda or self.steps % _STEPS_BETWEEN_READS == 0:
+        if self.steps % _STEPS_BETWEEN_READS == 0 or not _waits_for_a_gpu(bad):
             self.check()
 
     def check(self) -> None:
+        """Raise if there were too many in a row at any time."""
         if self.most >= _FAILURES:
             raise TrainingDiverged(f"the loss has not been finite for {_FAILURES} steps; lower the learning rate")
+
+
+def _waits_for_a_gpu(tensor: Tensor) -> bool:
+    """Whether to read the value is to wait for what computes it."""
+    return tensor.device.type != "cpu"
 
 
 def _learning_rate(seen: int, fraction: float, config: OptimiserConfig) -> float:

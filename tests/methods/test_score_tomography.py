@@ -261,3 +261,20 @@ def test_training_loss_is_least_for_the_true_denoiser(generator: torch.Generator
         for exponent in (0.0, 1.0, 4.0)
     ]
     assert losses[1] < losses[0] and losses[1] < losses[2]
+
+
+def test_training_losses_of_the_parts_of_a_batch_add_up_to_that_of_the_whole(generator: torch.Generator) -> None:
+    images = torch.randn(6, 16, 16, generator=generator)
+
+    class Half(nn.Module):
+        def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+            return noisy / 2
+
+    def loss(part: slice) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        value = training_loss(images, NoiseConfig(), Half(), 7, generator, part=part)
+        return value, torch.rand((), generator=generator)  # the next draw is to be the same too
+
+    whole, *parts = (loss(part) for part in (slice(None), slice(0, None, 3), slice(1, None, 3), slice(2, None, 3)))
+    torch.testing.assert_close(sum(part[0] for part in parts), whole[0])
+    assert all(part[1] == whole[1] for part in parts)

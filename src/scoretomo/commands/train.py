@@ -107,6 +107,8 @@ def choose_device(wanted: Device) -> torch.device:
     InputError
         A GPU is asked for and there is none, or not one for each process.
     """
+    if processes.left_alone():
+        say("note: one process only: to start several on CPUs, give `accelerate launch` --multi_gpu instead of --cpu")
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise InputError("--device cuda: there is no CUDA device that this PyTorch can use; try --device auto")

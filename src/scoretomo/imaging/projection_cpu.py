@@ -6,6 +6,8 @@ volume stands for the outside; coordinates are never negative there, so that cut
 """
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import no_type_check
 
 import numba
@@ -24,7 +26,7 @@ _INNER = slice(_BEFORE, -_BEHIND)
 
 # Kernels are not type-checked: Numba takes plain functions only. Sums may be reordered; what is not finite stays so.
 _FAST: set[str] = {"reassoc", "contract", "arcp", "nsz"}
-_compile = numba.njit(parallel=True, fastmath=_FAST, cache=True, error_model="numpy")
+_compile = numba.njit(nogil=True, fastmath=_FAST, cache=True, error_model="numpy")
 _inline = numba.njit(fastmath=_FAST, inline="always", error_model="numpy")
 
 
@@ -35,10 +37,9 @@ def project_cpu(
     count, side, views = len(volumes), volumes.shape[-1], rotations.shape[1]
     images = torch.empty(count, views, side, side)
     turns = rotations.contiguous().numpy()
-    _use_the_threads_of_torch()
     for part in _parts(count, side):
         bordered = torch.nn.functional.pad(volumes[part], [_BEFORE, _BEHIND] * 3).flatten(1)
-        _project(bordered.numpy(), turns[part], _squared(radius, side), images[part].numpy())
+        _share_out(_project, bordered.numpy(), turns[part], _squared(radius, side), images[part].numpy())
     return images
 
 
@@ -50,22 +51,26 @@ def back_project_cpu(
     edge = side + _BEFORE + _BEHIND
     volumes = torch.empty(count, side, side, side)
     values, turns = images.contiguous().numpy(), rotations.contiguous().numpy()
-    threads = _use_the_threads_of_torch()
     for part in _parts(count, side):
         together = len(volumes[part])
         # fewer volumes than threads: several threads share a volume, each with a copy of its own to add to
-        copies = min(side, math.ceil(threads / together))
+        copies = min(side, math.ceil(torch.get_num_threads() / together))
         bordered = torch.zeros(together, copies, edge**3)
-        _back_project(values[part], turns[part], _squared(radius, side), bordered.numpy())
+        _share_out(_back_project, values[part], turns[part], _squared(radius, side), bordered.numpy())
         inner = bordered.view(together, copies, edge, edge, edge)[:, :, _INNER, _INNER, _INNER]
         torch.sum(inner, 1, out=volumes[part])
     return volumes
 
 
-def _use_the_threads_of_torch() -> int:
-    threads: int = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    numba.set_num_threads(threads)
-    return threads
+def _share_out(kernel: Callable[..., None], *arguments: NDArray[np.float32] | np.float32) -> None:
+    """Run a kernel on as many threads as torch uses; thread k of n takes its tasks k, k + n, k + 2 n and so on.
+
+    Not on Numba's own threads, which wait for work by spinning and so take the cores from those of torch.
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        for running in [pool.submit(kernel, k, threads, *arguments) for k in range(threads)]:
+            running.result()
 
 
 def _parts(count: int, side: int) -> list[slice]:
@@ -109,6 +114,8 @@ def _ray(x, y, turn, inverse, squared_radius, side):
 @_compile
 @no_type_check
 def _project(
+    thread: int,
+    threads: int,
     volumes: NDArray[np.float32],  # bordered, (b, (n + 3)^3)
     rotations: NDArray[np.float32],
     squared_radius: np.float32,
@@ -117,7 +124,7 @@ def _project(
     count, views, side = images.shape[:3]
     row = side + _BEFORE + _BEHIND
     plane = row * row
-    for task in numba.prange(count * views * side):
+    for task in range(thread, count * views * side, threads):
         i, j, line = task // (views * side), task // side % views, task % side
         volume, turn = volumes[i], rotations[i, j]
         inverse = np.float32(1) / turn[2]
@@ -147,6 +154,8 @@ def _project(
 @_compile
 @no_type_check
 def _back_project(
+    thread: int,
+    threads: int,
     images: NDArray[np.float32],
     rotations: NDArray[np.float32],
     squared_radius: np.float32,
@@ -156,7 +165,7 @@ def _back_project(
     copies = volumes.shape[1]
     row = side + _BEFORE + _BEHIND
     plane = row * row
-    for task in numba.prange(count * copies):
+    for task in range(thread, count * copies, threads):
         i, copy = task // copies, task % copies
         volume = volumes[i, copy]
         for j in range(views):

@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scoretomo.diffusion.edm import EDMDenoiser
-from scoretomo.ensemble.growth import grow_progressive
+from scoretomo.ensemble.growth import VOLUMES, grow_progressive
+from scoretomo.ensemble.store import MemoryStore
 from scoretomo.evaluation.comparison import compare, summary
 from scoretomo.imaging.preprocess import restore_volume
 from scoretomo.io.mrc import read_volume
@@ -109,26 +110,25 @@ def measure(settings: Settings) -> Iterator[Row]:
 def _ours(subject: Subject, settings: Settings, seed: int) -> Iterator[Row]:
     """Grow the volumes as the package does, all of them in one chunk."""
     denoiser = subject.denoiser(bfloat16=supports_fast_bfloat16(torch.device(subject.device)))
-    count, images = len(subject.indices), subject.images
-    watch = Stopwatch(subject.device)
-    volumes: dict[int, Tensor] = {}
+    images = subject.images
+    watch, store = Stopwatch(subject.device), MemoryStore()
     growing = grow_progressive(
         denoiser,
         images,
         PRESETS["demo"].growth,
         seed=seed,
-        wanted=torch.tensor(subject.indices),
-        chunk=max(count, PRESETS["demo"].growth.nuclei),
+        wanted=subject.indices,
+        store=store,
+        chunk=len(subject.indices),
         mask_radius=subject.run.mask_radius,
     )
     for step in watch.timed(growing):
-        volumes |= dict(step.finished)
-        running = step.state.running
-        if step.stage and running is not None and running.step % settings.every == 0:
-            accuracy = subject.accuracy(running.result)
-            yield _row("ours", seed, step.name, running.step, watch.read(), accuracy)
-    last = subject.accuracy(torch.stack([volumes[index] for index in subject.indices]))
-    yield _row("ours", seed, "result", None, watch.read(), last)
+        now = step.advancing
+        # the first stage makes volumes of other images
+        if now is not None and now.members == subject.indices and now.step.step % settings.every == 0:
+            yield _row("ours", seed, step.stage.name, now.step.step, watch.read(), subject.accuracy(now.step.result))
+    volumes = torch.stack([store.get(VOLUMES, index)["volume"] for index in subject.indices])
+    yield _row("ours", seed, "result", None, watch.read(), subject.accuracy(volumes))
 
 
 def _listing(subject: Subject, settings: Settings, limit: float) -> Iterator[Row]:

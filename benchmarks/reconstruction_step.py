@@ -70,13 +70,13 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 def _compare(network: NetworkName, side: int, views: int, settings: Settings) -> Iterator[Row]:
     device, chosen = settings.device, methods(settings, views)
-    sides = [Side(each.volumes, _steps(device, each, network, side, views)) for each in chosen]
+    sides = [Side(each.volumes, steps_of(device, each, network, side, views)) for each in chosen]
     rates = interleaved(sides, device, repeats=settings.repeats, seconds=settings.seconds, least_units=2)
     peaks = measured_peak(device)
     for method, rate in zip(chosen, rates, strict=True):
         speed = rate_columns("volume_steps", rate)
         per_second = speed["volume_steps_per_second"]
-        memory = peak_memory(_prepare, device, method, network, side, views)
+        memory = peak_memory(prepare, device, method, network, side, views)
         least = floor.reconstruction_step(network, side, views, bfloat16=method.bfloat16)
         yield {
             "network": network,
@@ -119,13 +119,13 @@ def run_ours(denoiser: Denoiser, base_images: Tensor, views: int, steps: int) ->
     return reconstruct(denoiser, base_images, config, generators=generators)
 
 
-def _steps(device: str, method: Method, network: NetworkName, side: int, views: int) -> Callable[[int], object]:
+def steps_of(device: str, method: Method, network: NetworkName, side: int, views: int) -> Callable[[int], object]:
     """Make the images of a method's volumes, all methods having the first in common, and its steps."""
     denoiser = new_denoiser(network, side, device, bfloat16=method.bfloat16).eval().requires_grad_(False)
     images = torch.randn(method.volumes, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     return partial(method.run, denoiser, images, views)
 
 
-def _prepare(device: str, method: Method, network: NetworkName, side: int, views: int) -> tuple:
-    small = _steps(device, Method(method.name, 1, method.bfloat16, method.run), network, 16, 2)
-    return partial(small, 1), partial(_steps(device, method, network, side, views), 2)
+def prepare(device: str, method: Method, network: NetworkName, side: int, views: int) -> tuple:
+    small = steps_of(device, Method(method.name, 1, method.bfloat16, method.run), network, 16, 2)
+    return partial(small, 1), partial(steps_of(device, method, network, side, views), 2)

@@ -70,7 +70,11 @@ def machine(device: str) -> dict[str, Any]:
         "diffusers": diffusers.__version__,
     }
     if device == "cuda":
-        description |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        description |= {
+            "gpu": torch.cuda.get_device_name(),
+            "gpu_memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1),
+            "cuda": torch.version.cuda,
+        }
     return description
 
 

@@ -65,7 +65,7 @@ def measure(settings: Settings) -> Iterator[Row]:
                 per_second = speed["images_per_second"] / batch
                 work = floor.training_step(network, side, batch, bfloat16="bfloat16" in name)
                 flop_per_second = (work.network + work.bfloat16) * per_second
-                memory = peak_memory(_prepare, device, name, network, side, batch)
+                memory = peak_memory(prepare, device, name, network, side, batch)
                 yield {
                     "network": network,
                     "side": side,
@@ -101,6 +101,6 @@ def steps_of(
     return run
 
 
-def _prepare(device: str, name: MethodName, network: NetworkName, side: int, batch: int) -> tuple:
+def prepare(device: str, name: MethodName, network: NetworkName, side: int, batch: int) -> tuple:
     small = steps_of(name, network, 16, 1, device)
     return partial(small, 1), partial(steps_of(name, network, side, batch, device), 2)

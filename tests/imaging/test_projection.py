@@ -232,6 +232,7 @@ def test_dtype_follows_the_inputs(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_the_cpu(generator: torch.Generator) -> None:
     volumes, rotations = torch.rand(2, 33, 33, 33, generator=generator), random_rotations(2, 5, generator=generator)

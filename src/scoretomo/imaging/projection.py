@@ -34,8 +34,8 @@ def project(
     rotations
         ``(b, m, 3, 3)``, active, on xyz column vectors. Gradients with respect to them are not computed.
     radius
-        In voxels: the sphere about the origin from which samples are taken, all samples if not given. A sphere one
-        voxel larger than the object changes nothing but the time, which falls with the volume.
+        In voxels: the sphere about the origin from which samples are taken, all samples if not given. A sphere two
+        voxels larger than the object changes nothing but the time, which falls with the volume.
 
     Returns
     -------

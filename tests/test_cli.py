@@ -278,7 +278,7 @@ def test_reconstruction_that_was_killed_goes_on_with_the_stage_it_was_in(
     def killed(*arguments: object, **named: object) -> Iterator[object]:
         for step in original(*arguments, **named):  # type: ignore[arg-type]
             yield step
-            if step.finished:
+            if step.complete and step.stage.name == "polish":
                 raise Killed
 
     monkeypatch.setattr(reconstruct_command, "grow_progressive", killed)
@@ -287,16 +287,15 @@ def test_reconstruction_that_was_killed_goes_on_with_the_stage_it_was_in(
     done = {path.name: path.read_bytes() for path in (tmp_path / "parts" / "volumes").iterdir()}
     assert len(done) == 2
 
-    def remembered(
-        denoiser: object, base_images: torch.Tensor, *arguments: object, **named: object
-    ) -> Iterator[object]:
-        state = named["state"]
-        asked.append((len(base_images), state.stage, len(state.grown)))  # type: ignore[attr-defined]
-        return original(denoiser, base_images, *arguments, **named)  # type: ignore[arg-type]
+    def remembered(*arguments: object, **named: object) -> Iterator[object]:
+        for step in original(*arguments, **named):  # type: ignore[arg-type]
+            asked.append((step.stage.name, step.advancing.members))  # type: ignore[union-attr]
+            yield step
 
     monkeypatch.setattr(reconstruct_command, "grow_progressive", remembered)
     assert reconstruct(tmp_path / "parts") == 0
-    assert asked == [(6, 2, 2)]  # two volumes of the last stage are there
+    assert asked == [("polish", [2, 3])] * 2 + [("polish", [4, 5])] * 2  # two volumes of the last stage are there
+    assert all((tmp_path / "parts" / "volumes" / name).read_bytes() == before for name, before in done.items())
     whole, parts = (
         [read_volume(path).volume.voxels for path in sorted((tmp_path / name / "volumes").iterdir())]
         for name in ("whole", "parts")

@@ -128,9 +128,9 @@ class Run:
         """Where training stands."""
         return self.folder / "checkpoint" / "training.pt"
 
-    def growth_checkpoint(self, seed: int) -> Path:
+    def growth_folder(self, seed: int) -> Path:
         """Where the reconstruction with a seed stands."""
-        return self.folder / "checkpoint" / f"growth_seed{seed}.pt"
+        return self.folder / "checkpoint" / f"growth_seed{seed}"
 
     @property
     def denoiser_folder(self) -> Path:
@@ -297,17 +297,20 @@ def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
     # torch reports a full disk as a RuntimeError of its own, plain files as an OSError
     buffer = BytesIO()
     torch.save(dict(values), buffer)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read what :func:`save_checkpoint` has written, on the CPU; None if there is nothing."""
+def load_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any] | None:
+    """Read what :func:`save_checkpoint` has written, on the CPU; None if there is nothing.
+
+    Lazily, tensors are read from the file when they are used, and only then.
+    """
     if not path.exists():
         return None
     try:
-        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise InputError(f"{path}: cannot be read; delete it to begin again ({error})".splitlines()[0]) from error
     return values

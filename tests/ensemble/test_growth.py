@@ -2,184 +2,239 @@
 
 import dataclasses
 import io
+from collections.abc import Callable, Iterator
+from itertools import islice, pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
-from scoretomo.ensemble.growth import (
-    GrowthConfig,
-    GrowthState,
-    GrowthStep,
-    anchor_to_matches,
-    grow_progressive,
-    match_parents,
-    select_parents,
-    sharpness,
-    start_from_parents,
-    volume_generator,
-)
-from scoretomo.geometry.rotations import random_rotations
-from scoretomo.imaging.fourier import radius_grid
-from scoretomo.imaging.projection import project
-from scoretomo.imaging.resampling import rotate_volumes
+from scoretomo.ensemble.growth import VOLUMES, GrowthConfig, GrowthStep, grow, grow_progressive, volume_generator
+from scoretomo.ensemble.store import MemoryStore
 from scoretomo.methods.pose_search import PoseSearchConfig
 from scoretomo.methods.score_tomography import ReconstructionConfig, reconstruct
 
-SIDE = 16
-MATCHING = PoseSearchConfig(base_order=1, refinements=2, kept=1, low_radius=5.0, high_radius=7.0)
+MATCHING = PoseSearchConfig(base_order=0, refinements=0, kept=1, low_radius=5.0, high_radius=7.0)
 SHORT = GrowthConfig(
     nuclei=2,
     parents=2,
     rounds=1,
     nucleate=ReconstructionConfig(steps=3),
-    grow=ReconstructionConfig(steps=2),
-    polish=ReconstructionConfig(steps=4),
-    matching=dataclasses.replace(MATCHING, base_order=0, refinements=0),
+    grow=ReconstructionConfig(steps=2, anchors=1),
+    polish=ReconstructionConfig(steps=4, average=0.5),
+    matching=MATCHING,
 )
+# Updates of one, two and three volumes at a time: 2 nuclei, then 3 members, in every stage.
+_STEPS = {1: 2 * 3 + 3 * 2 + 3 * 4, 2: 3 + 2 * 2 + 2 * 4, 3: 3 + 2 + 4}
+
+Phantom = Callable[[], Tensor]
+ImagesOf = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+Correlation = Callable[[Tensor, Tensor], Tensor]
 
 
-def phantom(generator: torch.Generator, blobs: int = 5) -> Tensor:
-    axis = torch.arange(SIDE) - SIDE // 2
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).float()
-    centres = (torch.rand(blobs, 3, generator=generator) - 0.5) * SIDE * 0.5
-    return sum(torch.exp(-(points - centre).square().sum(-1) / (2 * 1.3**2)) for centre in centres)
+@pytest.fixture
+def images(phantom: Phantom, images_of: ImagesOf) -> Tensor:
+    return images_of(phantom(), 3)[0]
 
 
-def images_of(volume: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Projections under random rotations, and the volume turned into the frame of each."""
-    rotations = random_rotations(count, generator=generator)
-    frames = rotate_volumes(volume.expand(count, -1, -1, -1), rotations)
-    return frames.sum(1), frames
+def steps_of(images: Tensor, config: GrowthConfig = SHORT, **options: object) -> Iterator[GrowthStep]:
+    return grow_progressive(IdealDenoiser(images), images, config, **{"seed": 0, **options})  # type: ignore[arg-type]
 
 
-def correlation(first: Tensor, second: Tensor) -> Tensor:
-    first, second = first.flatten(1), second.flatten(1)
-    return torch.nn.functional.cosine_similarity(first - first.mean(1, True), second - second.mean(1, True))
+def volumes_of(store: MemoryStore) -> Tensor:
+    return torch.stack([store.get(VOLUMES, index)["volume"] for index in sorted(store.results[VOLUMES])])
 
 
-def run(images: Tensor, config: GrowthConfig, seed: int = 0, **options: object) -> list[GrowthStep]:
-    denoiser = IdealDenoiser(images)
-    return list(
-        grow_progressive(denoiser, images, config, seed=seed, **options)  # type: ignore[arg-type]
-    )
+def from_disk(store: MemoryStore) -> MemoryStore:
+    """What comes back from a file that holds tensors and plain values only."""
+    file = io.BytesIO()
+    torch.save(vars(store), file)
+    file.seek(0)
+    return MemoryStore(**torch.load(file, weights_only=True))
 
 
-def finished(steps: list[GrowthStep]) -> Tensor:
-    volumes = {position: volume for step in steps for position, volume in step.finished}
-    return torch.stack([volumes[position] for position in sorted(volumes)])
-
-
-def test_an_image_gets_the_parent_that_it_shows(generator: torch.Generator) -> None:
-    """Two different parents: each image is started from the one it is a projection of, in its own frame."""
-    parents = torch.stack([phantom(generator), phantom(generator)])
-    images, frames = zip(*(images_of(parent, 3, generator) for parent in parents), strict=True)
-    matching = dataclasses.replace(MATCHING, base_order=2)
-    members = torch.arange(6)
-    matches = match_parents(parents, torch.cat(images), matching)
-    started = start_from_parents(parents, matches, members)
-    anchors = anchor_to_matches(torch.cat(images), matches, members)
-    # a projection does not tell a frame from its reflection along z; asymmetric blobs seen from one side do the rest
-    assert correlation(started.sum(1), torch.cat(images)).min() > 0.95
-    assert correlation(started, torch.cat(frames)).median() > 0.9
-    # an image anchored to its own volume is seen without turning it; so is every image of the same object
-    turned = project(started, anchors.rotations)  # (volume, image)
-    same = torch.block_diag(torch.ones(3, 3), torch.ones(3, 3)).bool()
-    agreement = correlation(turned[same], torch.cat(images).expand(6, -1, -1, -1)[same])
-    assert agreement.median() > 0.95
-    assert torch.allclose(anchors.rotations[range(6), range(6)], torch.eye(3), atol=1e-5)
-
-
-def test_sharpness_puts_the_locked_volume_before_the_blob(generator: torch.Generator) -> None:
-    volume = phantom(generator)
-    spectrum = torch.fft.fftshift(torch.fft.fftn(volume))
-    blurred = torch.fft.ifftn(torch.fft.ifftshift(spectrum * torch.exp(-((radius_grid(SIDE, 3) / 1.5) ** 2)))).real
-    sharp, blob, scaled = sharpness(torch.stack([volume, blurred, 7 * volume + 1]))
-    assert sharp > 2 * blob
-    assert scaled == pytest.approx(sharp.item(), rel=1e-3)  # neither scale nor background counts
-    assert sharpness(torch.zeros(1, 4, 4, 4)).item() == 0
-
-
-def test_growing_beats_as_many_steps_from_nothing(generator: torch.Generator) -> None:
+def test_growing_beats_as_many_steps_from_nothing(
+    phantom: Phantom, images_of: ImagesOf, correlation: Correlation
+) -> None:
     """A locked parent is worth more than steps: growth with few steps beats cold starts with the same number."""
-    truth = phantom(generator)
-    images, frames = images_of(truth, 12, generator)
-    many, _ = images_of(truth, 500, generator)
-    denoiser = IdealDenoiser(many)
+    truth = phantom()
+    images, frames = images_of(truth, 12)
+    denoiser = IdealDenoiser(images_of(truth, 500)[0])
     settings = ReconstructionConfig(steps=40, sigma=0.5, final_sigma=0.5)
-    state = GrowthState(1, truth[None], truth[None][:0], None)
     config = dataclasses.replace(SHORT, rounds=0, polish=settings, matching=dataclasses.replace(MATCHING, base_order=2))
-    grown = finished(list(grow_progressive(denoiser, images, config, seed=1, state=state)))
+    store = MemoryStore({"parents": {1: {"volumes": truth[None], "sharpness": torch.ones(1)}}})
+    for step in grow_progressive(denoiser, images, config, seed=1, store=store):
+        assert step.stage.name == "polish"
     cold = reconstruct(denoiser, images, settings, generators=[volume_generator(1, 1, k) for k in range(12)])
-    assert correlation(grown, frames).mean() > correlation(cold, frames).mean() + 0.1
+    assert correlation(volumes_of(store), frames).mean() > correlation(cold, frames).mean() + 0.1
 
 
-def test_counts_every_volume_step(generator: torch.Generator) -> None:
-    images, _ = images_of(phantom(generator), 5, generator)
-    steps = run(images, SHORT, chunk=3)
+def test_counts_every_volume_step(phantom: Phantom, images_of: ImagesOf) -> None:
+    images, _ = images_of(phantom(), 5)
+    steps = list(steps_of(images, chunk=3))
     expected = 2 * 3 + 5 * 2 + 5 * 4
     assert {step.total for step in steps} == {expected}
+    assert [step.done for step in steps[:4]] == [2, 4, 6, 9]
     assert steps[-1].done == expected
-    assert [step.name for step in steps] == ["nucleate"] * 3 + ["grow 1 of 1"] * 4 + ["polish"] * 8
-    assert [position for step in steps for position, _ in step.finished] == [0, 1, 2, 3, 4]
+    assert [step.stage.name for step in steps] == ["nucleate"] * 3 + ["grow 1 of 1"] * 4 + ["polish"] * 8
 
 
-@pytest.mark.parametrize("interrupted_after", range(14))
-def test_resumed_equals_uninterrupted(interrupted_after: int, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_chunks_decide_nothing(chunk: int, images: Tensor) -> None:
+    denoiser = IdealDenoiser(images)
+    whole = grow(denoiser, images, SHORT, seed=0)
+    assert torch.allclose(grow(denoiser, images, SHORT, seed=0, chunk=chunk), whole, atol=1e-5)
+    assert not torch.allclose(grow(denoiser, images, SHORT, seed=1), whole, atol=1e-2)
+
+
+def test_draws_of_a_volume_follow_from_seed_stage_and_image() -> None:
+    def first(*numbers: int) -> float:
+        return torch.rand(1, generator=volume_generator(*numbers)).item()
+
+    assert first(1, 2, 3) == first(1, 2, 3)
+    others = [(2, 2, 3), (1, 3, 3), (1, 2, 4), (3, 2, 1), (12, 3, 0), (1, 23, 0)]
+    assert len({first(*numbers) for numbers in others} - {first(1, 2, 3)}) == len(others)
+    # written down, so that volumes of one seed stay the same from version to version
+    assert volume_generator(0, 0, 0).initial_seed() == 0x6BC5B0BB356026A2
+
+
+@pytest.mark.parametrize("interrupted_after", range(1, _STEPS[2]))
+def test_resumed_equals_uninterrupted(interrupted_after: int, images: Tensor) -> None:
     """Stopped after any update, in the middle of a chunk or between stages, it goes on to the same volumes."""
-    images, _ = images_of(phantom(generator), 3, generator)
-    whole = run(images, SHORT, chunk=2)
-    saved = io.BytesIO()
-    torch.save(whole[interrupted_after].state.state_dict(), saved)
-    saved.seek(0)
-    again = GrowthState.from_state_dict(torch.load(saved, weights_only=True))
-    resumed = run(images, SHORT, state=again, chunk=2)
-    assert [step.done for step in resumed] == [step.done for step in whole[interrupted_after + 1 :]]
-    kept = {position: volume for step in whole[: interrupted_after + 1] for position, volume in step.finished}
-    kept |= {position: volume for step in resumed for position, volume in step.finished}
-    assert torch.equal(torch.stack([kept[k] for k in range(3)]), finished(whole))
+    whole, parts = MemoryStore(), MemoryStore()
+    done = [step.done for step in steps_of(images, chunk=2, store=whole)]
+    assert len(done) == _STEPS[2]
+    *_, last = islice(steps_of(images, chunk=2, store=parts), interrupted_after)
+    if not last.complete:
+        last.advancing.keep(parts)  # type: ignore[union-attr]
+    before = dict(parts.results.get(VOLUMES, {}))
+    parts = from_disk(parts)
+    assert [step.done for step in steps_of(images, chunk=2, store=parts)] == done[interrupted_after:]
+    assert torch.equal(volumes_of(parts), volumes_of(whole))
+    assert all(torch.equal(volume["volume"], parts.get(VOLUMES, k)["volume"]) for k, volume in before.items())
 
 
-def test_parents_come_from_the_stage_itself(generator: torch.Generator) -> None:
-    """A parent does not stay in the pool with its children, unless the stage has too few of its own."""
-    sharp, blunt = phantom(generator), torch.ones(SIDE, SIDE, SIDE) * (radius_grid(SIDE, 3) < 6)
-    nothing = torch.zeros(0, SIDE, SIDE, SIDE)
-    state = GrowthState(1, sharp[None], blunt[None], None)
-    assert torch.equal(select_parents(state, 1)[0], blunt)
-    assert torch.equal(select_parents(state, 2), torch.stack([sharp, blunt]))
-    poisoned = dataclasses.replace(state, grown=torch.stack([blunt * torch.nan, blunt]), parents=nothing)
-    assert torch.equal(select_parents(poisoned, 1)[0], blunt)
+@pytest.mark.parametrize(("before", "after"), [(3, 1), (1, 3), (3, 2)])
+def test_a_chunk_in_progress_is_taken_up_in_any_other(before: int, after: int, images: Tensor) -> None:
+    """Volumes that were not equally far do not advance together, and no step is made twice."""
+    whole, parts = MemoryStore(), MemoryStore()
+    expected = [step.done for step in steps_of(images, store=whole)][-1]
+    for count in (4, 2, 1):  # in the second stage, in the third, in the middle of another chunk of it
+        for step in islice(steps_of(images, chunk=before, store=parts), _STEPS[before] // 2 if count == 4 else count):
+            if not step.complete:
+                step.advancing.keep(parts)  # type: ignore[union-attr]
+        parts = from_disk(parts)
+    done = [step.done for step in steps_of(images, chunk=after, store=parts)]
+    assert done[-1] == expected
+    assert torch.allclose(volumes_of(parts), volumes_of(whole), atol=1e-5)
 
 
-def test_shifts_of_the_matching_are_applied(generator: torch.Generator) -> None:
-    volume = phantom(generator)
-    images, _ = images_of(volume, 4, generator)
-    moved = images.roll((1, -1), (1, 2))
-    matching = dataclasses.replace(MATCHING, base_order=2, shift_extent_pixels=2.0, shift_count=4)
-    started = start_from_parents(volume[None], match_parents(volume[None], moved, matching), torch.arange(4))
-    assert correlation(started.sum(1), moved).min() > 0.97
+def test_states_of_other_generators_are_left(images: Tensor) -> None:
+    """A GPU's generator cannot be set to the state of a processor's: the volume is begun again."""
+    whole, parts = MemoryStore(), MemoryStore()
+    steps = len(list(steps_of(images, store=whole)))
+    (step,) = islice(steps_of(images, store=parts), 1)
+    step.advancing.keep(parts)  # type: ignore[union-attr]
+    for state in parts.states["stage0"].values():
+        state["generator"] = torch.zeros(16, dtype=torch.uint8)
+    assert len(list(steps_of(images, store=parts))) == steps
+    assert torch.equal(volumes_of(parts), volumes_of(whole))
 
 
-def test_only_wanted_volumes_are_finished_and_all_images_help(generator: torch.Generator) -> None:
-    images, _ = images_of(phantom(generator), 6, generator)
+@dataclasses.dataclass
+class Small:
+    """A denoiser for which the memory is too small for more than so many images, from some call on."""
+
+    denoiser: IdealDenoiser
+    most: int
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")  # noqa: RUF009
+    calls_before: int = 0
+    denoised: int = 0
+
+    def __call__(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        if len(noisy) > self.most and self.calls_before <= 0:
+            raise self.error
+        self.calls_before -= 1
+        self.denoised += len(noisy)
+        return self.denoiser(noisy, sigma)
+
+
+@pytest.mark.parametrize("calls_before", [0, 1, 4, 6])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't"), MemoryError()]
+)
+def test_too_small_a_memory_halves_the_chunk(calls_before: int, error: Exception, images: Tensor) -> None:
+    """What was done is not done again; the chunk stays small; the volumes are the same."""
+    whole = grow(IdealDenoiser(images), images, SHORT, seed=0)
+    denoiser, store = Small(IdealDenoiser(images), 1, error, calls_before), MemoryStore()
+    steps = list(grow_progressive(denoiser, images, SHORT, seed=0, store=store, chunk=3))
+    assert torch.allclose(volumes_of(store), whole, atol=1e-5)
+    assert denoiser.denoised == steps[-1].done == steps[-1].total
+    chunks = [step.chunk for step in steps]
+    assert chunks == sorted(chunks, reverse=True) and chunks[-1] == 1
+    assert all(later.done >= sooner.done for sooner, later in pairwise(steps))
+    (released, *_) = [step for step in steps if step.advancing is None]
+    assert released.complete
+
+
+def test_a_volume_that_does_not_fit_alone_and_other_errors_are_raised(images: Tensor) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        list(grow_progressive(Small(IdealDenoiser(images), 0), images, SHORT, seed=0))
+    with pytest.raises(RuntimeError, match="broken"):
+        list(grow_progressive(Small(IdealDenoiser(images), 1, RuntimeError("broken")), images, SHORT, seed=0))
+
+
+def test_parents_are_the_sharpest_volumes_of_the_stage_before(phantom: Phantom, images: Tensor) -> None:
+    """Those that the stage was started from only if it has too few of its own."""
+    config = dataclasses.replace(SHORT, parents=4)
+    sharp, blunt = phantom(), phantom()
+    earlier = {"volumes": torch.stack([sharp, blunt]), "sharpness": torch.tensor([9.0, -1.0])}
+    store = MemoryStore({"parents": {1: earlier}})
+    for step in steps_of(images, config, store=store):
+        if step.stage.number == 2:
+            break
+    chosen = store.get("parents", 2)
+    assert torch.equal(chosen["volumes"][0], sharp)
+    assert chosen["sharpness"].tolist() == sorted(chosen["sharpness"].tolist(), reverse=True)
+    assert len(chosen["volumes"]) == 4 and not any(torch.equal(volume, blunt) for volume in chosen["volumes"])
+
+
+def test_what_a_stage_has_made_is_dropped_once_its_parents_are_chosen(images: Tensor) -> None:
+    """All but what a volume of the last stage can be made again from."""
+    store = MemoryStore()
+    deepest = max(len([task for task in store.results if "stage" in task]) for _ in steps_of(images, store=store))
+    assert deepest <= 2  # the volumes of a stage, and where its parents were seen
+    assert set(store.results) == {"parents", "stage2_matches", VOLUMES}
+    before = volumes_of(store)
+    del store.results[VOLUMES][1]
+    assert {step.stage.name for step in steps_of(images, store=store)} == {"polish"}
+    assert torch.allclose(volumes_of(store), before, atol=1e-5)
+
+
+def test_only_wanted_volumes_are_made_and_all_images_help(phantom: Phantom, images_of: ImagesOf) -> None:
+    images, _ = images_of(phantom(), 6)
     config = dataclasses.replace(SHORT, nuclei=3)
-    steps = run(images, config, wanted=torch.tensor([4, 1]))
-    assert [index for step in steps for index, _ in step.finished] == [4, 1]
+    store = MemoryStore()
+    steps = list(steps_of(images, config, wanted=[4, 1], store=store))
+    assert sorted(store.results[VOLUMES]) == [1, 4]
     assert steps[-1].total == 3 * 3 + 2 * 2 + 2 * 4  # nuclei are spread over all images
+    grown = grow(IdealDenoiser(images), images, config, seed=0, wanted=[4, 1])
+    assert torch.equal(grown, volumes_of(store)[[1, 0]])
 
 
-def test_anchors_act_in_the_stages_that_ask_for_them(generator: torch.Generator) -> None:
-    images, _ = images_of(phantom(generator), 4, generator)
-    state = run(images, SHORT)[2].state  # after the nuclei
-    anchored = dataclasses.replace(SHORT, grow=dataclasses.replace(SHORT.grow, anchors=1))
-    plain, changed = run(images, SHORT, state=state), run(images, anchored, state=state)
-    assert not torch.allclose(plain[0].state.running.volumes, changed[0].state.running.volumes)  # type: ignore[union-attr]
+def test_anchors_act_in_the_stages_that_ask_for_them(images: Tensor) -> None:
+    def grown(anchors: int) -> Tensor:
+        config = dataclasses.replace(SHORT, grow=dataclasses.replace(SHORT.grow, anchors=anchors))
+        *_, last = islice(steps_of(images, config), 4)
+        assert last.stage.name == "grow 1 of 1"
+        return last.advancing.step.volumes  # type: ignore[union-attr]
+
+    assert not torch.allclose(grown(0), grown(1), atol=1e-3)
 
 
-def test_without_nuclei_it_is_algorithm_1(generator: torch.Generator) -> None:
-    images, _ = images_of(phantom(generator), 3, generator)
+def test_without_nuclei_it_is_algorithm_1(images: Tensor) -> None:
     config = dataclasses.replace(SHORT, nuclei=0)
     generators = [volume_generator(0, 0, k) for k in range(3)]
     alone = reconstruct(IdealDenoiser(images), images, SHORT.polish, generators=generators)
-    assert torch.equal(finished(run(images, config)), alone)
+    assert torch.equal(grow(IdealDenoiser(images), images, config, seed=0), alone)

@@ -1,12 +1,14 @@
 """``scoretomo demo``: the whole way on a simulated box, in minutes."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import tyro
 
+from .. import processes
 from ..evaluation.comparison import Comparison
 from ..imaging.fourier import recentre_crop
 from ..io.mrc import read_volume
@@ -44,20 +46,25 @@ def demo(
         Where to compute; auto takes a GPU if there is one.
     """
     simulation, run_folder = output / "simulation", output / "run"
-    images = simulation / "images.mrcs"
-    if not images.exists():  # it is written last
-        write_simulation(simulation, simulate_box(DEMO_SIMULATION, track=show))
-    source = Source(images, run_folder, preset="demo", device=device)
+    processes.by_main(partial(_simulate, simulation))
+    source = Source(simulation / "images.mrcs", run_folder, preset="demo", device=device)
     with locked(run_folder):
         run = run_all(source, config, Selection(images=tuple(range(DEMO_VOLUMES))))
-        volumes = [run.volume(index, 0) for index in range(DEMO_VOLUMES)]
-        truths = [simulation / "truth" / path.name for path in volumes]
-        comparisons = compare_files(volumes, truths)
-        write_evaluation(output, volumes, comparisons)
-    picture = output / "overview.png"
-    draw(picture, run, comparisons, simulation)
+        processes.by_main(partial(_compare, output, run, simulation))
+    print(f"picture: {output / 'overview.png'}\nvolumes: {run.volumes}")
+
+
+def _simulate(folder: Path) -> None:
+    if not (folder / "images.mrcs").exists():  # it is written last
+        write_simulation(folder, simulate_box(DEMO_SIMULATION, track=show))
+
+
+def _compare(output: Path, run: Run, simulation: Path) -> None:
+    volumes = [run.volume(index, 0) for index in range(DEMO_VOLUMES)]
+    comparisons = compare_files(volumes, [simulation / "truth" / path.name for path in volumes])
+    write_evaluation(output, volumes, comparisons)
+    draw(output / "overview.png", run, comparisons, simulation)
     print(table(comparisons))
-    print(f"picture: {picture}\nvolumes: {run.volumes}")
 
 
 def draw(path: Path, run: Run, comparisons: Sequence[Comparison], simulation: Path) -> None:

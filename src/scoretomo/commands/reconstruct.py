@@ -1,31 +1,40 @@
 """``scoretomo reconstruct``: a trained run in, one volume per class average out."""
 
 import hashlib
+import math
+import shutil
 import time
 import tomllib
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
 import torch
 import tyro
+from jaxtyping import Float
+from torch import Tensor
 
+from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import EDMDenoiser
-from ..ensemble.growth import GrowthConfig, GrowthState, grow_progressive
+from ..ensemble.growth import GrowthConfig, GrowthStep, grow_progressive, growth_stages
+from ..ensemble.memory import free_memory, is_out_of_memory, volumes_at_once
 from ..io.files import write_text
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
 from ..networks.unet import supports_fast_bfloat16
-from ..runs import Run, load_checkpoint, load_denoiser, locked, open_run, save_checkpoint
-from .progress import Pace, interruptible, progress, say
+from ..runs import Run, load_denoiser, locked, open_run
+from .growth_folder import GrowthFolder
+from .progress import Pace, Report, interruptible, progress, say
 from .train import Device, choose_device
 
-# Memory that a chunk of volumes may take on a CPU; more does not make it faster.
-_BYTES_ON_CPU = 2**28
-# Arrays of the size of a volume that are alive at once: volume, average, gradient, what comes between them.
-_VOLUME_COPIES = 8
+# Part of the free memory that volumes may take: the rest is for matching parents, and for what others begin meanwhile.
+_FILLED = 0.8
+_SECONDS_BETWEEN_NOTES = 1.0
 _SECONDS_BETWEEN_METRICS = 10.0
 _SECONDS_BETWEEN_SAVES = 30.0
 # Between the random seeds of repeats, so that those of two runs do not meet.
@@ -94,87 +103,136 @@ def reconstruct(
 
 
 def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, device: torch.device) -> None:
-    """Make the selected volumes that are not there yet."""
+    """Make the selected volumes that are not there yet; processes that work together share them out."""
     indices = _indices(run, selection)
     denoiser = EDMDenoiser(load_denoiser(run), bfloat16=supports_fast_bfloat16(device)).to(device).eval()
     denoiser.requires_grad_(False)
-    _settle(run, growth, overwrite=selection.overwrite)
+    processes.by_main(lambda: _settle(run, growth, overwrite=selection.overwrite))
+    images, chunk = run.images.to(device), 0
     for seed in range(selection.seeds):
-        if all(run.volume(index, seed).exists() for index in indices):
-            say(f"all {len(indices)} volumes are there" + (f" (seed {seed})" if seed else ""))
+        there = processes.by_main(partial(_count_volumes, run, indices, seed))
+        of_seed = f" (seed {seed})" if seed else ""
+        if there == len(indices):
+            say(f"all {there} volumes are there{of_seed}")
             continue
-        _reconstruct_seed(run, denoiser, growth, indices, seed, device)
+        if there:
+            say(f"{there} of {len(indices)} volumes are there{of_seed}")
+        with _one_volume_fits(images.shape[-1], device):
+            chunk = chunk or chunk_size(denoiser, images, growth, len(indices))
+            chunk = _reconstruct_seed(run, denoiser, images, growth, indices, seed, chunk)
 
 
 def _reconstruct_seed(
-    run: Run, denoiser: EDMDenoiser, growth: GrowthConfig, indices: list[int], seed: int, device: torch.device
-) -> None:
-    """All volumes of one repeat, beginning where an earlier process has stopped."""
-    indices, state = _saved_growth(run, growth, indices, seed, device)
-    images = run.images.to(device)
-    chunk = chunk_size(images.shape[-1], device)
-    metrics = Metrics(run.folder, f"reconstruct_seed{seed}", resumed_at=0 if state is None else None)
-    title = "reconstruct" + (f" seed {seed}" if seed else "")
+    run: Run,
+    denoiser: EDMDenoiser,
+    images: Float[Tensor, "k n n"],
+    growth: GrowthConfig,
+    indices: list[int],
+    seed: int,
+    chunk: int,
+) -> int:
+    """All volumes of one repeat, from where an earlier command has stopped; returns the chunk that the memory holds."""
+    folder = GrowthFolder(run, seed)
     steps = grow_progressive(
         denoiser,
         images,
         growth,
         seed=run.config.seed + _SEED_STEP * (seed + 1),
-        wanted=torch.tensor(indices),
-        state=state,
+        wanted=indices,
+        store=folder,
         chunk=chunk,
         mask_radius=run.mask_radius,
     )
-    pace, written_at, saved_at = Pace(), time.monotonic(), time.monotonic()
-    with interruptible() as check, progress(title) as report:
+    with interruptible() as check, progress("reconstruct" + (f" seed {seed}" if seed else "")) as report:
+        log = _Log(run, seed, report) if processes.is_main() else None
+        saved_at = time.monotonic()
         for step in steps:
-            for index, volume in step.finished:
-                run.save_volume(index, seed, volume)
+            if step.chunk < chunk:
+                chunk = step.chunk
+                say(f"the memory is too small; advancing {chunk} volumes at a time")
             try:
                 check()
             except KeyboardInterrupt:
-                _save_growth(run, seed, indices, device, step.state)
+                _keep(step, folder)
                 raise
-            if step.finished or step.state.running is None or time.monotonic() - saved_at >= _SECONDS_BETWEEN_SAVES:
-                _save_growth(run, seed, indices, device, step.state)
+            if time.monotonic() - saved_at >= _SECONDS_BETWEEN_SAVES:
+                _keep(step, folder)
                 saved_at = time.monotonic()
-            speed = pace(step.done)
-            if step.state.running is None or time.monotonic() - written_at >= _SECONDS_BETWEEN_METRICS:
-                errors = {"base_error": step.base_error, "score_error": step.score_error}
-                metrics.write(step.done, {"stage": step.name, **errors, "volume_steps_per_second": speed})
-                written_at = time.monotonic()
-            residuals = f"class averages {step.base_error:.3f}, denoiser {step.score_error:.3f}"
-            report(step.done / step.total, f"{step.name}  {speed:.0f} volume-steps/s  residuals: {residuals}")
-    metrics.close()
+            if log is not None:
+                log.add(step)
+            del step  # these volumes are in nobody's way when the next ones begin
+        processes.wait_for_all()
+        if log is not None:
+            log.close()
+    return chunk
 
 
-def _save_growth(run: Run, seed: int, indices: list[int], device: torch.device, state: GrowthState) -> None:
-    values = {"images": indices, "device": device.type, "growth": state.state_dict()}
-    save_checkpoint(run.growth_checkpoint(seed), values)
+def _keep(step: GrowthStep, folder: GrowthFolder) -> None:
+    """Write how far the volumes are, unless they are complete and written."""
+    if step.advancing is not None and not step.complete:
+        step.advancing.keep(folder)
 
 
-def _saved_growth(
-    run: Run, growth: GrowthConfig, indices: list[int], seed: int, device: torch.device
-) -> tuple[list[int], GrowthState | None]:
-    """Images to work on, and where an earlier process has got to if that helps them.
+class _Log:
+    """Shows and writes now and then how far the reconstruction is; in between nothing waits for a GPU."""
 
-    It goes on where it was for the same images only. The last stage needs nothing but the parents, so that any volume
-    that is missing then can be made from them.
-    """
-    missing = [index for index in indices if not run.volume(index, seed).exists()]
-    saved = load_checkpoint(run.growth_checkpoint(seed))
-    if saved is None or saved["device"] != device.type:
-        return (missing if growth.nuclei == 0 else indices), None
-    state = GrowthState.from_state_dict(saved["growth"], device)
-    last = len(growth.stages) - 1
-    done = saved["images"][: len(state.grown)] if state.stage == last else []
-    if saved["images"] == indices and state.stage <= last and not set(done) & set(missing):
-        say(f"going on with the reconstruction at stage {state.stage + 1} of {last + 1}")
-        return indices, state
-    if state.stage >= last:
-        say(f"making {len(missing)} more volumes")
-        return missing, replace(state.at_stage_start(), stage=last)
-    return (missing if growth.nuclei == 0 else indices), None
+    def __init__(self, run: Run, seed: int, report: Report) -> None:
+        self.run, self.phase, self.report = run, f"reconstruct_seed{seed}", report
+        self.metrics: Metrics | None = None
+        self.pace = Pace()
+        self.shown_at = self.written_at = -math.inf
+
+    def add(self, step: GrowthStep) -> None:
+        """Take in a step."""
+        speed = self.pace(step.done)
+        if step.advancing is None or not (step.complete or time.monotonic() - self.shown_at >= _SECONDS_BETWEEN_NOTES):
+            return
+        self.shown_at = time.monotonic()
+        self.metrics = self.metrics or Metrics(self.run.folder, self.phase, resumed_at=step.done)
+        name, now = step.stage.name, step.advancing.step
+        base_error, score_error = torch.stack([now.base_error, now.score_error]).mean(1).tolist()
+        residuals = f"class averages {base_error:.3f}, denoiser {score_error:.3f}"
+        self.report(step.done / step.total, f"{name}  {speed:.0f} volume-steps/s  residuals: {residuals}")
+        if step.complete or self.shown_at - self.written_at >= _SECONDS_BETWEEN_METRICS:
+            errors = {"base_error": base_error, "score_error": score_error}
+            self.metrics.write(step.done, {"stage": name, **errors, "volume_steps_per_second": speed})
+            self.written_at = self.shown_at
+
+    def close(self) -> None:
+        """Write what has been gathered."""
+        if self.metrics is not None:
+            self.metrics.close()
+
+
+def chunk_size(denoiser: EDMDenoiser, images: Float[Tensor, "k n n"], growth: GrowthConfig, wanted: int) -> int:
+    """Volumes to advance together: what the memory holds of this process's share, and is of use."""
+    members = max(len(stage.members) for stage in growth_stages(growth, len(images), range(wanted)))
+    free = free_memory(images.device)
+    volumes, taken = volumes_at_once(
+        denoiser,
+        images.shape[-1],
+        [settings for _, settings in growth.stages],
+        images.device,
+        budget=round(_FILLED * free),
+        most=-(-members // processes.count()),
+    )
+    company = f" in each of {processes.count()} processes" if processes.count() > 1 else ""
+    say(f"advancing {volumes} volumes at a time ({taken / 1e9:.1f} GB of {free / 1e9:.0f} GB){company}")
+    return volumes
+
+
+@contextmanager
+def _one_volume_fits(side: int, device: torch.device) -> Iterator[None]:
+    """Turn the want of memory that is left when volumes advance one by one into an error of what was asked for."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"not even one volume of {side} pixels fits into the memory ({device}); train with a smaller --side "
+            "in a new run folder, or take a machine with more"
+        ) from error
 
 
 def _indices(run: Run, selection: Selection) -> list[int]:
@@ -184,6 +242,10 @@ def _indices(run: Run, selection: Selection) -> list[int]:
     if wrong or not wanted:
         raise InputError(f"--images {' '.join(map(str, wrong))}: the run has images 0 to {count - 1}")
     return wanted
+
+
+def _count_volumes(run: Run, indices: list[int], seed: int) -> int:
+    return sum(run.volume(index, seed).exists() for index in indices)
 
 
 def refuse_replacing(run: Run, selection: Selection) -> None:
@@ -216,18 +278,13 @@ def _settle(run: Run, growth: GrowthConfig, *, overwrite: bool) -> None:
                 "move them away, or give --overwrite to replace them"
             )
         if changed:
-            for stale in [*run.volumes.glob("volume_*.mrc"), *run.folder.glob("checkpoint/growth_*.pt")]:
+            for stale in run.volumes.glob("volume_*.mrc"):
                 stale.unlink()
+            for stale in run.folder.glob("checkpoint/growth_*"):
+                shutil.rmtree(stale)
     write_text(path, tomli_w.dumps(table))
 
 
 def _hash_denoiser(run: Run) -> str:
     weights = sorted(run.denoiser_folder.glob("*.safetensors"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
-
-
-def chunk_size(side: int, device: torch.device) -> int:
-    """Volumes to advance together: what the memory holds, the same on every machine of a kind."""
-    cuda = device.type == "cuda"
-    available = torch.cuda.get_device_properties(device).total_memory // 4 if cuda else _BYTES_ON_CPU
-    return max(1, available // (4 * _VOLUME_COPIES * side**3))

@@ -1,10 +1,12 @@
 """``scoretomo run``: train, reconstruct and draw, in one command that may be interrupted."""
 
+from functools import partial
 from typing import Annotated
 
 import torch
 import tyro
 
+from .. import processes
 from ..imaging.fourier import recentre_crop
 from ..io.metrics import read_metrics
 from ..io.mrc import read_volume
@@ -41,7 +43,7 @@ def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
         refuse_replacing(opened, selection)
     train_denoiser(opened, device)
     reconstruct_volumes(opened, opened.config.growth, selection, device)
-    draw(opened, selection)
+    processes.by_main(partial(draw, opened, selection))
     return opened
 
 

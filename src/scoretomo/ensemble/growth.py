@@ -2,28 +2,37 @@
 
 Cold starts of Algorithm 1 lock one after another and many never do. A volume that has locked shows most of what
 another image needs: found in that image (pose search), turned into its frame and adapted to it by Algorithm 1, it
-replaces thousands of steps. Projections fix no hand, so one hand of each parent is enough; what grows from a parent
-has its hand. While growing, a volume is also shown other class averages in the poses in which they match (anchors);
-what all conformations share comes out sharp, and what moves is left to the last stage.
+replaces thousands of steps. While growing, a volume is also shown other class averages in the poses in which they match
+(anchors); what all conformations share comes out sharp, and what moves is left to the last stage.
+
+What is made goes into a store (store.py). From there an interrupted growth is taken up, and through it processes share
+the work; they have no other exchange.
 """
 
-import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from itertools import groupby
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
-from ..imaging.fourier import centred_fft, radius_grid, translate
-from ..imaging.resampling import rotate_volumes
-from ..imaging.slices import voxel_slices
-from ..methods.pose_search import PoseSearchConfig, find_poses
-from ..methods.score_tomography import Anchors, ReconstructionConfig, ReconstructionStep, reconstruct_progressive
+from ..methods.pose_search import PoseSearchConfig
+from ..methods.score_tomography import ReconstructionConfig, ReconstructionStep, reconstruct_progressive
+from .memory import is_out_of_memory
+from .parents import Matches, anchor_to_matches, match_parents, sharpest, sharpness, start_from_parents
+from .store import MemoryStore, Store, Tensors, split_evenly
+
+VOLUMES = "volumes"
+"""What a store calls the volumes that are asked for: those of the last stage."""
+_PARENTS = "parents"
+# Images that are matched at a time: what processes share, and what is not done again after an interruption.
+_MATCHED_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -72,59 +81,84 @@ class GrowthConfig:
 
 
 @dataclass(frozen=True)
-class GrowthState:
-    """All that is needed to go on: saved now and then, it makes an interrupted run go on where it was."""
+class Stage:
+    """Algorithm 1 for some of the images, with the same settings and from the same parents."""
 
-    stage: int
-    """The stage to go on with."""
-    parents: Float[Tensor, "p n n n"]
-    """Volumes that the stage starts from."""
-    grown: Float[Tensor, "k n n n"]
-    """Volumes that the stage has completed, of its first k members."""
-    running: ReconstructionStep | None
-    """The chunk of members that follows, if it has begun."""
-    generators: Tensor | None = None
-    """``(b, bytes)``, states of the random generators of that chunk."""
+    number: int
+    name: str
+    settings: ReconstructionConfig
+    members: list[int]
+    """Images whose volumes the stage makes."""
+    before: int
+    """Volume-steps of the stages before it."""
+    task: str
+    """What its volumes are called in the store."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "running": None if self.running is None else vars(self.running)}
+    @property
+    def after(self) -> int:
+        """Volume-steps of the stages up to its end."""
+        return self.before + len(self.members) * self.settings.steps
 
-    @classmethod
-    def from_state_dict(cls, saved: dict[str, Any], device: torch.device | str = "cpu") -> "GrowthState":
-        """Inverse of :meth:`state_dict`; volumes are brought to ``device``."""
-        running = saved["running"]
-        if running is not None:
-            moved: dict[str, Any] = {
-                name: value.to(device) if isinstance(value, Tensor) else value for name, value in running.items()
-            }
-            running = ReconstructionStep(**moved)
-        volumes = {name: saved[name].to(device) for name in ("parents", "grown")}
-        return cls(**{**saved, **volumes, "running": running})
 
-    def at_stage_start(self) -> "GrowthState":
-        """Forget what the stage has done: for other images than those it was done with."""
-        return dataclasses.replace(self, grown=self.grown[:0], running=None, generators=None)
+@dataclass(frozen=True)
+class Advancing:
+    """Volumes that advance together, and how far they are: all that is needed to take them up again."""
+
+    stage: Stage
+    members: list[int]
+    step: ReconstructionStep
+    generators: UInt8[Tensor, "b bytes"]
+    """States of their random generators."""
+
+    def keep(self, store: Store) -> None:
+        """Put aside how far each of them is, to be taken up by whatever process and in whatever company."""
+        fields = {name: value for name, value in vars(self.step).items() if isinstance(value, Tensor)}
+        for row, member in enumerate(self.members):
+            state = {name: value[row] for name, value in fields.items()}
+            state |= {"step": torch.tensor(self.step.step), "generator": self.generators[row]}
+            store.keep(self.stage.task, member, state)
 
 
 @dataclass(frozen=True)
 class GrowthStep:
-    """Where the growth stands after one update of one chunk of volumes."""
+    """Where the growth stands after one update of the volumes that advance together."""
 
-    stage: int
+    stage: Stage
     stages: int
-    name: str
     done: int
-    """Volume-steps done so far."""
+    """Volume-steps done so far by all processes, if the others are as fast as this one."""
     total: int
     """Volume-steps of the whole job."""
-    base_error: float
-    score_error: float
-    state: GrowthState
-    """Takes the run up from here."""
-    finished: list[tuple[int, Tensor]] = field(default_factory=list)
-    """Indices and volumes of the images whose volumes are complete with this step."""
+    chunk: int
+    """Volumes that advance together at most; fewer than before when the memory has turned out too small."""
+    advancing: Advancing | None
+    """Those volumes; None where they are begun again in a smaller chunk, so that nobody holds on to their memory."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether these volumes are complete and in the store, so that there is nothing left to keep."""
+        return self.advancing is None or self.advancing.step.step == self.stage.settings.steps
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all stages have in common."""
+
+    denoiser: Denoiser
+    images: Float[Tensor, "k n n"]
+    config: GrowthConfig
+    seed: int
+    store: Store
+    mask_radius: float | None
+    stages: list[Stage]
+
+
+@dataclass(frozen=True)
+class _Parents:
+    """What a stage starts from."""
+
+    volumes: Float[Tensor, "p n n n"]
+    matches: Matches
 
 
 def grow_progressive(
@@ -133,12 +167,15 @@ def grow_progressive(
     config: GrowthConfig,
     *,
     seed: int,
-    wanted: Int[Tensor, " b"] | None = None,
-    state: GrowthState | None = None,
+    wanted: Sequence[int] | None = None,
+    store: Store | None = None,
     chunk: int = 64,
     mask_radius: float | None = None,
 ) -> Iterator[GrowthStep]:
-    """Reconstruct one volume per image, all from the few that lock first.
+    """Reconstruct one volume per image, all from the few that lock first; the volumes come into the store.
+
+    Processes with a store in common share the work. A volume depends neither on their number nor on the chunk, up to
+    rounding: what it meets is drawn from the seed, the stage and its image alone.
 
     Parameters
     ----------
@@ -149,55 +186,62 @@ def grow_progressive(
     config
         Stages and their settings.
     seed
-        With the stage and the index of an image it decides the rotations and noise that the volume of the image meets.
+        Decides, with the stage and the index of an image, the rotations and noise that the volume of the image meets.
     wanted
         Indices of the images whose volumes to make; all if not given. The others serve as nuclei and anchors.
-    state
-        Where to go on.
+    store
+        Where volumes come, ``store.get(VOLUMES, index)["volume"]``, and where there may be some already, or the
+        beginnings of some, from an earlier call; the memory if not given.
     chunk
-        Volumes that advance together; what the memory holds.
+        Volumes that advance together; halved when the memory does not hold so many.
     mask_radius
         Radius in pixels beyond which the images are 0; half the side if not given.
     """
-    stages = config.stages
-    everything = torch.arange(len(images), device=images.device)
-    members = [everything if wanted is None else wanted.to(images.device)] * len(stages)
-    if config.nuclei:
-        members[0] = everything[torch.linspace(0, len(images) - 1, min(config.nuclei, len(images))).round().long()]
-    work = [len(some) * settings.steps for some, (_, settings) in zip(members, stages, strict=True)]
-    if state is None:
-        nothing = images.new_zeros(0, *images.shape[1:], images.shape[-1])
-        state = GrowthState(0, nothing, nothing, None)
+    store = MemoryStore() if store is None else store
+    stages = growth_stages(config, len(images), wanted)
+    job = _Job(denoiser, images, config, seed, store, mask_radius, stages)
+    unknown = store.share(_PARENTS, range(1, len(stages))).missing
+    first = max((stage.number for stage in stages if stage.number and stage.number not in unknown), default=0)
+    for stage in stages[first:]:
+        parents = _find_parents(job, stage) if stage.number else None
+        chunk = yield from _grow_stage(job, stage, parents, chunk)
+        if stage is not stages[-1]:
+            store.wait()
+            _shared(store, _PARENTS, [stage.number + 1], partial(_choose_parents, job))
+            store.drop(stage.task)
+            store.drop(_matches_of(stage))
 
-    matches: Matches | None = None
-    while state.stage < len(stages):
-        stage, (name, settings) = state.stage, stages[state.stage]
-        first = len(state.grown)
-        chosen = members[stage][first : first + chunk]
-        if len(state.parents) and (matches is None or first == 0):
-            matches = match_parents(state.parents, images, config.matching)
-        start = None if matches is None else start_from_parents(state.parents, matches, chosen)
-        anchors = None if matches is None else anchor_to_matches(images, matches, chosen)
-        generators = [volume_generator(seed, stage, index, images.device) for index in chosen.tolist()]
-        if state.generators is not None:
-            for generator, saved in zip(generators, state.generators.cpu(), strict=True):
-                generator.set_state(saved.clone())  # PyTorch 2.13 misreads, or crashes on, a part of a tensor
-        for step in reconstruct_progressive(
-            denoiser,
-            images[chosen],
-            settings,
-            generators=generators,
-            start=start,
-            resume=state.running,
-            anchors=anchors,
-            mask_radius=mask_radius,
-        ):
-            state = _after(step, state, config, len(members[stage]), generators)
-            done = sum(work[:stage]) + first * settings.steps + len(chosen) * step.step
-            errors = float(step.base_error.mean()), float(step.score_error.mean())
-            ended = step.step == settings.steps and stage == len(stages) - 1
-            finished = list(zip(chosen.tolist(), step.result, strict=True)) if ended else []
-            yield GrowthStep(stage, len(stages), name, done, sum(work), *errors, state, finished)
+
+def grow(
+    denoiser: Denoiser,
+    images: Float[Tensor, "k n n"],
+    config: GrowthConfig,
+    *,
+    seed: int,
+    wanted: Sequence[int] | None = None,
+    chunk: int = 64,
+    mask_radius: float | None = None,
+) -> Float[Tensor, "b n n n"]:
+    """Run :func:`grow_progressive` to its end, in one process, and give the volumes of the wanted images in order."""
+    store = MemoryStore()
+    steps = grow_progressive(
+        denoiser, images, config, seed=seed, wanted=wanted, store=store, chunk=chunk, mask_radius=mask_radius
+    )
+    deque(steps, maxlen=0)
+    indices = range(len(images)) if wanted is None else wanted
+    return torch.stack([store.get(VOLUMES, index)["volume"] for index in indices])
+
+
+def growth_stages(config: GrowthConfig, count: int, wanted: Sequence[int] | None = None) -> list[Stage]:
+    """List the stages of growing from ``count`` images: whose volumes each makes, all or those that are wanted."""
+    members = list(range(count)) if wanted is None else list(wanted)
+    nuclei: list[int] = torch.linspace(0, count - 1, min(config.nuclei, count)).round().int().tolist()
+    stages: list[Stage] = []
+    for number, (name, settings) in enumerate(config.stages):
+        own = nuclei if nuclei and number == 0 else members
+        task = VOLUMES if number == len(config.stages) - 1 else f"stage{number}"
+        stages.append(Stage(number, name, settings, own, stages[-1].after if stages else 0, task))
+    return stages
 
 
 def volume_generator(seed: int, stage: int, index: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -210,91 +254,126 @@ def volume_generator(seed: int, stage: int, index: int, device: torch.device | s
     return torch.Generator(device).manual_seed(int.from_bytes(digest))
 
 
-def _after(
-    step: ReconstructionStep, state: GrowthState, config: GrowthConfig, count: int, generators: list[torch.Generator]
-) -> GrowthState:
-    """State after an update of the running chunk of the stage."""
-    states = torch.stack([generator.get_state() for generator in generators])
-    state = dataclasses.replace(state, running=step, generators=states)
-    if step.step < config.stages[state.stage][1].steps:
-        return state
-    state = dataclasses.replace(state, running=None, generators=None, grown=torch.cat([state.grown, step.result]))
-    if len(state.grown) < count:
-        return state
-    last = state.stage == len(config.stages) - 1
-    parents = state.parents if last else select_parents(state, config.parents)
-    return dataclasses.replace(state, stage=state.stage + 1, parents=parents, grown=state.grown[:0])
+def _grow_stage(job: _Job, stage: Stage, parents: _Parents | None, chunk: int) -> Generator[GrowthStep, None, int]:
+    """Make this process's share of the volumes of a stage; returns the chunk that the memory holds."""
+    share, steps = job.store.share(stage.task, stage.members), stage.settings.steps
+    made = {member: _steps_made(job, stage, member) for member in share.mine}
+
+    def report(advancing: Advancing | None) -> GrowthStep:
+        there = (len(stage.members) - len(share.missing)) * steps
+        now = sum(made.values()) * len(share.missing) // len(made)
+        return GrowthStep(stage, len(job.stages), stage.before + there + now, job.stages[-1].after, chunk, advancing)
+
+    # volumes that have begun come first; those that are equally far advance together
+    order = sorted(made, key=lambda member: -made[member])
+    queue = deque(list(members) for _, members in groupby(order, key=made.__getitem__))
+    while queue:
+        members = queue.popleft()
+        if len(members) > chunk:
+            queue.extendleft(reversed(split_evenly(members, -(-len(members) // chunk))))
+            continue
+        advancing = None
+        try:
+            for advancing in _advance(job, stage, members, parents):
+                made.update(dict.fromkeys(members, advancing.step.step))
+                yield report(advancing)
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(members) == 1:
+                raise
+            if advancing is not None:
+                advancing.keep(job.store)
+        advancing, chunk = None, (len(members) + 1) // 2
+        queue.appendleft(members)
+        yield report(None)
+    return chunk
 
 
-def select_parents(state: GrowthState, count: int) -> Float[Tensor, "p n n n"]:
-    """Take the sharpest volumes of a completed stage; those it started from only if it has too few of its own.
-
-    Parents of parents stay out, so that the set is not started from one volume in several frames.
-    """
-    pool = state.grown if len(state.grown) >= count else torch.cat([state.grown, state.parents])
-    return pool[sharpness(pool).topk(min(count, len(pool))).indices]
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Where parents are seen in images.
-
-    Attributes
-    ----------
-    best
-        ``(n,)``, the parent that matches each image best.
-    rotations
-        ``(p, n, 3, 3)``, pose of each parent in each image.
-    shifts_pixels
-        ``(p, n, 2)``, ``[x, y]``.
-    """
-
-    best: Int[Tensor, " n"]
-    rotations: Float[Tensor, "p n 3 3"]
-    shifts_pixels: Float[Tensor, "p n 2"]
-
-
-def match_parents(
-    parents: Float[Tensor, "p n n n"], images: Float[Tensor, "k n n"], matching: PoseSearchConfig
-) -> Matches:
-    """Find every parent in every image."""
-    found = [find_poses(images, voxel_slices(parent), matching) for parent in parents]
-    return Matches(
-        torch.stack([poses.scores[:, 0] for poses in found]).argmax(0),
-        torch.stack([poses.rotations[:, 0] for poses in found]),
-        torch.stack([poses.shifts_pixels[:, 0] for poses in found]),
-    )
+def _advance(job: _Job, stage: Stage, members: list[int], parents: _Parents | None) -> Iterator[Advancing]:
+    """Advance volumes together to the end of the stage, where they come into the store."""
+    device = job.images.device
+    generators = [volume_generator(job.seed, stage.number, member, device) for member in members]
+    resume = _resume(job, stage, members, generators)
+    chosen = torch.tensor(members, device=device)
+    start, anchors = None, None
+    if parents is not None and resume is None:
+        start = start_from_parents(parents.volumes, parents.matches, chosen)
+    if parents is not None and stage.settings.anchors:
+        anchors = anchor_to_matches(job.images, parents.matches, chosen)
+    for step in reconstruct_progressive(
+        job.denoiser,
+        job.images[chosen],
+        stage.settings,
+        generators=generators,
+        start=start,
+        resume=resume,
+        anchors=anchors,
+        mask_radius=job.mask_radius,
+    ):
+        if step.step == stage.settings.steps:
+            for member, volume, sharp in zip(members, step.result, sharpness(step.result), strict=True):
+                job.store.put(stage.task, member, {"volume": volume, "sharpness": sharp})
+        yield Advancing(stage, members, step, torch.stack([generator.get_state() for generator in generators]))
 
 
-def start_from_parents(
-    parents: Float[Tensor, "p n n n"], matches: Matches, members: Int[Tensor, " b"]
-) -> Float[Tensor, "b n n n"]:
-    """Turn, for each of the images ``members``, the parent that matches it best into the frame of the image."""
-    best = matches.best[members]
-    rotated = rotate_volumes(parents[best], matches.rotations[best, members])
-    shifts = matches.shifts_pixels[best, members]
-    return translate(rotated, torch.nn.functional.pad(shifts, [0, 1])) if shifts.any() else rotated
+def _steps_made(job: _Job, stage: Stage, member: int) -> int:
+    """Count the steps of a volume that were made before an interruption, with generators of the kind of this device."""
+    kept = job.store.kept(stage.task, member)
+    if kept is None or len(kept["generator"]) != len(torch.Generator(job.images.device).get_state()):
+        return 0
+    return int(kept["step"])
 
 
-def anchor_to_matches(images: Float[Tensor, "k n n"], matches: Matches, members: Int[Tensor, " b"]) -> Anchors:
-    """Relate the frames of the images ``members`` to all images through the parent that each is started from."""
-    best = matches.best[members]
-    own = matches.rotations[best, members]
-    return Anchors(images, matches.rotations[best] @ own.mT[:, None])
+def _resume(
+    job: _Job, stage: Stage, members: list[int], generators: list[torch.Generator]
+) -> ReconstructionStep | None:
+    """Take up volumes that are equally far; None if they have not begun."""
+    if _steps_made(job, stage, members[0]) == 0:
+        return None
+    kept = [job.store.kept(stage.task, member) or {} for member in members]
+    fields = {name: torch.stack([state[name] for state in kept]) for name in kept[0]}
+    for generator, state in zip(generators, fields.pop("generator"), strict=True):
+        generator.set_state(state.clone())  # PyTorch 2.13 misreads, or crashes on, a part of a tensor
+    step, average = int(fields.pop("step")[0]), fields.pop("average", None)
+    on_device = {name: value.to(job.images.device) for name, value in fields.items()}
+    average = None if average is None else average.to(job.images.device)
+    return ReconstructionStep(step=step, average=average, **on_device)
 
 
-def sharpness(volumes: Float[Tensor, "b n n n"], cutoff: float = 0.1) -> Float[Tensor, " b"]:
-    """Share of the power, the mean left out, above ``cutoff`` cycles per pixel.
+def _find_parents(job: _Job, stage: Stage) -> _Parents:
+    """Find the parents of a stage in all images; processes share out the images."""
+    device, store = job.images.device, job.store
+    volumes = store.get(_PARENTS, stage.number)["volumes"].to(device)
 
-    Tells volumes that have locked from blobs without a truth: both have the low frequencies of the images, only a
-    consistent volume adds up at high ones. On simulated boxes its rank correlation with the true FSC is about 0.7.
-    A volume that is not finite has -1, less than any other.
-    """
-    side = volumes.shape[-1]
-    radius = radius_grid(side, 3, volumes.device)
-    high, all_but_mean = radius > cutoff * side, radius > 0
-    share = volumes.new_empty(len(volumes))
-    for i, volume in enumerate(volumes):  # one spectrum at a time: a set of volumes may fill the memory
-        power = centred_fft(volume, 3).abs() ** 2
-        share[i] = power[high].sum() / power[all_but_mean].sum().clamp(min=torch.finfo(power.dtype).tiny)
-    return torch.where(share.isfinite(), share, -1.0)
+    def match(first: int) -> Tensors:
+        part = job.images[first : first + _MATCHED_TOGETHER]
+        return vars(match_parents(volumes, part, job.config.matching))
+
+    parts = _shared(store, _matches_of(stage), range(0, len(job.images), _MATCHED_TOGETHER), match)
+    matches = {name: torch.cat([part[name] for part in parts], dim=1).to(device) for name in parts[0]}
+    return _Parents(volumes, Matches(**matches))
+
+
+def _matches_of(stage: Stage) -> str:
+    return f"stage{stage.number}_matches"
+
+
+def _choose_parents(job: _Job, number: int) -> Tensors:
+    """Take the parents of a stage from the volumes of the one before."""
+    store, stage = job.store, job.stages[number - 1]
+    own = torch.tensor([float(store.get(stage.task, member)["sharpness"]) for member in stage.members])
+    earlier = store.get(_PARENTS, stage.number) if stage.number else {"volumes": own[:0], "sharpness": own[:0]}
+    chosen = sharpest(own, earlier["sharpness"].cpu(), job.config.parents).tolist()
+    volumes = [
+        store.get(stage.task, stage.members[k])["volume"] if k < len(own) else earlier["volumes"][k - len(own)]
+        for k in chosen
+    ]
+    return {"volumes": torch.stack(volumes), "sharpness": torch.cat([own, earlier["sharpness"].cpu()])[chosen]}
+
+
+def _shared(store: Store, task: str, items: Sequence[int], make: Callable[[int], Tensors]) -> list[Tensors]:
+    """Make the items of a task, each in one process, and give the results to all."""
+    for item in store.share(task, items).mine:
+        store.put(task, item, make(item))
+    store.wait()
+    return [store.get(task, item) for item in items]

@@ -1,0 +1,227 @@
+"""``scoretomo reconstruct`` makes the same volumes, shared by processes, interrupted, killed or short of memory."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from scoretomo import cli
+from scoretomo.commands import reconstruct as command
+from scoretomo.datatypes import ImageStack
+from scoretomo.diffusion.edm import EDMDenoiser
+from scoretomo.ensemble.growth import GrowthStep
+from scoretomo.imaging.masks import soft_ball
+from scoretomo.io.mrc import read_volume, write_images
+from scoretomo.runs import load_checkpoint
+
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+
+_IMAGES = 9
+_STEPS = 3
+_GROWTH = (
+    "--growth.nuclei 3 --growth.parents 2 --growth.rounds 1 --growth.matching.base-order 1 --growth.nucleate.steps 2 "
+    f"--growth.grow.steps 2 --growth.polish.steps {_STEPS} --growth.polish.average 0.7"
+).split()
+# Runs the command line with two volumes at a time, every step saved; the worker may be killed after one of its steps.
+# Without bfloat16, so that rounding is small.
+_SCRIPT = """
+import os, signal, sys
+from scoretomo import cli
+from scoretomo.commands import reconstruct
+
+killed_after, stage = int(sys.argv[1]), sys.argv[2]
+reconstruct.supports_fast_bfloat16 = lambda device: False
+reconstruct.chunk_size = lambda *_: 2
+reconstruct._SECONDS_BETWEEN_SAVES = 0.0
+original = reconstruct.grow_progressive
+
+def grow_progressive(*arguments, **named):
+    steps = 0
+    for step in original(*arguments, **named):
+        yield step
+        steps += step.stage.name == stage
+        if (steps, os.environ["RANK"]) == (killed_after, "1"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+reconstruct.grow_progressive = grow_progressive
+sys.exit(cli.main(["reconstruct", *sys.argv[3:]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    structure = 1 + 0.3 * torch.randn(_IMAGES, 16, 16, generator=torch.Generator().manual_seed(1))
+    write_images(folder / "averages.mrcs", ImageStack(10 * structure * soft_ball(16, 2, 4.0, 2.0), 3.5))
+    network = "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1"
+    options = "--optimiser.batch-size 8 --optimiser.warmup-images 16 --budget 64"
+    train = ["train", str(folder / "averages.mrcs"), "-o", str(folder / "run"), *network.split(), *options.split()]
+    assert cli.main(train) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trained run without volumes; the denoiser does not run in bfloat16, so that rounding is small."""
+    monkeypatch.setattr(command, "supports_fast_bfloat16", lambda device: False)
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    """What one process makes without an interruption, all volumes at once."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    shutil.copytree(trained, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "supports_fast_bfloat16", lambda device: False)
+        assert cli.main(["reconstruct", str(folder), *_GROWTH]) == 0
+    return volumes(folder)
+
+
+def volumes(run: Path) -> Tensor:
+    paths = sorted((run / "volumes").glob("*.mrc"))
+    assert len(paths) == _IMAGES
+    return torch.stack([read_volume(path).volume.voxels for path in paths])
+
+
+def assert_same(first: Tensor, second: Tensor) -> None:
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-4 * second.std().item())
+
+
+def stamps(run: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (run / "volumes").glob("*.mrc")}
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, then: Callable[[int], None] = lambda made: None) -> list[GrowthStep]:
+    """The steps that a command makes, as they come; something may happen after each."""
+    original, steps = command.grow_progressive, []
+
+    def grow_progressive(*arguments: object, **named: object) -> Iterator[GrowthStep]:
+        for step in original(*arguments, **named):  # type: ignore[arg-type]
+            steps.append(step)
+            yield step
+            then(len(steps))
+
+    monkeypatch.setattr(command, "grow_progressive", grow_progressive)
+    return steps
+
+
+def volume_steps(steps: list[GrowthStep]) -> int:
+    return sum(len(step.advancing.members) for step in steps if step.advancing is not None)
+
+
+def left_to_do(run: Path) -> int:
+    """Volume-steps of the last stage that no file has."""
+    there = stamps(run)
+    missing = [index for index in range(_IMAGES) if f"volume_{index:04d}.mrc" not in there]
+    folder = run / "checkpoint" / "growth_seed0" / "volumes"
+    states = [load_checkpoint(folder / f"{index:04d}.running.pt") for index in missing]
+    return sum(_STEPS - (0 if state is None else int(state["step"])) for state in states)
+
+
+def test_two_processes_of_which_one_is_killed_make_the_volumes_of_one(
+    run: Path, whole: Tensor, launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(_SCRIPT)
+    # of nine images the worker has four: it completes two volumes, and makes two of the three steps of two others
+    assert launch(script, "5", "polish", str(run), *_GROWTH).returncode != 0
+    there, state = stamps(run), run / "checkpoint" / "growth_seed0" / "volumes" / "0008.running.pt"
+    assert {"volume_0005.mrc", "volume_0006.mrc"} <= there.keys() and len(there) < _IMAGES
+    assert load_checkpoint(state)["step"] == 2  # type: ignore[index]
+
+    shutil.copytree(run, tmp_path / "alone")
+    done = launch(script, "-1", "", str(run), *_GROWTH)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"volumes: {run / 'volumes'}\n"
+    said = [line for line in done.stderr.splitlines() if line.startswith(("scoretomo: ", "reconstruct: "))]
+    assert said[0] == f"scoretomo: {len(there)} of {_IMAGES} volumes are there"
+    assert said == done.stderr.splitlines() and len(set(said)) == len(said)
+    assert stamps(run).items() >= there.items()
+    assert_same(volumes(run), whole)
+
+    expected, steps = left_to_do(tmp_path / "alone"), counted(monkeypatch)
+    before = stamps(tmp_path / "alone")
+    assert cli.main(["reconstruct", str(tmp_path / "alone"), *_GROWTH]) == 0
+    assert volume_steps(steps) == expected
+    assert stamps(tmp_path / "alone").items() >= before.items()
+    assert_same(volumes(tmp_path / "alone"), whole)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_chunks_decide_nothing(chunk: int, run: Path, whole: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "chunk_size", lambda *_: chunk)
+    assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
+    assert_same(volumes(run), whole)
+
+
+@pytest.mark.parametrize("after", [1, 5])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_reconstruction_that_is_ended_goes_on_with_the_next_step(
+    after: int, number: signal.Signals, run: Path, whole: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first stage, and in the middle of the last."""
+    with monkeypatch.context() as patch:
+        before = counted(patch, lambda made: os.kill(os.getpid(), number) if made == after else None)
+        assert cli.main(["reconstruct", str(run), *_GROWTH]) == 130
+    assert len(before) == after + 1
+    steps = counted(monkeypatch)
+    assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
+    assert volume_steps(before) + volume_steps(steps) == steps[-1].total
+    assert_same(volumes(run), whole)
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    original = EDMDenoiser.forward
+
+    def forward(self: EDMDenoiser, noisy: Tensor, sigma: Tensor) -> Tensor:
+        if len(noisy) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return original(self, noisy, sigma)
+
+    monkeypatch.setattr(EDMDenoiser, "forward", forward)
+
+
+def test_too_small_a_memory_halves_the_chunk_and_says_so(
+    run: Path, whole: Tensor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short_of_memory(monkeypatch, 2)
+    assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "at a time" in line]
+    assert said[0].startswith(f"scoretomo: advancing {_IMAGES} volumes at a time (0.0 GB of ")
+    assert said[1:] == ["scoretomo: the memory is too small; advancing 2 volumes at a time"]
+    assert_same(volumes(run), whole)
+
+
+def test_a_volume_that_does_not_fit_is_one_line_and_status_2(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short_of_memory(monkeypatch, 0)
+    assert cli.main(["reconstruct", str(run), *_GROWTH]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("scoretomo: error: ") and "16 pixels" in line and "--side" in line
+    assert not list(run.glob("volumes/*"))
+
+
+def test_metrics_are_those_of_the_steps_that_count(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of a command that was killed are replaced by those of the one that has made its steps again."""
+    import json
+
+    def interrupted(made: int) -> None:
+        if made == 5:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        counted(patch, interrupted)
+        cli.main(["reconstruct", str(run), *_GROWTH])
+    assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["phase"] == "reconstruct_seed0"]
+    assert steps == sorted(set(steps)) and steps[-1] == 3 * 2 + _IMAGES * (2 + _STEPS)

@@ -33,6 +33,15 @@ def launch() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--dynamo_backend", "no"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.run([*command, script, *arguments], capture_output=True, text=True, env=environment)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            [*command, script, *arguments], stdout=pipe, stderr=pipe, text=True, env=environment
+        ) as it:
+            try:
+                said, noted = it.communicate(timeout=240)
+            except subprocess.TimeoutExpired:  # processes that wait for each other would do so for days
+                it.terminate()  # it ends them
+                said, noted = it.communicate()
+        return subprocess.CompletedProcess(it.args, it.returncode, said, noted)
 
     return run

@@ -37,8 +37,8 @@ original, steps = train.training_loss, 0
 def loss(*arguments, **named):
     global steps
     steps += 1
-    if (steps, what.split()[0], os.environ["RANK"]) == (3, "signal", "0"):
-        os.kill(os.getppid(), int(what.split()[1]))
+    if steps == 3 and what.startswith("signal") and os.environ["RANK"] == "1":
+        os.kill(os.getppid() if "launcher" in what else os.getpid(), int(what.split()[-1]))
         time.sleep(0.5)
     if (steps, what, os.environ["RANK"]) == (3, "kill worker", "1"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -75,7 +75,9 @@ def _state(run: Path) -> dict[str, Any]:
 def _metrics(run: Path) -> dict[str, float]:
     """The only line, without what depends on clocks and on where it began."""
     (line,) = (run / "metrics.jsonl").read_text().splitlines()
-    return {name: value for name, value in json.loads(line).items() if name.startswith(("held_out", "step", "learning"))}
+    return {
+        name: value for name, value in json.loads(line).items() if name.startswith(("held_out", "step", "learning"))
+    }
 
 
 def test_training_shared_by_two_goes_on_after_a_kill_and_equals_that_of_one(
@@ -103,13 +105,14 @@ def test_training_shared_by_two_goes_on_after_a_kill_and_equals_that_of_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ending_the_launcher_saves_the_step_that_all_have_made(
-    number: signal.Signals, launch: Launch, script: Path, images: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "to"), [(signal.SIGINT, "launcher"), (signal.SIGTERM, "launcher"), (signal.SIGTERM, "one")]
+)
+def test_asked_to_end_all_save_the_step_that_all_have_made(
+    number: signal.Signals, to: str, launch: Launch, script: Path, images: Path, tmp_path: Path
 ) -> None:
-    ended = launch(
-        script, f"signal {number.value}", "train", str(images), *_SETTINGS.split(), "-o", str(tmp_path / "run")
-    )
+    command = ["train", str(images), *_SETTINGS.split(), "-o", str(tmp_path / "run")]
+    ended = launch(script, f"signal to {to} {number.value}", *command)
     assert ended.returncode != 0
     assert _said(ended)[-1] == "scoretomo: interrupted; give the same command again to go on"
     assert len(set(_said(ended))) == len(_said(ended)) and "scoretomo/" not in ended.stderr

@@ -1,5 +1,6 @@
 """``scoretomo reconstruct`` makes the same volumes, shared by processes, interrupted, killed or short of memory."""
 
+import json
 import os
 import shutil
 import signal
@@ -28,17 +29,19 @@ _GROWTH = (
     "--growth.nuclei 3 --growth.parents 2 --growth.rounds 1 --growth.matching.base-order 1 --growth.nucleate.steps 2 "
     f"--growth.grow.steps 2 --growth.polish.steps {_STEPS} --growth.polish.average 0.7"
 ).split()
-# Runs the command line with two volumes at a time, every step saved; the worker may be killed after one of its steps.
-# Without bfloat16, so that rounding is small.
+# Runs the command line with two volumes at a time, every step saved; the worker is late, and may be killed after one of
+# its steps. Without bfloat16, so that rounding is small.
 _SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
 from scoretomo import cli
-from scoretomo.commands import reconstruct
+from scoretomo.commands import growth_folder, reconstruct
 
 killed_after, stage = int(sys.argv[1]), sys.argv[2]
 reconstruct.supports_fast_bfloat16 = lambda device: False
 reconstruct.chunk_size = lambda *_: 2
 reconstruct._SECONDS_BETWEEN_SAVES = 0.0
+reconstruct._TIME_FOR_SAVES = 1e9
+growth_folder._SECONDS_TO_APPEAR = 0.0
 original = reconstruct.grow_progressive
 
 def grow_progressive(*arguments, **named):
@@ -46,6 +49,7 @@ def grow_progressive(*arguments, **named):
     for step in original(*arguments, **named):
         yield step
         steps += step.stage.name == stage
+        time.sleep(0.2 * int(os.environ["RANK"]))
         if (steps, os.environ["RANK"]) == (killed_after, "1"):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -165,15 +169,22 @@ def test_chunks_decide_nothing(chunk: int, run: Path, whole: Tensor, monkeypatch
 @pytest.mark.parametrize("after", [1, 5])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_reconstruction_that_is_ended_goes_on_with_the_next_step(
-    after: int, number: signal.Signals, run: Path, whole: Tensor, monkeypatch: pytest.MonkeyPatch
+    after: int,
+    number: signal.Signals,
+    run: Path,
+    whole: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In the first stage, and in the middle of the last."""
     with monkeypatch.context() as patch:
         before = counted(patch, lambda made: os.kill(os.getpid(), number) if made == after else None)
         assert cli.main(["reconstruct", str(run), *_GROWTH]) == 130
     assert len(before) == after + 1
+    assert "going on" not in capsys.readouterr().err.replace("to go on", "")
     steps = counted(monkeypatch)
     assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
+    assert f"going on with the reconstruction at stage {steps[0].stage.number + 1} of 3" in capsys.readouterr().err
     assert volume_steps(before) + volume_steps(steps) == steps[-1].total
     assert_same(volumes(run), whole)
 
@@ -210,18 +221,23 @@ def test_a_volume_that_does_not_fit_is_one_line_and_status_2(
     assert not list(run.glob("volumes/*"))
 
 
+def test_there_is_some_free_memory() -> None:
+    assert 2**24 < command.free_memory(torch.device("cpu")) < 2**50
+
+
 def test_metrics_are_those_of_the_steps_that_count(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines of a command that was killed are replaced by those of the one that has made its steps again."""
-    import json
 
     def interrupted(made: int) -> None:
-        if made == 5:
+        if made == 6:
             raise RuntimeError("killed")
 
+    monkeypatch.setattr(command, "_SECONDS_BETWEEN_NOTES", 0.0)
+    monkeypatch.setattr(command, "_SECONDS_BETWEEN_METRICS", 0.0)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         counted(patch, interrupted)
         cli.main(["reconstruct", str(run), *_GROWTH])
     assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["phase"] == "reconstruct_seed0"]
-    assert steps == sorted(set(steps)) and steps[-1] == 3 * 2 + _IMAGES * (2 + _STEPS)
+    assert steps == [3, 6, 15, 24, 33, 42, 51]

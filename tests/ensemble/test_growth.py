@@ -130,6 +130,16 @@ def test_a_chunk_in_progress_is_taken_up_in_any_other(before: int, after: int, i
     assert torch.allclose(volumes_of(parts), volumes_of(whole), atol=1e-5)
 
 
+def test_volumes_that_are_equally_far_advance_together_and_those_ahead_first(images: Tensor) -> None:
+    store = MemoryStore()
+    for step in steps_of(images, store=store, wanted=[1]):
+        if step.stage.name == "polish" and not step.complete:
+            step.advancing.keep(store)  # type: ignore[union-attr]
+            break
+    orders = [step.advancing.members for step in steps_of(images, store=store)]  # type: ignore[union-attr]
+    assert orders == [[1]] * 3 + [[0, 2]] * 4
+
+
 def test_states_of_other_generators_are_left(images: Tensor) -> None:
     """A GPU's generator cannot be set to the state of a processor's: the volume is begun again."""
     whole, parts = MemoryStore(), MemoryStore()

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from scoretomo.datatypes import InputError
-from scoretomo.ensemble.memory import free_memory, is_out_of_memory, largest_that_fits, volumes_at_once
+from scoretomo.ensemble.memory import is_out_of_memory, largest_that_fits, volumes_at_once
 from scoretomo.methods.score_tomography import ReconstructionConfig
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("budget", [10, 250, 1_000, 4_000, 100_000])
+@pytest.mark.parametrize("budget", [10, 250, 1_000, 2_000, 4_000, 100_000])
 @pytest.mark.parametrize("most", [1, 5, 64, 1000])
 @pytest.mark.parametrize("denoised_at_once", [1, 20, 10_000])
 def test_what_is_chosen_fits_and_no_measurement_goes_beyond(budget: int, most: int, denoised_at_once: int) -> None:
@@ -63,10 +63,6 @@ def test_errors_about_memory_are_told_from_others() -> None:
     assert is_out_of_memory(torch_error.value) and is_out_of_memory(numpy_error.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not is_out_of_memory(RuntimeError("shapes do not fit")) and not is_out_of_memory(InputError("no"))
-
-
-def test_there_is_some_free_memory() -> None:
-    assert 2**24 < free_memory(CPU) < 2**50
 
 
 @pytest.mark.gpu

@@ -22,7 +22,7 @@ from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import EDMDenoiser
 from ..ensemble.growth import GrowthConfig, GrowthStep, grow_progressive, growth_stages
-from ..ensemble.memory import free_memory, is_out_of_memory, volumes_at_once
+from ..ensemble.memory import is_out_of_memory, volumes_at_once
 from ..io.files import write_text
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
@@ -34,9 +34,13 @@ from .train import Device, choose_device
 
 # Part of the free memory that volumes may take: the rest is for matching parents, and for what others begin meanwhile.
 _FILLED = 0.8
+# Free memory of a processor where nothing says it: enough for the few volumes that it advances at once.
+_UNKNOWN_MEMORY = 2**32
 _SECONDS_BETWEEN_NOTES = 1.0
 _SECONDS_BETWEEN_METRICS = 10.0
 _SECONDS_BETWEEN_SAVES = 30.0
+# Of many large volumes saving takes long: at most this part of the time.
+_TIME_FOR_SAVES = 0.05
 # Between the random seeds of repeats, so that those of two runs do not meet.
 _SEED_STEP = 1_000_003
 
@@ -145,7 +149,7 @@ def _reconstruct_seed(
     )
     with interruptible() as check, progress("reconstruct" + (f" seed {seed}" if seed else "")) as report:
         log = _Log(run, seed, report) if processes.is_main() else None
-        saved_at = time.monotonic()
+        save_at = time.monotonic() + _SECONDS_BETWEEN_SAVES
         for step in steps:
             if step.chunk < chunk:
                 chunk = step.chunk
@@ -155,9 +159,11 @@ def _reconstruct_seed(
             except KeyboardInterrupt:
                 _keep(step, folder)
                 raise
-            if time.monotonic() - saved_at >= _SECONDS_BETWEEN_SAVES:
+            now = time.monotonic()
+            if now >= save_at:
                 _keep(step, folder)
-                saved_at = time.monotonic()
+                taken = time.monotonic() - now
+                save_at = now + taken + max(_SECONDS_BETWEEN_SAVES, taken / _TIME_FOR_SAVES)
             if log is not None:
                 log.add(step)
             del step  # these volumes are in nobody's way when the next ones begin
@@ -184,11 +190,13 @@ class _Log:
 
     def add(self, step: GrowthStep) -> None:
         """Take in a step."""
+        if self.pace.start is None and step.advancing is not None and step.done > len(step.advancing.members):
+            say(f"going on with the reconstruction at stage {step.stage.number + 1} of {step.stages}")
         speed = self.pace(step.done)
         if step.advancing is None or not (step.complete or time.monotonic() - self.shown_at >= _SECONDS_BETWEEN_NOTES):
             return
         self.shown_at = time.monotonic()
-        self.metrics = self.metrics or Metrics(self.run.folder, self.phase, resumed_at=step.done)
+        self.metrics = self.metrics or Metrics(self.run.folder, self.phase, resumed_at=step.done - 1)
         name, now = step.stage.name, step.advancing.step
         base_error, score_error = torch.stack([now.base_error, now.score_error]).mean(1).tolist()
         residuals = f"class averages {base_error:.3f}, denoiser {score_error:.3f}"
@@ -219,6 +227,19 @@ def chunk_size(denoiser: EDMDenoiser, images: Float[Tensor, "k n n"], growth: Gr
     company = f" in each of {processes.count()} processes" if processes.count() > 1 else ""
     say(f"advancing {volumes} volumes at a time ({taken / 1e9:.1f} GB of {free / 1e9:.0f} GB){company}")
     return volumes
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process could have more, or has and does not use."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    linux = Path("/proc/meminfo")
+    if not linux.exists():
+        return _UNKNOWN_MEMORY
+    # not sysconf, which counts files that Linux holds in memory for speed as if they could not give way
+    lines = dict(line.split(":") for line in linux.read_text(encoding="utf-8").splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -11,8 +10,6 @@ from ..methods.score_tomography import ReconstructionConfig, reconstruct_progres
 
 # Pixels of the images whose volumes a processor advances together; more do not make it faster.
 _PIXELS_ON_CPU = 2**16
-# Free memory of a processor where nothing says it: enough for what it advances at once.
-_UNKNOWN_MEMORY = 2**32
 # Arrays of the size of a volume that are alive at once: the last volumes and the next, and the averages of both.
 _VOLUME_ARRAYS = 4
 # Values that are alive for each pixel of a view: in its projection, noise and residuals, and in the denoiser.
@@ -73,19 +70,6 @@ def largest_that_fits(measure: Callable[[int], int], budget: int, most: int) -> 
         count, measured = more, larger
     fitting = max(1, min(most, count + (budget - measured) // each))
     return fitting, measured + (fitting - count) * each
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process could have more, or has and does not use."""
-    if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
-    linux = Path("/proc/meminfo")
-    if not linux.exists():
-        return _UNKNOWN_MEMORY
-    # not sysconf, for which files that Linux holds in memory for speed are in the way
-    lines = dict(line.split(":") for line in linux.read_text(encoding="utf-8").splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
 
 
 def is_out_of_memory(error: Exception) -> bool:

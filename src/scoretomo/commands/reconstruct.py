@@ -148,7 +148,7 @@ def _reconstruct_seed(
         mask_radius=run.mask_radius,
     )
     with interruptible() as check, progress("reconstruct" + (f" seed {seed}" if seed else "")) as report:
-        log = _Log(run, seed, report) if processes.is_main() else None
+        log = _Log(folder, report) if processes.is_main() else None
         save_at = time.monotonic() + _SECONDS_BETWEEN_SAVES
         for step in steps:
             if step.chunk < chunk:
@@ -182,16 +182,18 @@ def _keep(step: GrowthStep, folder: GrowthFolder) -> None:
 class _Log:
     """Shows and writes now and then how far the reconstruction is; in between nothing waits for a GPU."""
 
-    def __init__(self, run: Run, seed: int, report: Report) -> None:
-        self.run, self.phase, self.report = run, f"reconstruct_seed{seed}", report
+    def __init__(self, folder: GrowthFolder, report: Report) -> None:
+        self.run, self.phase, self.report = folder.run, f"reconstruct_seed{folder.seed}", report
+        self.resumed = folder.folder.exists()
         self.metrics: Metrics | None = None
         self.pace = Pace()
         self.shown_at = self.written_at = -math.inf
 
     def add(self, step: GrowthStep) -> None:
         """Take in a step."""
-        if self.pace.start is None and step.advancing is not None and step.done > len(step.advancing.members):
+        if self.resumed:
             say(f"going on with the reconstruction at stage {step.stage.number + 1} of {step.stages}")
+            self.resumed = False
         speed = self.pace(step.done)
         if step.advancing is None or not (step.complete or time.monotonic() - self.shown_at >= _SECONDS_BETWEEN_NOTES):
             return

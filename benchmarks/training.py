@@ -13,7 +13,8 @@ import torch
 from scoretomo.imaging.masks import ball
 from scoretomo.methods.score_tomography import NoiseConfig, training_loss
 from scoretomo.networks.unet import supports_fast_bfloat16
-from scoretomo.training import OptimiserConfig, TrainingStep, new_state, optimise_progressive
+from scoretomo.optimiser import OptimiserConfig
+from scoretomo.training import TrainingStep, new_state, optimise_progressive
 
 from . import floor
 from .memory import peak_memory

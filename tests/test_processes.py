@@ -54,7 +54,8 @@ _TRAINING = """
 import sys
 import torch
 from scoretomo import processes
-from scoretomo.training import OptimiserConfig, new_state, optimise_progressive
+from scoretomo.optimiser import OptimiserConfig
+from scoretomo.training import new_state, optimise_progressive
 
 def train(index, count, add_up):
     def loss(model, batch_size, generator):

@@ -10,14 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from scoretomo import training
-from scoretomo.training import (
-    OptimiserConfig,
-    TrainingDiverged,
-    TrainingState,
-    TrainingStep,
-    new_state,
-    optimise_progressive,
-)
+from scoretomo.optimiser import OptimiserConfig
+from scoretomo.training import TrainingDiverged, TrainingState, TrainingStep, new_state, optimise_progressive
 
 _BATCH = 16
 _CONFIG = OptimiserConfig(learning_rate=0.05, batch_size=_BATCH, warmup_images=10 * _BATCH, clip_norm=10.0)
@@ -133,12 +127,12 @@ def test_a_bad_batch_is_skipped_and_counted() -> None:
     for _ in range(3):
         next(steps)
     weights = [p.clone() for p in (*state.model.parameters(), *state.averaged.parameters())]
-    moments = [value.clone() for value in state.optimiser.state[next(state.model.parameters())].values()]
+    moments = [value.clone() for value in state.optimiser.adam.state[next(state.model.parameters())].values()]
     bad = next(steps)
     assert math.isnan(bad.loss) and bad.images_seen == 4 * _BATCH and state.skipped_steps == 1
     for old, new in zip(weights, (*state.model.parameters(), *state.averaged.parameters()), strict=True):
         assert torch.equal(old, new)
-    for old, new in zip(moments, state.optimiser.state[next(state.model.parameters())].values(), strict=True):
+    for old, new in zip(moments, state.optimiser.adam.state[next(state.model.parameters())].values(), strict=True):
         assert torch.equal(old, new)
     assert math.isfinite(list(steps)[-1].loss) and state.skipped_steps == 1
 

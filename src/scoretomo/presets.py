@@ -6,9 +6,9 @@ from .ensemble.growth import GrowthConfig
 from .imaging.preprocess import PreprocessConfig
 from .methods.score_tomography import NoiseConfig, ReconstructionConfig
 from .networks.unet import UNetConfig
+from .optimiser import OptimiserConfig
 from .runs import RunConfig
 from .simulation.particles import SimulationConfig
-from .training import OptimiserConfig
 
 PresetName = Literal["default", "demo", "box", "capsid", "ribosome", "betagal"]
 
@@ -22,7 +22,7 @@ def _paper(
         held_out=0.0,
         unet=UNetConfig(channels=channels, layers_per_block=2, patch=1),
         noise=NoiseConfig(median=0.30, log_std=1.2),
-        optimiser=OptimiserConfig(learning_rate=learning_rate, batch_size=batch, decay=False),
+        optimiser=OptimiserConfig(learning_rate=learning_rate, muon_rate=0.0, batch_size=batch, decay=False),
         growth=GrowthConfig(nuclei=0, polish=reconstruction),
     )
 

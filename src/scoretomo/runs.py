@@ -33,8 +33,8 @@ from .io.mrc import read_images, write_images, write_volume
 from .io.settings import differences, from_table, to_table
 from .methods.score_tomography import NoiseConfig
 from .networks.unet import PatchUNet, UNetConfig
+from .optimiser import OptimiserConfig
 from .processes import by_main, wait_for_all
-from .training import OptimiserConfig
 
 # Without --side, images are made no larger than this on a CPU: twice the side costs eight times the time.
 _LARGEST_SIDE_ON_CPU = 48

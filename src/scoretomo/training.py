@@ -1,4 +1,4 @@
-"""The one optimisation loop: AdamW, warm-up and decay, gradient clipping, moving average of the weights, resume.
+"""The one optimisation loop: warm-up and decay, gradient clipping, moving average of the weights, resume.
 
 The loop is a generator; who calls it owns printing, timing and the disk. It never waits for a GPU: losses, norms and
 counts stay there as tensors until somebody reads them.
@@ -14,41 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .datatypes import InputError
+from .optimiser import Optimiser, OptimiserConfig
 
 # So many steps in a row without a finite gradient are no accident.
 _FAILURES = 20
 # Steps after which the failures that a GPU has counted are read, which waits for it.
 _STEPS_BETWEEN_READS = 50
-
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    """How weights are fitted."""
-
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
-    batch_size: int = 128
-    """Images of one step."""
-    warmup_images: int = 5_000
-    """Images over which the learning rate rises from zero."""
-    decay: bool = True
-    """Let the learning rate fall to zero as a half cosine over the budget; the paper keeps it constant."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradient of all weights together."""
-    average_fraction: float = 0.05
-    """Half-life of the weights' moving average as a fraction of the images seen, so that it never holds the first
-    weights for long (the ramp of Karras et al. 2022)."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay of AdamW."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.warmup_images < 0:
-            raise InputError(f"a batch needs 1 image or more and the warm-up 0 or more, not {self}")
-        if not (self.learning_rate >= 0 and self.clip_norm > 0 and self.average_fraction >= 0):
-            raise InputError(
-                f"the learning rate must not be negative and the largest gradient norm above 0, not {self}"
-            )
 
 
 @dataclass
@@ -57,7 +28,7 @@ class TrainingState:
 
     model: nn.Module
     averaged: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: Optimiser
     generator: torch.Generator
     skipped_steps: Int[Tensor, ""]
     images_seen: int = 0
@@ -103,11 +74,10 @@ class TrainingDiverged(RuntimeError):
 def new_state(model: nn.Module, config: OptimiserConfig, generator: torch.Generator) -> TrainingState:
     """State of a run that has not seen an image."""
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
     device = next(model.parameters()).device
-    return TrainingState(model, averaged, optimiser, generator, torch.zeros((), dtype=torch.int64, device=device))
+    return TrainingState(
+        model, averaged, Optimiser(model, config), generator, torch.zeros((), dtype=torch.int64, device=device)
+    )
 
 
 def optimise_progressive(
@@ -143,10 +113,8 @@ def optimise_progressive(
     averaged: list[Tensor] = list(state.averaged.parameters())
     failures = _Failures(state.skipped_steps)
     while (fraction := fraction_done(state.images_seen)) < 1:
-        rate = _learning_rate(state.images_seen, fraction, config)
-        for group in state.optimiser.param_groups:
-            group["lr"] = rate
-        state.optimiser.zero_grad(set_to_none=True)
+        rate = _part_of_rate(state.images_seen, fraction, config)
+        state.optimiser.zero_grad()
         loss = loss_function(state.model, config.batch_size, state.generator)
         loss.backward()
         loss = loss.detach()
@@ -155,11 +123,10 @@ def optimise_progressive(
         state.images_seen += config.batch_size
         # one bad batch must not poison the weights
         bad = 1 - norm.isfinite().float()
-        state.optimiser.found_inf = bad  # type: ignore[attr-defined]  # the fused step does nothing where this is 1
-        state.optimiser.step()
+        state.optimiser.step(rate, bad)
         _move_average(averaged, parameters, _average_weight(state.images_seen, config) * (1 - bad))
         failures.count(bad)
-        yield TrainingStep(state.images_seen, loss, rate, norm)
+        yield TrainingStep(state.images_seen, loss, rate * config.learning_rate, norm)
     failures.check()
 
 
@@ -192,9 +159,9 @@ def _waits_for_a_gpu(tensor: Tensor) -> bool:
     return tensor.device.type != "cpu"
 
 
-def _learning_rate(seen: int, fraction: float, config: OptimiserConfig) -> float:
-    """Warm-up over images, decay over the budget."""
-    rate = config.learning_rate * min(1.0, (seen + config.batch_size) / max(1, config.warmup_images))
+def _part_of_rate(seen: int, fraction: float, config: OptimiserConfig) -> float:
+    """Part of the peak learning rates: warm-up over images, decay over the budget."""
+    rate = min(1.0, (seen + config.batch_size) / max(1, config.warmup_images))
     return rate * (0.5 + 0.5 * math.cos(math.pi * fraction)) if config.decay else rate
 
 

@@ -18,9 +18,10 @@ from ..diffusion.edm import Denoiser, EDMDenoiser, denoising_error
 from ..io.metrics import Metrics
 from ..methods.score_tomography import training_loss
 from ..networks.unet import build_unet, parameter_count, supports_fast_bfloat16
+from ..optimiser import OptimiserConfig
 from ..presets import PresetName
 from ..runs import Run, RunConfig, load_checkpoint, locked, open_run, save_checkpoint, save_denoiser, start_run
-from ..training import OptimiserConfig, TrainingState, TrainingStep, new_state, optimise_progressive
+from ..training import TrainingState, TrainingStep, new_state, optimise_progressive
 from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
 
 Device = Literal["auto", "cpu", "cuda"]

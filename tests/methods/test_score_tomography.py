@@ -1,6 +1,7 @@
 """Algorithm 1: its gradient, its limits, and a reconstruction with the closed-form denoiser."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -162,6 +163,34 @@ def test_yielded_volumes_do_not_change_afterwards(generator: torch.Generator) ->
     remember(generators, ReconstructionStep(3, steps[-2], steps[-1], torch.zeros(1), torch.zeros(1)), most=6)
     assert len(steps) == 12
     assert all(torch.equal(step, copy) for step, copy in zip(steps, copies, strict=True))
+
+
+@pytest.mark.parametrize("begin", ["start", "resume"])
+def test_nothing_holds_on_to_the_volumes_that_it_began_with(begin: str) -> None:
+    """A chunk is chosen to fill the memory."""
+    volumes = torch.zeros(1, SIDE, SIDE, SIDE)
+    held = weakref.ref(volumes)
+    given = volumes if begin == "start" else ReconstructionStep(1, volumes, None, torch.zeros(1), torch.zeros(1))
+    steps = reconstruct_progressive(
+        shrink, torch.ones(1, SIDE, SIDE), ReconstructionConfig(steps=4), generators=seeded(0), **{begin: given}
+    )
+    next(steps)
+    del volumes, given
+    next(steps)
+    assert held() is None
+
+
+def test_nothing_is_kept_for_gradients(generator: torch.Generator) -> None:
+    weight = torch.nn.Parameter(torch.tensor(0.5))
+    steps = list(
+        reconstruct_progressive(
+            lambda noisy, sigma: weight * noisy,
+            torch.rand(1, SIDE, SIDE, generator=generator),
+            ReconstructionConfig(steps=2, average=1.0),
+            generators=seeded(0),
+        )
+    )
+    assert not any(tensor.requires_grad for step in steps for tensor in (step.volumes, step.result, step.score_error))
 
 
 @pytest.mark.parametrize("together", [[0, 1, 2], [2, 0], [1]])

@@ -293,21 +293,17 @@ def _advance(job: _Job, stage: Stage, members: list[int], parents: _Parents | No
     """Advance volumes together to the end of the stage, where they come into the store."""
     device = job.images.device
     generators = [volume_generator(job.seed, stage.number, member, device) for member in members]
-    resume = _resume(job, stage, members, generators)
-    chosen = torch.tensor(members, device=device)
-    start, anchors = None, None
-    if parents is not None and resume is None:
-        start = start_from_parents(parents.volumes, parents.matches, chosen)
-    if parents is not None and stage.settings.anchors:
-        anchors = anchor_to_matches(job.images, parents.matches, chosen)
+    begun, chosen = _steps_made(job, stage, members[0]) > 0, torch.tensor(members, device=device)
+    anchored = stage.settings.anchors > 0
+    # volumes to begin with are nowhere held but in the call, which lets go of them
     for step in reconstruct_progressive(
         job.denoiser,
         job.images[chosen],
         stage.settings,
         generators=generators,
-        start=start,
-        resume=resume,
-        anchors=anchors,
+        start=None if begun or parents is None else start_from_parents(parents.volumes, parents.matches, chosen),
+        resume=_resume(job, stage, members, generators) if begun else None,
+        anchors=None if parents is None or not anchored else anchor_to_matches(job.images, parents.matches, chosen),
         mask_radius=job.mask_radius,
     ):
         if step.step == stage.settings.steps:
@@ -324,12 +320,8 @@ def _steps_made(job: _Job, stage: Stage, member: int) -> int:
     return int(kept["step"])
 
 
-def _resume(
-    job: _Job, stage: Stage, members: list[int], generators: list[torch.Generator]
-) -> ReconstructionStep | None:
-    """Take up volumes that are equally far; None if they have not begun."""
-    if _steps_made(job, stage, members[0]) == 0:
-        return None
+def _resume(job: _Job, stage: Stage, members: list[int], generators: list[torch.Generator]) -> ReconstructionStep:
+    """Take up volumes that are equally far."""
     kept = [job.store.kept(stage.task, member) or {} for member in members]
     fields = {name: torch.stack([state[name] for state in kept]) for name in kept[0]}
     for generator, state in zip(generators, fields.pop("generator"), strict=True):

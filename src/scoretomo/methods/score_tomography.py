@@ -130,7 +130,6 @@ def training_loss(
     return (loss_weight(sigma[part]) * error).sum() / batch_size
 
 
-@torch.no_grad()
 def reconstruct_progressive(
     denoiser: Denoiser,
     base_images: Float[Tensor, "b n n"],
@@ -186,6 +185,7 @@ def reconstruct_progressive(
     first, average = 0, None
     if resume is not None:
         first, volumes, average = resume.step, resume.volumes, resume.average
+    del start, resume  # large volumes leave little memory: nothing holds on to those that have changed
     first_averaged = config.steps - round(config.average * config.steps)
 
     for step in range(first, config.steps):
@@ -257,6 +257,7 @@ def _draw_anchors(
     return anchors.images[chosen], anchors.rotations[torch.arange(len(chosen), device=chosen.device)[:, None], chosen]
 
 
+@torch.no_grad()
 def _denoise(denoiser: Denoiser, noisy: Float[Tensor, "k n n"], sigma: float) -> Float[Tensor, "k n n"]:
     """Denoise in parts that bound the memory of the network; many views of many volumes are too much for one call."""
     part = max(1, _PIXELS_AT_ONCE // noisy[0].numel())

@@ -24,8 +24,8 @@ from .record import Row
 from .timing import Side, interleaved, rate_columns, three_digits, times_faster
 
 SIGMA = 0.2  # the paper's box (001, Table 2)
-# Images in one call of the denoiser, beyond which a larger batch is not faster.
-_IMAGES_AT_ONCE = {"cpu": 8, "cuda": 256}
+# Pixels of all views together, beyond which more volumes at once are not faster.
+_PIXELS_AT_ONCE = {"cpu": 2**16, "cuda": 2**21}
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Settings:
     views: tuple[int, ...] = (2, 10, 50)
     """Views of each volume in a step, the base image included (the paper's M)."""
     volumes: tuple[int, ...] = ()
-    """Volumes that we advance together, beside one alone. Those whose views are 8 images on a CPU and 256 on a GPU if
-    none are given."""
+    """Volumes that we advance together, beside one alone. If none are given: as many as the package advances on a CPU,
+    and on a GPU those whose views are two million pixels."""
     repeats: int = 3
     """Times that each method is timed."""
     seconds: float = 1.0
@@ -69,7 +69,7 @@ def measure(settings: Settings) -> Iterator[Row]:
 
 
 def _compare(network: NetworkName, side: int, views: int, settings: Settings) -> Iterator[Row]:
-    device, chosen = settings.device, methods(settings, views)
+    device, chosen = settings.device, methods(settings, side, views)
     sides = [Side(each.volumes, steps_of(device, each, network, side, views)) for each in chosen]
     rates = interleaved(sides, device, repeats=settings.repeats, seconds=settings.seconds, least_units=2)
     peaks = measured_peak(device)
@@ -93,9 +93,10 @@ def _compare(network: NetworkName, side: int, views: int, settings: Settings) ->
         }
 
 
-def methods(settings: Settings, views: int) -> list[Method]:
+def methods(settings: Settings, side: int, views: int) -> list[Method]:
     """List the listing first, then ours: alone, many together, and with the number format that the package takes."""
-    together = sorted({1, *(settings.volumes or (max(1, _IMAGES_AT_ONCE[settings.device] // (views - 1)),))})
+    many = max(1, _PIXELS_AT_ONCE[settings.device] // ((views - 1) * side**2))
+    together = sorted({1, *(settings.volumes or (many,))})
     chosen = [Method("listing", 1, False, run_listing)]
     chosen += [Method("ours", volumes, False, run_ours) for volumes in together]
     if supports_fast_bfloat16(torch.device(settings.device)):

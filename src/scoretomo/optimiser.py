@@ -11,6 +11,8 @@ from .datatypes import InputError
 
 # Matrices narrower than this have too few directions for Muon to balance; they are left to AdamW.
 _LEAST_WIDTH = 16
+# Iterations in which Muon makes singular values equal, nearly. Its usual 5 learn nothing faster and take longer.
+_NEWTON_SCHULZ_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,9 @@ class OptimiserConfig:
 
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
-    muon_rate: float = 0.01
-    """Peak learning rate of Muon, which trains matrices and convolution kernels in half the images that AdamW takes.
-    0 leaves them to AdamW, as the paper does."""
+    muon_rate: float = 0.02
+    """Peak learning rate of Muon, which trains matrices and convolution kernels with less than half the images that
+    AdamW needs. 0 leaves them to AdamW, as the paper does."""
     batch_size: int = 128
     """Images of one step."""
     warmup_images: int = 5_000
@@ -60,7 +62,11 @@ class Optimiser:
         decay = config.weight_decay
         self.adam = torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=decay, fused=True)
         self.matrices = [nn.Parameter(each.detach().flatten(1)) for each in self.weights]
-        self.muon = torch.optim.Muon(self.matrices, lr=config.muon_rate, weight_decay=decay) if self.matrices else None
+        self.muon = (
+            torch.optim.Muon(self.matrices, lr=config.muon_rate, weight_decay=decay, ns_steps=_NEWTON_SCHULZ_STEPS)
+            if self.matrices
+            else None
+        )
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -31,7 +31,7 @@ _DEFAULT = RunConfig(
     minutes=20.0,
     unet=UNetConfig(channels=(64, 96, 128), layers_per_block=1, patch=2),
     noise=NoiseConfig(median=0.4, log_std=0.6),
-    optimiser=OptimiserConfig(batch_size=64),
+    optimiser=OptimiserConfig(batch_size=32),
 )
 
 DEMO_SIMULATION = SimulationConfig(count=300, side=32)
@@ -43,7 +43,7 @@ DEMO_VOLUMES = 24
 PRESETS: dict[PresetName, RunConfig] = {
     "default": _DEFAULT,
     "demo": RunConfig(
-        minutes=6.5,
+        minutes=2.5,
         preprocess=PreprocessConfig(contrast="bright"),
         unet=_DEFAULT.unet,
         noise=_DEFAULT.noise,

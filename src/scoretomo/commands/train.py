@@ -96,7 +96,7 @@ def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
     )
     say(f"protein is {'bright' if record.sign > 0 else 'dark'} (confidence {record.contrast_confidence:.2f})")
     if run.config.rigid:
-        say("taken as rigid: every volume is fitted to all class averages; --no-rigid if the molecule moves")
+        say("taken as rigid: every volume is fitted to all class averages; --rigid False if the molecule moves")
     return run
 
 

@@ -31,8 +31,9 @@ from .store import MemoryStore, Store, Tensors, split_evenly
 VOLUMES = "volumes"
 """What a store calls the volumes that are asked for: those of the last stage."""
 _PARENTS = "parents"
-# Images that are matched at a time: what processes share, and what is not done again after an interruption.
-_MATCHED_TOGETHER = 32
+# Images that are matched at a time: what processes share, and what is not done again after an interruption. Each time,
+# all slices of a parent are made.
+_MATCHED_TOGETHER = 128
 
 
 @dataclass(frozen=True)

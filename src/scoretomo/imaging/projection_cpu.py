@@ -19,6 +19,8 @@ from torch import Tensor
 
 # Bordered copies of volumes that are made at once: enough to feed all cores, small enough to stay near the cache.
 _BYTES_AT_ONCE = 2**24
+# Parts of the work for each thread: enough to even out threads of unequal speed, few beside the cost of handing out.
+_PARTS_OF_A_THREAD = 8
 # Zeros before and behind the voxels of each axis. A clipped ray ends on the outermost cells up to rounding, which
 # the second one behind keeps inside the memory.
 _BEFORE, _BEHIND = 1, 2
@@ -63,13 +65,15 @@ def back_project_cpu(
 
 
 def _share_out(kernel: Callable[..., None], *arguments: NDArray[np.float32] | np.float32) -> None:
-    """Run a kernel on as many threads as torch uses; thread k of n takes its tasks k, k + n, k + 2 n and so on.
+    """Run a kernel on as many threads as torch uses, in parts: part k of n has the tasks k, k + n, k + 2 n and so on.
 
-    Not on Numba's own threads, which wait for work by spinning and so take the cores from those of torch.
+    Not on Numba's own threads, which wait for work by spinning and so take the cores from those of torch. The threads
+    of torch do so for some milliseconds; there are many parts so that a thread beside one of them gets fewer.
     """
     threads = torch.get_num_threads()
+    parts = _PARTS_OF_A_THREAD * threads
     with ThreadPoolExecutor(threads) as pool:
-        for running in [pool.submit(kernel, k, threads, *arguments) for k in range(threads)]:
+        for running in [pool.submit(kernel, k, parts, *arguments) for k in range(parts)]:
             running.result()
 
 
@@ -114,8 +118,8 @@ def _ray(x, y, turn, inverse, squared_radius, side):
 @_compile
 @no_type_check
 def _project(
-    thread: int,
-    threads: int,
+    part: int,
+    parts: int,
     volumes: NDArray[np.float32],  # bordered, (b, (n + 3)^3)
     rotations: NDArray[np.float32],
     squared_radius: np.float32,
@@ -124,7 +128,7 @@ def _project(
     count, views, side = images.shape[:3]
     row = side + _BEFORE + _BEHIND
     plane = row * row
-    for task in range(thread, count * views * side, threads):
+    for task in range(part, count * views * side, parts):
         i, j, line = task // (views * side), task // side % views, task % side
         volume, turn = volumes[i], rotations[i, j]
         inverse = np.float32(1) / turn[2]
@@ -154,8 +158,8 @@ def _project(
 @_compile
 @no_type_check
 def _back_project(
-    thread: int,
-    threads: int,
+    part: int,
+    parts: int,
     images: NDArray[np.float32],
     rotations: NDArray[np.float32],
     squared_radius: np.float32,
@@ -165,7 +169,7 @@ def _back_project(
     copies = volumes.shape[1]
     row = side + _BEFORE + _BEHIND
     plane = row * row
-    for task in range(thread, count * copies, threads):
+    for task in range(part, count * copies, parts):
         i, copy = task // copies, task % copies
         volume = volumes[i, copy]
         for j in range(views):

@@ -234,7 +234,7 @@ def test_many_views_are_denoised_in_parts(generator: torch.Generator, monkeypatc
     base = torch.rand(2, SIDE, SIDE, generator=generator)
     config = ReconstructionConfig(steps=2, views=6, final_views=6)
     whole = reconstruct(shrink, base, config, generators=seeded(1, 2))
-    monkeypatch.setattr("scoretomo.methods.score_tomography._PIXELS_AT_ONCE", {"cpu": 3 * SIDE**2})
+    monkeypatch.setattr("scoretomo.methods.score_tomography.PIXELS_AT_ONCE_ON_CPU", 3 * SIDE**2)
     sizes = []
 
     def spy(noisy: Tensor, sigma: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ from dataclasses import replace
 import torch
 
 from ..diffusion.edm import Denoiser
-from ..methods.score_tomography import ReconstructionConfig, reconstruct_progressive
+from ..methods.score_tomography import PIXELS_AT_ONCE_ON_CPU, ReconstructionConfig, reconstruct_progressive
 
 # Pixels of the images whose volumes a processor advances together; more do not make it faster.
 _PIXELS_ON_CPU = 2**16
 # Arrays of the size of a volume that are alive at once: the last volumes and the next, and the averages of both.
 _VOLUME_ARRAYS = 4
-# Values that are alive for each pixel of a view: in its projection, noise and residuals, and in the denoiser.
-_VALUES_OF_A_PIXEL = 10 + 700
+# Values that are alive for each pixel of a view, in its projection, noise and residuals, and in the denoiser while the
+# pixel is in it.
+_VALUES_OF_A_PIXEL, _VALUES_IN_DENOISER = 10, 700
 
 
 def volumes_at_once(
@@ -91,4 +92,6 @@ def _bytes_on_gpu(denoiser: Denoiser, side: int, views: int, count: int, device:
 
 
 def _bytes_on_cpu(side: int, views: int, count: int) -> int:
-    return 4 * count * (_VOLUME_ARRAYS * side**3 + _VALUES_OF_A_PIXEL * views * side**2)
+    pixels = count * views * side**2
+    denoised = min(pixels, max(PIXELS_AT_ONCE_ON_CPU, side**2))
+    return 4 * (_VOLUME_ARRAYS * count * side**3 + _VALUES_OF_A_PIXEL * pixels + _VALUES_IN_DENOISER * denoised)

@@ -15,9 +15,9 @@ from ..imaging.augmentation import augment
 from ..imaging.masks import ball
 from ..imaging.projection import back_project, project
 
-# Pixels that the denoiser sees in one call; the paper's U-Net holds some 700 values for each. A processor is fastest
-# while these stay in its cache.
-_PIXELS_AT_ONCE = {"cpu": 2**15, "cuda": 2**20}
+PIXELS_AT_ONCE_ON_CPU = 2**15
+"""Pixels that the denoiser sees in one call; the paper's U-Net holds some 700 values for each."""
+_PIXELS_AT_ONCE_ON_GPU = 2**20  # a GPU is faster with more, a processor is not
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,8 @@ def _draw_anchors(
 @torch.no_grad()
 def _denoise(denoiser: Denoiser, noisy: Float[Tensor, "k n n"], sigma: float) -> Float[Tensor, "k n n"]:
     """Denoise in parts that bound the memory of the network; many views of many volumes are too much for one call."""
-    part = max(1, _PIXELS_AT_ONCE.get(noisy.device.type, 2**20) // noisy[0].numel())
+    pixels = PIXELS_AT_ONCE_ON_CPU if noisy.device.type == "cpu" else _PIXELS_AT_ONCE_ON_GPU
+    part = max(1, pixels // noisy[0].numel())
     return torch.cat([denoiser(some, some.new_full((len(some),), sigma)) for some in noisy.split(part)])
 
 

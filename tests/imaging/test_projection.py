@@ -135,12 +135,13 @@ def test_kernels_give_what_double_precision_gives(generator: torch.Generator) ->
 
 def test_the_number_of_threads_does_not_change_the_result(generator: torch.Generator) -> None:
     """With more threads than volumes, several threads add to copies of one volume."""
-    images, rotations = torch.randn(1, 2, 20, 20, generator=generator), random_rotations(1, 2, generator=generator)
+    images, rotations = torch.randn(1, 3, 48, 48, generator=generator), random_rotations(1, 3, generator=generator)
     threads = torch.get_num_threads()
     try:
         results = []
         for number in (1, 2):
             torch.set_num_threads(number)
+            assert projection_cpu._threads(images.numel() * 48) == number
             results.append(back_project(images, rotations))
     finally:
         torch.set_num_threads(threads)

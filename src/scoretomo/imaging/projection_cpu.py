@@ -19,6 +19,8 @@ from torch import Tensor
 
 # Bordered copies of volumes that are made at once: enough to feed all cores, small enough to stay near the cache.
 _BYTES_AT_ONCE = 2**24
+# Samples for which another thread is worth its cost, about a millisecond's work.
+_SAMPLES_OF_A_THREAD = 2**17
 # Parts of the work for each thread: enough to even out threads of unequal speed, few beside the cost of handing out.
 _PARTS_OF_A_THREAD = 8
 # Zeros before and behind the voxels of each axis. A clipped ray ends on the outermost cells up to rounding, which
@@ -41,7 +43,8 @@ def project_cpu(
     turns = rotations.contiguous().numpy()
     for part in _parts(count, side):
         bordered = torch.nn.functional.pad(volumes[part], [_BEFORE, _BEHIND] * 3).flatten(1)
-        _share_out(_project, bordered.numpy(), turns[part], _squared(radius, side), images[part].numpy())
+        arguments = bordered.numpy(), turns[part], _squared(radius, side), images[part].numpy()
+        _share_out(_project, _threads(len(bordered) * views * side**3), *arguments)
     return images
 
 
@@ -49,28 +52,36 @@ def back_project_cpu(
     images: Float[Tensor, "b m n n"], rotations: Float[Tensor, "b m 3 3"], radius: float | None
 ) -> Float[Tensor, "b n n n"]:
     """Compute :func:`scoretomo.imaging.projection.back_project` for float32."""
-    count, side = len(images), images.shape[-1]
+    count, views, side = images.shape[:3]
     edge = side + _BEFORE + _BEHIND
     volumes = torch.empty(count, side, side, side)
     values, turns = images.contiguous().numpy(), rotations.contiguous().numpy()
     for part in _parts(count, side):
         together = len(volumes[part])
+        threads = _threads(together * views * side**3)
         # fewer volumes than threads: several threads share a volume, each with a copy of its own to add to
-        copies = min(side, math.ceil(torch.get_num_threads() / together))
+        copies = min(side, math.ceil(threads / together))
         bordered = torch.zeros(together, copies, edge**3)
-        _share_out(_back_project, values[part], turns[part], _squared(radius, side), bordered.numpy())
+        _share_out(_back_project, threads, values[part], turns[part], _squared(radius, side), bordered.numpy())
         inner = bordered.view(together, copies, edge, edge, edge)[:, :, _INNER, _INNER, _INNER]
         torch.sum(inner, 1, out=volumes[part])
     return volumes
 
 
-def _share_out(kernel: Callable[..., None], *arguments: NDArray[np.float32] | np.float32) -> None:
-    """Run a kernel on as many threads as torch uses, in parts: part k of n has the tasks k, k + n, k + 2 n and so on.
+def _threads(samples: int) -> int:
+    """Choose a number of threads, as many as torch uses at most."""
+    return min(torch.get_num_threads(), max(1, samples // _SAMPLES_OF_A_THREAD))
+
+
+def _share_out(kernel: Callable[..., None], threads: int, *arguments: NDArray[np.float32] | np.float32) -> None:
+    """Run a kernel in parts on several threads: part k of n has the tasks k, k + n, k + 2 n and so on.
 
     Not on Numba's own threads, which wait for work by spinning and so take the cores from those of torch. The threads
     of torch do so for some milliseconds; there are many parts so that a thread beside one of them gets fewer.
     """
-    threads = torch.get_num_threads()
+    if threads == 1:
+        kernel(0, 1, *arguments)
+        return
     parts = _PARTS_OF_A_THREAD * threads
     with ThreadPoolExecutor(threads) as pool:
         for running in [pool.submit(kernel, k, parts, *arguments) for k in range(parts)]:

@@ -42,7 +42,7 @@ class Settings:
     """What `scoretomo demo -o FOLDER` has made: images, truth and trained denoiser. Made here if it is not there."""
     side: int = 32
     """Side of the simulated images, if they are made here."""
-    minutes: float = 6.5
+    minutes: float = 2.5
     """Minutes of training, if it is done here."""
     volumes: int = 24
     """Volumes of the first images of the stack."""

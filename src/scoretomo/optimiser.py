@@ -22,8 +22,8 @@ class OptimiserConfig:
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     muon_rate: float = 0.02
-    """Peak learning rate of Muon, which trains matrices and convolution kernels with less than half the images that
-    AdamW needs. 0 leaves them to AdamW, as the paper does."""
+    """Peak learning rate of Muon, which trains matrices and convolution kernels with fewer images than AdamW needs.
+    0 leaves them to AdamW, as the paper does."""
     batch_size: int = 128
     """Images of one step."""
     warmup_images: int = 5_000
@@ -82,8 +82,8 @@ class Optimiser:
         part
             Part of the peak learning rates to move by.
         bad
-            1 where the gradients are not finite, 0 otherwise. It is not read, which would wait for a GPU: AdamW then
-            does nothing, and Muon takes the gradient for zero.
+            1 where the gradients are not finite, 0 otherwise; then nothing moves. It is not read, which would wait for
+            a GPU: AdamW knows of it, what Muon has done is undone.
         """
         _set_rate(self.adam, part)
         self.adam.found_inf = bad  # type: ignore[attr-defined]  # read by the fused step
@@ -93,7 +93,16 @@ class Optimiser:
         _set_rate(self.muon, part)
         for matrix, weights in zip(self.matrices, self.weights, strict=True):
             matrix.grad = None if weights.grad is None else weights.grad.nan_to_num(0, 0, 0).mul_(1 - bad).flatten(1)
+        before = [each.clone() for each in self._state_of_muon()]
         self.muon.step()
+        for now, then in zip(self._state_of_muon(), before, strict=False):  # the first step makes the momenta
+            now.copy_(torch.where(bad > 0, then, now))
+
+    def _state_of_muon(self) -> list[Tensor]:
+        """Matrices, and their momenta once there are any."""
+        assert self.muon is not None
+        momenta = [self.muon.state[each].get("momentum_buffer") for each in self.matrices if each in self.muon.state]
+        return [*(each.data for each in self.matrices), *(each for each in momenta if each is not None)]
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""

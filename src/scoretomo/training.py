@@ -1,7 +1,7 @@
 """The one optimisation loop: warm-up and decay, gradient clipping, moving average of the weights, resume.
 
-The loop is a generator; who calls it owns printing, timing and the disk. It never waits for a GPU: losses, norms and
-counts stay there as tensors until somebody reads them.
+The loop is a generator; who calls it owns printing, timing and the disk. It hardly ever waits for a GPU: losses, norms
+and counts stay there as tensors until somebody reads them.
 """
 
 import copy

@@ -1,6 +1,7 @@
 """``scoretomo reconstruct``: a trained run in, one volume per class average out."""
 
 import hashlib
+import json
 import math
 import shutil
 import time
@@ -23,7 +24,7 @@ from ..datatypes import InputError
 from ..diffusion.edm import EDMDenoiser
 from ..ensemble.growth import GrowthConfig, GrowthStep, grow_progressive, growth_stages
 from ..ensemble.memory import is_out_of_memory, volumes_at_once
-from ..io.files import write_text
+from ..io.files import write_json, write_text
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
 from ..networks.unet import supports_fast_bfloat16
@@ -121,6 +122,7 @@ def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, de
             continue
         if there:
             say(f"{there} of {len(indices)} volumes are there{of_seed}")
+        processes.by_main(partial(_forget_others, run, growth, indices, seed))
         with _one_volume_fits(images.shape[-1], device):
             chunk = chunk or chunk_size(denoiser, images, growth, len(indices))
             chunk = _reconstruct_seed(run, denoiser, images, growth, indices, seed, chunk)
@@ -256,6 +258,21 @@ def _one_volume_fits(side: int, device: torch.device) -> Iterator[None]:
             f"not even one volume of {side} pixels fits into the memory ({device}); train with a smaller --side "
             "in a new run folder, or take a machine with more"
         ) from error
+
+
+def _forget_others(run: Run, growth: GrowthConfig, indices: list[int], seed: int) -> None:
+    """Begin again where a reconstruction of other images was interrupted: its parents come from other volumes.
+
+    Once the parents of the last stage are there, they serve any image.
+    """
+    folder = run.growth_folder(seed)
+    path, chosen = folder / "images.json", folder / "parents" / f"{len(growth.stages) - 1}.pt"
+    others = path.exists() and json.loads(path.read_text(encoding="utf-8")) != indices
+    if others and growth.nuclei and not chosen.exists():
+        say("beginning again: an earlier reconstruction of other images was interrupted")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, indices)
 
 
 def _indices(run: Run, selection: Selection) -> list[int]:

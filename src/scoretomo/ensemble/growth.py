@@ -47,14 +47,14 @@ class GrowthConfig:
     """Sharpest volumes of each round that all others are started from."""
     rounds: int = 3
     """Times that the whole set is grown anew from its sharpest members."""
-    nucleate: ReconstructionConfig = field(default_factory=lambda: ReconstructionConfig(steps=200, average=0.2))
+    nucleate: ReconstructionConfig = field(default_factory=lambda: ReconstructionConfig(steps=500, average=0.2))
     """Algorithm 1 from nothing."""
     grow: ReconstructionConfig = field(
-        default_factory=lambda: ReconstructionConfig(steps=80, sigma=0.3, final_sigma=0.3, anchors=1, average=0.3)
+        default_factory=lambda: ReconstructionConfig(steps=200, sigma=0.3, final_sigma=0.3, anchors=1, average=0.3)
     )
     """Algorithm 1 from a matched parent, in every round. Anchors make the rigid core sharp."""
     polish: ReconstructionConfig = field(
-        default_factory=lambda: ReconstructionConfig(steps=250, sigma=0.4, final_sigma=0.3, average=0.3)
+        default_factory=lambda: ReconstructionConfig(steps=500, sigma=0.4, final_sigma=0.3, average=0.3)
     )
     """Algorithm 1 at the end, from a matched parent of the last round. Without anchors each volume finds the
     conformation of its own class average again."""
@@ -115,7 +115,7 @@ class Advancing:
         """Put aside how far each of them is, to be taken up by whatever process and in whatever company."""
         fields = {name: value for name, value in vars(self.step).items() if isinstance(value, Tensor)}
         for row, member in enumerate(self.members):
-            state = {name: value[row] for name, value in fields.items()}
+            state = {name: value[row].to("cpu", copy=True) for name, value in fields.items()}
             state |= {"step": torch.tensor(self.step.step), "generator": self.generators[row]}
             store.keep(self.stage.task, member, state)
 

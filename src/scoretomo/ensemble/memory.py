@@ -75,7 +75,9 @@ def largest_that_fits(measure: Callable[[int], int], budget: int, most: int) -> 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that there is not enough memory; PyTorch has a type for it on GPUs only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(said in str(error) for said in ("DefaultCPUAllocator", "_STATUS_ALLOC_FAILED"))
 
 
 def _bytes_on_gpu(denoiser: Denoiser, side: int, views: int, count: int, device: torch.device) -> int:

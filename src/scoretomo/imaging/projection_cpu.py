@@ -30,8 +30,16 @@ _INNER = slice(_BEFORE, -_BEHIND)
 
 # Kernels are not type-checked: Numba takes plain functions only. Sums may be reordered; what is not finite stays so.
 _FAST: set[str] = {"reassoc", "contract", "arcp", "nsz"}
-_compile = numba.njit(nogil=True, fastmath=_FAST, cache=True, error_model="numpy")
 _inline = numba.njit(fastmath=_FAST, inline="always", error_model="numpy")
+
+
+def _compile(kernel: Callable[..., None]) -> Callable[..., None]:
+    """Compile at the first call; later processes find the result on the disk, where it may be written to."""
+    try:
+        compiled: Callable[..., None] = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)(kernel)
+    except RuntimeError:  # neither the package's folder nor one of the user's
+        compiled = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(kernel)
+    return compiled
 
 
 def project_cpu(
@@ -39,7 +47,8 @@ def project_cpu(
 ) -> Float[Tensor, "b m n n"]:
     """Compute :func:`scoretomo.imaging.projection.project` for float32."""
     count, side, views = len(volumes), volumes.shape[-1], rotations.shape[1]
-    images = torch.empty(count, views, side, side)
+    _refuse_wild(rotations)
+    images = volumes.new_empty(count, views, side, side)
     turns = rotations.contiguous().numpy()
     for part in _parts(count, side):
         bordered = torch.nn.functional.pad(volumes[part], [_BEFORE, _BEHIND] * 3).flatten(1)
@@ -54,18 +63,25 @@ def back_project_cpu(
     """Compute :func:`scoretomo.imaging.projection.back_project` for float32."""
     count, views, side = images.shape[:3]
     edge = side + _BEFORE + _BEHIND
-    volumes = torch.empty(count, side, side, side)
+    _refuse_wild(rotations)
+    volumes = images.new_empty(count, side, side, side)
     values, turns = images.contiguous().numpy(), rotations.contiguous().numpy()
     for part in _parts(count, side):
         together = len(volumes[part])
         threads = _threads(together * views * side**3)
         # fewer volumes than threads: several threads share a volume, each with a copy of its own to add to
         copies = min(side, math.ceil(threads / together))
-        bordered = torch.zeros(together, copies, edge**3)
+        bordered = images.new_zeros(together, copies, edge**3)
         _share_out(_back_project, threads, values[part], turns[part], _squared(radius, side), bordered.numpy())
         inner = bordered.view(together, copies, edge, edge, edge)[:, :, _INNER, _INNER, _INNER]
         torch.sum(inner, 1, out=volumes[part])
     return volumes
+
+
+def _refuse_wild(rotations: Tensor) -> None:
+    """Stop where kernels would read and write anywhere in memory."""
+    if not rotations.isfinite().all():
+        raise ValueError("rotations must be finite")
 
 
 def _threads(samples: int) -> int:

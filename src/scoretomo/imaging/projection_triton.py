@@ -52,6 +52,7 @@ def project_triton(
             squared_radius,
             *_IMAGE_TILE,
             num_warps=_WARPS,
+            enable_fp_fusion=True,
         )
     return images
 
@@ -73,6 +74,7 @@ def back_project_triton(
             *_squares(radius, side),
             *_VOLUME_TILE,
             num_warps=_WARPS,
+            enable_fp_fusion=True,
         )
     return volumes
 

@@ -243,3 +243,21 @@ def test_metrics_are_those_of_the_steps_that_count(run: Path, monkeypatch: pytes
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["phase"] == "reconstruct_seed0"]
     assert steps == [3, 6, 15, 24, 33, 42, 51]
+
+
+def test_parents_of_an_interrupted_selection_are_not_taken_over(
+    run: Path, whole: Tensor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parents that come from two volumes only are no parents of the whole set."""
+
+    def stop(made: int) -> None:
+        if steps[-1].stage.name.startswith("grow"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        steps = counted(patch, stop)
+        assert cli.main(["reconstruct", str(run), *_GROWTH, "--images", "0", "1"]) != 0
+    assert (run / "checkpoint" / "growth_seed0" / "parents" / "0001.pt").exists()
+    assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
+    assert "beginning again" in capsys.readouterr().err
+    assert_same(volumes(run), whole)

@@ -42,12 +42,12 @@ class GrowthFolder:
         if task == VOLUMES:
             self.run.save_volume(item, self.seed, result["volume"])
         else:
-            _save(self._result(task, item), result)
+            _save(self.result(task, item), result)
         self._state(task, item).unlink(missing_ok=True)
 
     def get(self, task: str, item: int) -> Tensors:
         """Read a result, in part only if only part of it is used."""
-        path = self._result(task, item)
+        path = self.result(task, item)
         patience = time.monotonic() + _SECONDS_TO_APPEAR
         while (found := load_checkpoint(path, lazily=True)) is None:
             if time.monotonic() > patience:
@@ -74,11 +74,12 @@ class GrowthFolder:
 
     def _missing(self, task: str, items: Sequence[int]) -> list[int]:
         """Items without a result, by one look at the folder, since there may be thousands."""
-        paths = {item: self._result(task, item) for item in items}
+        paths = {item: self.result(task, item) for item in items}
         there = {path.name for folder in {path.parent for path in paths.values()} for path in folder.glob("*")}
         return [item for item, path in paths.items() if path.name not in there]
 
-    def _result(self, task: str, item: int) -> Path:
+    def result(self, task: str, item: int) -> Path:
+        """File of a result."""
         return self.run.volume(item, self.seed) if task == VOLUMES else self.folder / task / f"{item:04d}.pt"
 
     def _state(self, task: str, item: int) -> Path:

@@ -22,7 +22,7 @@ from torch import Tensor
 from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import EDMDenoiser
-from ..ensemble.growth import GrowthConfig, GrowthStep, grow_progressive, growth_stages
+from ..ensemble.growth import PARENTS, GrowthConfig, GrowthStep, grow_progressive, growth_stages
 from ..ensemble.memory import is_out_of_memory, volumes_at_once
 from ..io.files import write_json, write_text
 from ..io.metrics import Metrics
@@ -266,7 +266,7 @@ def _forget_others(run: Run, growth: GrowthConfig, indices: list[int], seed: int
     Once the parents of the last stage are there, they serve any image.
     """
     folder = run.growth_folder(seed)
-    path, chosen = folder / "images.json", folder / "parents" / f"{len(growth.stages) - 1}.pt"
+    path, chosen = folder / "images.json", GrowthFolder(run, seed).result(PARENTS, len(growth.stages) - 1)
     others = path.exists() and json.loads(path.read_text(encoding="utf-8")) != indices
     if others and growth.nuclei and not chosen.exists():
         say("beginning again: an earlier reconstruction of other images was interrupted")

@@ -30,7 +30,8 @@ from .store import MemoryStore, Store, Tensors, split_evenly
 
 VOLUMES = "volumes"
 """What a store calls the volumes that are asked for: those of the last stage."""
-_PARENTS = "parents"
+PARENTS = "parents"
+"""What a store calls the volumes that a stage starts from, by the number of the stage."""
 # Images that are matched at a time: what processes share, and what is not done again after an interruption. Each time,
 # all slices of a parent are made.
 _MATCHED_TOGETHER = 128
@@ -201,14 +202,14 @@ def grow_progressive(
     store = MemoryStore() if store is None else store
     stages = growth_stages(config, len(images), wanted)
     job = _Job(denoiser, images, config, seed, store, mask_radius, stages)
-    unknown = store.share(_PARENTS, range(1, len(stages))).missing
+    unknown = store.share(PARENTS, range(1, len(stages))).missing
     first = max((stage.number for stage in stages if stage.number and stage.number not in unknown), default=0)
     for stage in stages[first:]:
         parents = _find_parents(job, stage) if stage.number else None
         chunk = yield from _grow_stage(job, stage, parents, chunk)
         if stage is not stages[-1]:
             store.wait()
-            _shared(store, _PARENTS, [stage.number + 1], partial(_choose_parents, job))
+            _shared(store, PARENTS, [stage.number + 1], partial(_choose_parents, job))
             store.drop(stage.task)
             store.drop(_matches_of(stage))
 
@@ -336,7 +337,7 @@ def _resume(job: _Job, stage: Stage, members: list[int], generators: list[torch.
 def _find_parents(job: _Job, stage: Stage) -> _Parents:
     """Find the parents of a stage in all images; processes share out the images."""
     device, store = job.images.device, job.store
-    volumes = store.get(_PARENTS, stage.number)["volumes"].to(device)
+    volumes = store.get(PARENTS, stage.number)["volumes"].to(device)
 
     def match(first: int) -> Tensors:
         part = job.images[first : first + _MATCHED_TOGETHER]
@@ -355,7 +356,7 @@ def _choose_parents(job: _Job, number: int) -> Tensors:
     """Take the parents of a stage from the volumes of the one before."""
     store, stage = job.store, job.stages[number - 1]
     own = torch.tensor([float(store.get(stage.task, member)["sharpness"]) for member in stage.members])
-    earlier = store.get(_PARENTS, stage.number) if stage.number else {"volumes": own[:0], "sharpness": own[:0]}
+    earlier = store.get(PARENTS, stage.number) if stage.number else {"volumes": own[:0], "sharpness": own[:0]}
     chosen = sharpest(own, earlier["sharpness"].cpu(), job.config.parents).tolist()
     volumes = [
         store.get(stage.task, stage.members[k])["volume"] if k < len(own) else earlier["volumes"][k - len(own)]

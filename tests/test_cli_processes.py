@@ -100,7 +100,8 @@ def test_training_shared_by_two_goes_on_after_a_kill_and_equals_that_of_one(
     assert _said(done) == done.stderr.splitlines() and len(set(_said(done))) == len(_said(done))
     assert any(line.startswith("scoretomo: going on after 14 images") for line in _said(done))
     assert torch.equal(_state(one)["generator"], _state(two)["generator"])
-    assert _metrics(two) == pytest.approx(_metrics(one), rel=1e-5)
+    # the order of sums differs by rounding, which Muon's iterations in bfloat16 make larger
+    assert _metrics(two) == pytest.approx(_metrics(one), rel=1e-3)
     assert (two / "denoiser" / "config.json").read_bytes() == (one / "denoiser" / "config.json").read_bytes()
 
 

@@ -188,6 +188,14 @@ def test_what_is_not_finite_stays_so(generator: torch.Generator) -> None:
     assert project(volumes, random_rotations(1, 3, generator=generator)).isnan().any((2, 3)).all()
 
 
+def test_rotations_that_are_not_finite_are_refused() -> None:
+    rotations = torch.full((1, 1, 3, 3), torch.nan)
+    with pytest.raises(ValueError, match="finite"):
+        project(torch.zeros(1, 8, 8, 8), rotations)
+    with pytest.raises(ValueError, match="finite"):
+        back_project(torch.zeros(1, 1, 8, 8), rotations)
+
+
 @pytest.mark.parametrize("limit", [1, 300, 2500])
 def test_slabs_do_not_change_the_result_of_the_reference(
     limit: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch

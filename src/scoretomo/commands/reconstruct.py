@@ -186,7 +186,7 @@ class _Log:
 
     def __init__(self, folder: GrowthFolder, report: Report) -> None:
         self.run, self.phase, self.report = folder.run, f"reconstruct_seed{folder.seed}", report
-        self.resumed = folder.folder.exists()
+        self.resumed = any(folder.folder.glob("*/*.pt"))
         self.metrics: Metrics | None = None
         self.pace = Pace()
         self.shown_at = self.written_at = -math.inf

@@ -47,9 +47,8 @@ def project_cpu(
 ) -> Float[Tensor, "b m n n"]:
     """Compute :func:`scoretomo.imaging.projection.project` for float32."""
     count, side, views = len(volumes), volumes.shape[-1], rotations.shape[1]
-    _refuse_wild(rotations)
     images = volumes.new_empty(count, views, side, side)
-    turns = rotations.contiguous().numpy()
+    turns = _finite(rotations)
     for part in _parts(count, side):
         bordered = torch.nn.functional.pad(volumes[part], [_BEFORE, _BEHIND] * 3).flatten(1)
         arguments = bordered.numpy(), turns[part], _squared(radius, side), images[part].numpy()
@@ -63,9 +62,8 @@ def back_project_cpu(
     """Compute :func:`scoretomo.imaging.projection.back_project` for float32."""
     count, views, side = images.shape[:3]
     edge = side + _BEFORE + _BEHIND
-    _refuse_wild(rotations)
     volumes = images.new_empty(count, side, side, side)
-    values, turns = images.contiguous().numpy(), rotations.contiguous().numpy()
+    values, turns = images.contiguous().numpy(), _finite(rotations)
     for part in _parts(count, side):
         together = len(volumes[part])
         threads = _threads(together * views * side**3)
@@ -78,10 +76,12 @@ def back_project_cpu(
     return volumes
 
 
-def _refuse_wild(rotations: Tensor) -> None:
-    """Stop where kernels would read and write anywhere in memory."""
-    if not rotations.isfinite().all():
+def _finite(rotations: Tensor) -> NDArray[np.float32]:
+    """Rotations for the kernels, which would read and write anywhere in memory if some were not finite."""
+    turns: NDArray[np.float32] = rotations.contiguous().numpy()
+    if not np.isfinite(turns).all():
         raise ValueError("rotations must be finite")
+    return turns
 
 
 def _threads(samples: int) -> int:

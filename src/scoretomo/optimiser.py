@@ -96,7 +96,7 @@ class Optimiser:
         before = [each.clone() for each in self._state_of_muon()]
         self.muon.step()
         for now, then in zip(self._state_of_muon(), before, strict=False):  # the first step makes the momenta
-            now.copy_(torch.where(bad > 0, then, now))
+            now.lerp_(then, bad)
 
     def _state_of_muon(self) -> list[Tensor]:
         """Matrices, and their momenta once there are any."""

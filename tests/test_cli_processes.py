@@ -83,7 +83,8 @@ def _metrics(run: Path) -> dict[str, float]:
 def test_training_shared_by_two_goes_on_after_a_kill_and_equals_that_of_one(
     launch: Launch, script: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["train", str(images), *_SETTINGS.split(), "-o"]
+    # all by AdamW: sums in another order differ by rounding, which the bfloat16 iterations of Muon make larger
+    command = ["train", str(images), *_SETTINGS.split(), "--optimiser.muon-rate", "0", "-o"]
     one, two = tmp_path / "one", tmp_path / "two"
     monkeypatch.setattr(train_command, "supports_fast_bfloat16", lambda device: False)
     assert cli.main([*command, str(one)]) == 0
@@ -100,8 +101,7 @@ def test_training_shared_by_two_goes_on_after_a_kill_and_equals_that_of_one(
     assert _said(done) == done.stderr.splitlines() and len(set(_said(done))) == len(_said(done))
     assert any(line.startswith("scoretomo: going on after 14 images") for line in _said(done))
     assert torch.equal(_state(one)["generator"], _state(two)["generator"])
-    # the order of sums differs by rounding, which Muon's iterations in bfloat16 make larger
-    assert _metrics(two) == pytest.approx(_metrics(one), rel=1e-3)
+    assert _metrics(two) == pytest.approx(_metrics(one), rel=1e-5)
     assert (two / "denoiser" / "config.json").read_bytes() == (one / "denoiser" / "config.json").read_bytes()
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_Projector = Callable[[Tensor, Tensor, float | None], Tensor]
+_Kernel = Callable[[Tensor, Tensor, float | None], Tensor]
 
 # Samples whose coordinates are held at once by the reference: its working memory, about 50 MB.
 _SAMPLES_AT_ONCE = 2**22
@@ -42,7 +42,7 @@ def project(
     Tensor
         ``(b, m, n, n)``, axes ``[y, x]``: sums over z of the rotated object, in density times voxels.
     """
-    images: Tensor = _Projection.apply(volumes, rotations, radius)  # type: ignore[no-untyped-call]
+    images: Tensor = _Projector.apply(volumes, rotations, radius, False)  # type: ignore[no-untyped-call]
     return images
 
 
@@ -50,11 +50,11 @@ def back_project(
     images: Float[Tensor, "b m n n"], rotations: Float[Tensor, "b m 3 3"], radius: float | None = None
 ) -> Float[Tensor, "b n n n"]:
     """Smear images back along their viewing directions and add: the exact adjoint of :func:`project`."""
-    volumes: Tensor = _BackProjection.apply(images, rotations, radius)  # type: ignore[no-untyped-call]
+    volumes: Tensor = _Projector.apply(images, rotations, radius, True)  # type: ignore[no-untyped-call]
     return volumes
 
 
-def _kernels(values: Tensor) -> tuple[_Projector, _Projector]:
+def _kernels(values: Tensor) -> tuple[_Kernel, _Kernel]:
     """Fastest projection and back projection for numbers of this type on this device."""
     if values.dtype == torch.float32 and values.device.type == "cpu":
         from .projection_cpu import back_project_cpu, project_cpu  # importing Numba takes half a second
@@ -67,28 +67,19 @@ def _kernels(values: Tensor) -> tuple[_Projector, _Projector]:
     return project_by_resampling, back_project_by_resampling
 
 
-class _Projection(torch.autograd.Function):
+class _Projector(torch.autograd.Function):
+    """Projection, or back projection if ``adjoint``; each is the gradient of the other."""
+
     @staticmethod
-    def forward(ctx: Any, volumes: Tensor, rotations: Tensor, radius: float | None) -> Tensor:
+    def forward(ctx: Any, values: Tensor, rotations: Tensor, radius: float | None, adjoint: bool) -> Tensor:
         ctx.save_for_backward(rotations)
-        ctx.radius = radius
-        return _kernels(volumes)[0](volumes, rotations, radius)
+        ctx.radius, ctx.adjoint = radius, adjoint
+        return _kernels(values)[adjoint](values, rotations, radius)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return back_project(gradients[0], ctx.saved_tensors[0], ctx.radius), None, None
-
-
-class _BackProjection(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, rotations: Tensor, radius: float | None) -> Tensor:
-        ctx.save_for_backward(rotations)
-        ctx.radius = radius
-        return _kernels(images)[1](images, rotations, radius)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return project(gradients[0], ctx.saved_tensors[0], ctx.radius), None, None
+        gradient = _Projector.apply(gradients[0], *ctx.saved_tensors, ctx.radius, not ctx.adjoint)  # type: ignore[no-untyped-call]
+        return gradient, None, None, None
 
 
 def project_by_resampling(

@@ -20,6 +20,7 @@ from scoretomo.imaging.preprocess import (
     detect_contrast,
     preprocess,
     restore_volume,
+    working_volume,
 )
 from scoretomo.imaging.projection import project
 
@@ -70,6 +71,11 @@ def test_restored_volumes_project_to_the_input(
     assert restored.side == side and restored.pixel_size_angstrom == 2.5
     projections = project(restored.voxels[None], rotations[None])[0]
     assert relative_error(projections, 50 * images) < 0.03  # bright, in the input's units, without background
+
+    back = working_volume(restored.voxels, record)
+    assert back.shape == voxels.shape
+    assert relative_error(back, voxels) < 0.01
+    assert relative_error(working_volume(50 * molecule(side, side)[None], record)[0], voxels) < 0.03
 
 
 def test_working_images_have_unit_deviation_and_vanish_outside_the_mask(generator: torch.Generator) -> None:
@@ -198,3 +204,5 @@ def test_volume_of_another_run_is_refused(generator: torch.Generator) -> None:
     _, record = preprocess(ImageStack(images, 2.0), PreprocessConfig())
     with pytest.raises(InputError, match="side of 32"):
         restore_volume(torch.zeros(32, 32, 32), record)
+    with pytest.raises(InputError, match="side of 20"):
+        working_volume(torch.zeros(20, 20, 20), record)

@@ -204,6 +204,26 @@ def restore_volume(voxels: Float[Tensor, "n n n"], record: Preprocessing) -> Vol
     return Volume(recentre_crop(restored, record.input_side, 3), record.input_pixel_size_angstrom)
 
 
+def working_volume(voxels: Float[Tensor, "*batch n n n"], record: Preprocessing) -> Float[Tensor, "*batch m m m"]:
+    """Bring volumes in the box and units of the input to the grid and units of the working images.
+
+    The inverse of :func:`restore_volume`, for volumes that a run folder has on disk. Its projections explain the
+    working images again.
+
+    Raises
+    ------
+    InputError
+        Volumes that are not of the record's input side.
+    """
+    if voxels.shape[-1] != record.input_side:
+        raise InputError(
+            f"the volume has a side of {voxels.shape[-1]}, the images that the run was given one of {record.input_side}"
+        )
+    ratio = record.cropped_side / record.working_side
+    cropped = recentre_crop(voxels, record.cropped_side, 3)
+    return recentre_crop(resize(cropped, record.working_side, 3) * (ratio / record.scale), record.network_side, 3)
+
+
 def detect_contrast(images: Float[Tensor, "n side side"]) -> tuple[int, float]:
     """Whether the protein is bright (1) or dark (-1) in images of either contrast, and how sure that is (0 to 1).
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from scoretomo.geometry.rotations import about_y, about_z, random_rotations
+from scoretomo.geometry.symmetry import symmetry_group
 from scoretomo.imaging.projection import project
-from scoretomo.imaging.resampling import mirror_z, rotate_volumes
+from scoretomo.imaging.resampling import mirror_z, rotate_volumes, symmetrise
 
 
 @pytest.mark.parametrize("side", [12, 13])
@@ -55,3 +56,15 @@ def test_mirror_commutes_with_projection_as_geometry_says(generator: torch.Gener
     behind = about_y(torch.tensor([[math.pi]]))
     image, from_behind = project(volume, torch.eye(3)[None, None]), project(mirror_z(volume), behind)
     torch.testing.assert_close(from_behind, image.flip(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_symmetrised_volume_is_its_turned_copies_and_symmetric_itself() -> None:
+    axis = torch.arange(16) - 8
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+
+    def spot(*centre: float) -> torch.Tensor:
+        return torch.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2) / 4)
+
+    result = symmetrise(spot(3, 1, 2), symmetry_group("D2"))
+    expected = (spot(3, 1, 2) + spot(-3, -1, 2) + spot(3, -1, -2) + spot(-3, 1, -2)) / 4
+    assert (result - expected).abs().max() < 0.02 * expected.max()

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .fourier import resize
+
 # Samples whose coordinates are held at once: the working memory beside the result, about 50 MB.
 _SAMPLES_AT_ONCE = 2**22
 
@@ -44,3 +46,21 @@ def rotate_volumes(volumes: Float[Tensor, "b n n n"], rotations: Float[Tensor, "
             volumes[part][:, None], points, mode="bilinear", padding_mode="zeros", align_corners=True
         )[:, 0]
     return rotated
+
+
+def symmetrise(volume: Float[Tensor, "n n n"], group: Float[Tensor, "g 3 3"]) -> Float[Tensor, "n n n"]:
+    """Mean of a volume over the rotations of a group about the origin, sampled on a grid of twice the sampling.
+
+    Parameters
+    ----------
+    volume
+        ``(n, n, n)``, axes ``[z, y, x]``.
+    group
+        ``(g, 3, 3)``, as :func:`scoretomo.geometry.symmetry.symmetry_group` makes it; for a volume in another frame,
+        ``F @ group @ F.mT`` with ``F`` from the standard orientation to the volume's.
+    """
+    fine = resize(volume[None], 2 * volume.shape[-1], 3)
+    total = torch.zeros_like(fine)
+    for rotation in group:  # one at a time: the capsids' sixty would fill the memory
+        total += rotate_volumes(fine, rotation[None])
+    return resize(total / len(group), volume.shape[-1], 3)[0]

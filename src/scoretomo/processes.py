@@ -65,6 +65,11 @@ def count() -> int:
     return dist.get_world_size() if _together() else 1
 
 
+def count_here() -> int:
+    """Count those of them that share this machine."""
+    return _number(_COUNTS_HERE) if _together() else 1
+
+
 def index() -> int:
     """Say which of them this one is, from 0."""
     return dist.get_rank() if _together() else 0
@@ -87,7 +92,7 @@ def own_gpu() -> torch.device:
         return torch.device("cuda")
     from accelerate import PartialState
 
-    here, gpus = _number(_COUNTS_HERE), torch.cuda.device_count()
+    here, gpus = count_here(), torch.cuda.device_count()
     if here > gpus:
         raise InputError(f"{here} processes share a machine with {gpus} GPUs; start one for each GPU")
     gpu = torch.device("cuda", PartialState().local_process_index)
@@ -221,4 +226,7 @@ def _in_company() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ProcessLost("another process of this job has ended; give the same command again to go on") from error
+        raise ProcessLost(
+            "another process of this job has ended or cannot be reached; give the same command again to go on "
+            f"({str(error).splitlines()[0]})"
+        ) from error

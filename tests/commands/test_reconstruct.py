@@ -223,6 +223,23 @@ def test_a_volume_that_does_not_fit_is_one_line_and_status_2(
     assert not list(run.glob("volumes/*"))
 
 
+def test_what_a_cluster_allows_a_job_bounds_its_memory(tmp_path: Path) -> None:
+    def limit(folder: str, names: tuple[str, str], values: tuple[str, str]) -> None:
+        (tmp_path / folder).mkdir(parents=True)
+        for name, value in zip(names, values, strict=True):
+            (tmp_path / folder / name).write_text(value + "\n")
+
+    version_2 = ("memory.max", "memory.current")
+    limit("slurm/job_7", version_2, ("1000", "300"))
+    limit("slurm/job_7/step_0", version_2, ("max", "200"))
+    limit("memory/docker", ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("500", "600"))
+
+    assert command.left_of_limits("0::/slurm/job_7/step_0\n", tmp_path) == [700]
+    assert command.left_of_limits("4:memory:/docker\n3:cpuset:/x:y\n", tmp_path) == [0]
+    assert command.left_of_limits("0::/elsewhere\n", tmp_path) == []
+    assert command.left_of_limits("", tmp_path) == []
+
+
 def test_there_is_some_free_memory() -> None:
     assert 2**24 < command.free_memory(torch.device("cpu")) < 2**50
 

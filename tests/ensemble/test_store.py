@@ -18,7 +18,9 @@ def test_what_is_kept_is_forgotten_when_the_item_is_complete() -> None:
     store, tensors = MemoryStore(), {"a": torch.ones(2)}
     assert store.kept("task", 3) is None
     store.keep("task", 3, tensors)
-    assert store.kept("task", 3) is tensors
+    tensors["a"].zero_()
+    kept = store.kept("task", 3)
+    assert kept is not None and kept["a"].tolist() == [1, 1]  # a copy: what advances changes in place
     assert store.share("task", [2, 3]).missing == [2, 3]
     store.put("task", 3, tensors)
     assert store.kept("task", 3) is None and store.get("task", 3) is tensors

@@ -7,7 +7,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from .train import Device, choose_device
 _FILLED = 0.8
 # Free memory of a processor where nothing says it: enough for the few volumes that it advances at once.
 _UNKNOWN_MEMORY = 2**32
+_LIMITS_OF_VERSION_2 = ("memory.max", "memory.current")
 _SECONDS_BETWEEN_NOTES = 1.0
 _SECONDS_BETWEEN_METRICS = 10.0
 _SECONDS_BETWEEN_SAVES = 30.0
@@ -243,7 +244,36 @@ def free_memory(device: torch.device) -> int:
         return _UNKNOWN_MEMORY
     # not sysconf, which counts files that Linux holds in memory for speed as if they could not give way
     lines = dict(line.split(":") for line in linux.read_text(encoding="utf-8").splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
+    machine = int(lines["MemAvailable"].split()[0]) * 1024
+    groups = Path("/proc/self/cgroup")
+    membership = groups.read_text(encoding="utf-8") if groups.exists() else ""
+    return min(machine, *left_of_limits(membership, Path("/sys/fs/cgroup"))) // processes.count_here()
+
+
+def left_of_limits(membership: str, mount: Path) -> list[int]:
+    """Bytes that are left of what a cluster or container allows this job.
+
+    Parameters
+    ----------
+    membership
+        The job's groups, as ``/proc/self/cgroup`` lists them; limits of the groups around them count too.
+    mount
+        Where Linux shows its control groups, of version 1 or 2.
+    """
+    left = []
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = mount / controllers
+        limit, used = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else _LIMITS_OF_VERSION_2
+        own = root / path.lstrip("/")
+        for group in [own, *own.parents]:
+            with suppress(OSError, ValueError):  # there is no such group in this container; "max" is no limit
+                left.append(int((group / limit).read_text()) - int((group / used).read_text()))
+            if group == root:
+                break
+    return [max(0, each) for each in left]
 
 
 @contextmanager

@@ -116,7 +116,7 @@ class Advancing:
         """Put aside how far each of them is, to be taken up by whatever process and in whatever company."""
         fields = {name: value for name, value in vars(self.step).items() if isinstance(value, Tensor)}
         for row, member in enumerate(self.members):
-            state = {name: value[row].to("cpu", copy=True) for name, value in fields.items()}
+            state = {name: value[row] for name, value in fields.items()}
             state |= {"step": torch.tensor(self.step.step), "generator": self.generators[row]}
             store.keep(self.stage.task, member, state)
 

@@ -47,7 +47,7 @@ class Store(Protocol):
         ...
 
     def keep(self, task: str, item: int, state: Tensors) -> None:
-        """Keep how far this process is with an item that is not complete; forgotten with :meth:`put`."""
+        """Copy how far this process is with an item that is not complete; forgotten with :meth:`put`."""
         ...
 
     def kept(self, task: str, item: int) -> Tensors | None:
@@ -85,8 +85,9 @@ class MemoryStore:
         return self.results[task][item]
 
     def keep(self, task: str, item: int, state: Tensors) -> None:
-        """Keep a state."""
-        self.states.setdefault(task, {})[item] = state
+        """Keep a copy of a state, since the tensors of those that advance together change."""
+        copies = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+        self.states.setdefault(task, {})[item] = copies
 
     def kept(self, task: str, item: int) -> Tensors | None:
         """Give a state, if there is one."""

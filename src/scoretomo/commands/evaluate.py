@@ -1,7 +1,5 @@
 """``scoretomo evaluate``: volumes against the truth."""
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +9,9 @@ import tyro
 
 from ..datatypes import InputError
 from ..evaluation.comparison import Comparison, compare, summary, to_common_grid
-from ..io.files import write_json, write_text
+from ..io.files import write_json
 from ..io.mrc import read_volume
+from ..io.tables import write_table
 from ..report.figures import fsc_curves
 from .progress import progress
 
@@ -71,11 +70,8 @@ def write_evaluation(folder: Path, paths: Sequence[Path], comparisons: Sequence[
     folder.mkdir(parents=True, exist_ok=True)
     results = summary(comparisons)
     write_json(folder / "evaluation.json", results)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["file", *results["volumes"][0]], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"file": path.name, **row} for path, row in zip(paths, results["volumes"], strict=True))
-    write_text(folder / "evaluation.csv", text.getvalue())
+    rows = [{"file": path.name, **row} for path, row in zip(paths, results["volumes"], strict=True)]
+    write_table(folder / "evaluation.csv", rows)
     fsc_curves(folder / "fsc.png", comparisons)
 
 

@@ -1,7 +1,5 @@
 """``scoretomo simulate``: images with a known truth."""
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +8,9 @@ import tyro
 
 from ..datatypes import InputError, Volume
 from ..io.atoms import density_of_atoms, read_atoms
-from ..io.files import write_text
 from ..io.mrc import read_volume, write_images, write_volume
 from ..io.star import write_particles
+from ..io.tables import write_table
 from ..simulation.particles import Simulation, SimulationConfig, simulate_box, simulate_capsid, simulate_map
 from .progress import progress, say
 
@@ -112,11 +110,10 @@ def write_simulation(folder: Path, simulation: Simulation) -> None:
     pixel_size = simulation.stack.pixel_size_angstrom
     for index, voxels in enumerate(simulation.truth):
         write_volume(folder / "truth" / f"volume_{index:04d}.mrc", Volume(voxels, pixel_size))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["image", *simulation.conformation_names])
-    writer.writerows([index, *values] for index, values in enumerate(simulation.conformations.tolist()))
-    write_text(folder / "truth.csv", table.getvalue())
+    names = simulation.conformation_names
+    conformations = enumerate(simulation.conformations.tolist())
+    rows = [{"image": index, **dict(zip(names, values, strict=True))} for index, values in conformations]
+    write_table(folder / "truth.csv", rows)
     write_particles(
         folder / "particles.star",
         "images.mrcs",

@@ -41,9 +41,9 @@ with processes.joined():
     assert all(torch.equal(a, b) for a, b in zip(tensors, wanted, strict=True))
     if me == 1:
         time.sleep(0.5)
-        Path("made_before").touch()
+        Path(__file__).with_name("made_before").touch()
     processes.wait_for_all()
-    assert Path("made_before").exists()
+    assert Path(__file__).with_name("made_before").exists()
     with processes.only_main_speaks():
         print("said")
         print("said aloud", file=sys.stderr)

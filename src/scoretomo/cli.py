@@ -17,6 +17,7 @@ _VERBS = {
     "run": "class averages in, one volume for each of them out",
     "train": "the first half of run: train the denoiser",
     "reconstruct": "the second half of run: make the volumes, or more of them",
+    "particles": "the particles of each state of the molecule, and a starting model for them",
     "evaluate": "compare volumes with a reference",
     "simulate": "make test images of a moving box or capsid, or of a map or atomic model",
     "info": "what is in a file of images or a volume",
@@ -115,6 +116,10 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
             from .commands.evaluate import evaluate
 
             return evaluate
+        case "particles":
+            from .commands.particles import particles
+
+            return particles
         case "demo":
             from .commands.demo import demo
 

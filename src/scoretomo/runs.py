@@ -196,6 +196,8 @@ def start_run(
         "side": loaded.stack.side,
         "pixel_size_angstrom": loaded.stack.pixel_size_angstrom,
     }
+    if loaded.class_numbers is not None:
+        source["classes"] = list(loaded.class_numbers)
     if exists:
         _refuse_other_run(folder, source, config)
     else:
@@ -239,6 +241,21 @@ def read_config(folder: Path) -> RunConfig:
         return from_table(RunConfig, _read_table(folder)["settings"])
     except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{folder / 'config.toml'}: cannot be understood ({error})") from error
+
+
+def read_source(folder: Path) -> dict[str, Any]:
+    """Read what a run was made of: path, sha256, number, side and pixel size of the images.
+
+    ``classes``, the number of the class that each image is the average of, counted from 1, is there only if the file
+    of the images says it.
+
+    Raises
+    ------
+    InputError
+        Not a run folder.
+    """
+    source: dict[str, Any] = _read_table(folder)["input"]
+    return source
 
 
 @contextmanager

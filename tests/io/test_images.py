@@ -36,9 +36,9 @@ def test_numpy_files_that_are_no_images(tmp_path: Path) -> None:
             read_image_stack(path, 2.5)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a", "a.hdf"])
+@pytest.mark.parametrize("name", ["a.png", "a", "a.tif"])
 def test_unknown_types_list_the_known(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"supported are \.mrcs, \.mrc, \.star, \.npy"):
+    with pytest.raises(InputError, match=r"supported are \.mrcs, \.mrc, \.star, \.cs, \.hdf, \.npy"):
         read_image_stack(tmp_path / name)
 
 

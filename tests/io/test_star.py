@@ -47,6 +47,23 @@ def test_model_classes_with_names_relative_to_the_project(tmp_path: Path, stacks
     assert read_images(path).stack.pixel_size_angstrom == 3.54
 
 
+def test_class_numbers_of_class_averages(tmp_path: Path, stacks: Tensor) -> None:
+    path = tmp_path / "Class2D" / "job001" / "x.star"
+
+    def classes(table: str) -> tuple[int, ...] | None:
+        path.write_text(f"data_\n\nloop_\n{table}\n")
+        return read_images(path).class_numbers
+
+    assert classes("_rlnReferenceImage #1\n000003@a.mrcs\n000001@a.mrcs") == (3, 1)
+    # Subset selection recentres the averages into a stack of its own, and says which they were
+    assert classes("_rlnReferenceImage #1\n_rlnClassNumber #2\n1@a.mrcs 17\n2@a.mrcs 4") == (17, 4)
+    # of two stacks, or one image twice, nobody knows
+    assert classes("_rlnReferenceImage #1\n1@a.mrcs\n2@b.mrcs") is None
+    assert classes("_rlnReferenceImage #1\n_rlnClassNumber #2\n1@a.mrcs 3\n2@b.mrcs 3") is None
+    # rows that are particles are not the averages of the classes they belong to
+    assert classes("_rlnImageName #1\n_rlnClassNumber #2\n1@a.mrcs 17\n2@a.mrcs 4") == (1, 2)
+
+
 def test_pixel_size_of_magnification_and_detector(tmp_path: Path, stacks: Tensor) -> None:
     path = tmp_path / "Class2D" / "job001" / "x.star"
     columns = "_rlnImageName #1\n_rlnMagnification #2\n_rlnDetectorPixelSize #3\n"

@@ -17,7 +17,7 @@ def info(
     Parameters
     ----------
     file
-        .mrc, .mrcs, .npy, or a RELION .star.
+        .mrc, .mrcs, .npy, EMAN .hdf, RELION .star or cryoSPARC .cs.
     pixel_size
         Pixel size in Angstrom, where the file says none or a wrong one.
     """

@@ -41,7 +41,7 @@ class Source:
     Attributes
     ----------
     images
-        Class averages: .mrcs, .mrc, .npy, or a RELION .star that names them.
+        Class averages: .mrcs, .mrc, .npy, EMAN .hdf, or a RELION .star or cryoSPARC .cs that names them.
     output
         Folder for all that is made. The same command again goes on where an earlier one was interrupted.
     preset

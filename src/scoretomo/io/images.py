@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from ..datatypes import InputError
 from ..imaging.preprocess import detect_contrast
-from . import mrc, star
+from . import cryosparc, eman, mrc, star
 from .mrc import LoadedImages
 
-_SUFFIXES = (".mrcs", ".mrc", ".star", ".npy")
+_SUFFIXES = (".mrcs", ".mrc", ".star", ".cs", ".hdf", ".npy")
 
 
 def read_image_stack(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
-    """Read images from ``.mrcs``, ``.mrc``, ``.star`` or ``.npy``.
+    """Read images from ``.mrcs``, ``.mrc``, RELION's ``.star``, cryoSPARC's ``.cs``, EMAN's ``.hdf`` or ``.npy``.
 
     Parameters
     ----------
@@ -35,6 +35,10 @@ def read_image_stack(path: Path, pixel_size_angstrom: float | None = None) -> Lo
             return mrc.read_images(path, pixel_size_angstrom)
         case ".star":
             return star.read_images(path, pixel_size_angstrom)
+        case ".cs":
+            return cryosparc.read_images(path, pixel_size_angstrom)
+        case ".hdf":
+            return eman.read_images(path, pixel_size_angstrom)
         case _:
             values = _read_npy(path)
             if pixel_size_angstrom is None:
@@ -50,14 +54,20 @@ def describe(path: Path, pixel_size_angstrom: float | None = None) -> list[str]:
     InputError
         A file that cannot be read at all.
     """
-    if _suffix(path) == ".star":
-        named = star.read_named_images(path)
+    suffix = _suffix(path)
+    if suffix in (".star", ".cs"):
+        named = star.read_named_images(path) if suffix == ".star" else cryosparc.read_named_images(path)
         sizes = " and ".join(f"{size:.5g} A" for size in named.stated_pixel_sizes_angstrom)
         text = (
             sizes if sizes and pixel_size_angstrom is None else _pixel_size_text(named.first_stack, pixel_size_angstrom)
         )
-        return _lines(path, "images named by a STAR file", named.values, text, named.notes)
-    if _suffix(path) == ".npy":
+        kind = "images named by a STAR file" if suffix == ".star" else "images named by a cryoSPARC file"
+        return _lines(path, kind, named.values, text, named.notes)
+    if suffix == ".hdf":
+        array = eman.read_array(path)
+        text = _pixel_size_text(array, pixel_size_angstrom)
+        return _lines(path, "image stack (EMAN)", array.values, text, array.notes)
+    if suffix == ".npy":
         text = "none in the file" if pixel_size_angstrom is None else f"{pixel_size_angstrom:.5g} A"
         return _lines(path, "image stack (NumPy)", _read_npy(path), text, ())
     array = mrc.read_array(path)

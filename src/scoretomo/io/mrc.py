@@ -24,10 +24,21 @@ _ASK = "give the true one with --pixel-size ANGSTROM"
 
 @dataclass(frozen=True)
 class LoadedImages:
-    """Images from a file, and in words what was repaired or odd in it."""
+    """Images from a file, and in words what was repaired or odd in it.
+
+    Attributes
+    ----------
+    stack
+        The images.
+    notes
+        What was repaired or odd.
+    class_numbers
+        Number of the class that each image is the average of, counted from 1, where the file says it.
+    """
 
     stack: ImageStack
     notes: tuple[str, ...]
+    class_numbers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

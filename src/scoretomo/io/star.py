@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +9,15 @@ import numpy as np
 import pandas as pd
 import starfile
 import torch
-from numpy.typing import NDArray
 
 from ..datatypes import InputError, Poses
 from ..geometry.rotations import from_relion_euler, to_relion_euler
 from .files import write_text
-from .mrc import LoadedImages, MrcArray, choose_pixel_size, read_array, to_stack
+from .mrc import LoadedImages
+from .named_images import NamedImages, decide_pixel_size, gather_images, only_pixel_size
 
 _IMAGE_COLUMNS = ("rlnImageName", "rlnReferenceImage")
-_SAME_SIZE = 1e-4
 _ANGLE_COLUMNS = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
-
-
-@dataclass(frozen=True)
-class NamedImages:
-    """The images that a STAR file names, and all that is known about their pixel size.
-
-    Attributes
-    ----------
-    values
-        ``(n, y, x)`` float32 in the order of the rows.
-    stated_pixel_sizes_angstrom
-        Distinct pixel sizes in the STAR file, rising; may be none or several.
-    first_stack, first_stack_path
-        The file of the first row, whose header may have a pixel size.
-    notes
-        What was repaired or odd in the headers of the stacks.
-    """
-
-    values: NDArray[np.float32]
-    stated_pixel_sizes_angstrom: tuple[float, ...]
-    first_stack: MrcArray
-    first_stack_path: Path
-    notes: tuple[str, ...]
 
 
 def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
@@ -64,35 +39,19 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedI
     InputError
         Not a STAR file, no image names, stacks that are missing (named), images of several sizes or pixel sizes.
     """
-    named = read_named_images(path)
-    stated = named.stated_pixel_sizes_angstrom
-    if pixel_size_angstrom is not None:
-        note = (
-            f"the STAR file's pixel size of {max(stated, default=0):.5g} A is overruled by {pixel_size_angstrom:.5g} A"
-        )
-        differs = any(abs(pixel_size_angstrom / size - 1) > _SAME_SIZE for size in stated)
-        notes: tuple[str, ...] = (note,) if differs else ()
-    elif stated:
-        pixel_size_angstrom, notes = _only_pixel_size(path, stated), ("pixel size from the STAR file",)
-    else:
-        pixel_size_angstrom, notes = choose_pixel_size(named.first_stack_path, named.first_stack, None, axes=2)
-        notes += (f"pixel size from the header of {named.first_stack_path.name}",)
-    return LoadedImages(to_stack(path, named.values, pixel_size_angstrom), named.notes + notes)
+    return decide_pixel_size(path, read_named_images(path), pixel_size_angstrom, "the STAR file")
 
 
 def read_named_images(path: Path) -> NamedImages:
     """Read the images of a STAR file before anything is decided about their pixel size; see :func:`read_images`."""
     tables = _read_tables(path)
-    sections, files = _split_names(path, _image_names(path, tables))
-    places = _find_stacks(path, files)
-    stacks = {file: read_array(place) for file, place in places.items()}
-    return NamedImages(
-        values=_gather(path, stacks, files, sections),
-        stated_pixel_sizes_angstrom=_stated_pixel_sizes(path, tables),
-        first_stack=stacks[files[0]],
-        first_stack_path=places[files[0]],
-        notes=tuple(f"{file}: {note}" for file, array in stacks.items() for note in array.notes),
-    )
+    column, table = _image_table(path, tables)
+    sections, files = _split_names(path, [str(name) for name in table[column]])
+    # RELION's Subset selection may renumber the averages it keeps, and then says in this column which they were;
+    # in a table of particles the column says something else
+    numbered = column == "rlnReferenceImage" and "rlnClassNumber" in table.columns
+    classes = _numbers(path, table, ["rlnClassNumber"])[:, 0].int().tolist() if numbered else None
+    return gather_images(path, files, sections, _stated_pixel_sizes(path, tables), class_numbers=classes)
 
 
 def read_poses(path: Path, pixel_size_angstrom: float | None = None) -> Poses:
@@ -126,7 +85,7 @@ def read_poses(path: Path, pixel_size_angstrom: float | None = None) -> Poses:
             stated = _stated_pixel_sizes(path, tables)
             if pixel_size_angstrom is None and not stated:
                 raise InputError(f"{path}: origins are in pixels and there is no pixel size; give it with --pixel-size")
-            origins = origins * (pixel_size_angstrom or _only_pixel_size(path, stated))
+            origins = origins * (pixel_size_angstrom or only_pixel_size(path, stated))
     return Poses(from_relion_euler(angles).float(), -origins.float())
 
 
@@ -199,11 +158,12 @@ def _read_tables(path: Path) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def _image_names(path: Path, tables: dict[str, pd.DataFrame]) -> list[str]:
+def _image_table(path: Path, tables: dict[str, pd.DataFrame]) -> tuple[str, pd.DataFrame]:
+    """Column with the names of the images, and the table that has it."""
     for column in _IMAGE_COLUMNS:
         for table in tables.values():
             if column in table.columns and len(table):
-                return [str(name) for name in table[column]]
+                return column, table
     raise InputError(f"{path}: names no images: no rows with {' or '.join(_IMAGE_COLUMNS)}")
 
 
@@ -219,39 +179,6 @@ def _split_names(path: Path, names: list[str]) -> tuple[list[int], list[str]]:
     return sections, files
 
 
-def _find_stacks(path: Path, files: list[str]) -> dict[str, Path]:
-    folders = path.resolve().parents
-    found, missing = {}, []
-    for file in dict.fromkeys(files):
-        place = next((folder / file for folder in folders if (folder / file).is_file()), None)
-        if place is None:
-            missing.append(file)
-        else:
-            found[file] = place
-    if missing:
-        some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise InputError(
-            f"{path}: {len(missing)} of {len(missing) + len(found)} image stacks are missing, looked for in "
-            f"{folders[0]} and the folders above: {some}"
-        )
-    return found
-
-
-def _gather(path: Path, stacks: dict[str, MrcArray], files: list[str], sections: list[int]) -> NDArray[np.float32]:
-    """Images in the order of the rows; only the sections that are named are read from disk."""
-    shapes = {array.values.shape[1:] for array in stacks.values()}
-    if len(shapes) > 1:
-        sizes = ", ".join(sorted(f"{width} x {height}" for height, width in shapes))
-        raise InputError(f"{path}: images of several sizes: {sizes}; write one STAR file for each")
-    images = np.empty((len(files), *shapes.pop()), dtype=np.float32)
-    for row, (file, section) in enumerate(zip(files, sections, strict=True)):
-        values = stacks[file].values
-        if section >= len(values):
-            raise InputError(f"{path}: row {row + 1} asks for image {section + 1} of {file}, which has {len(values)}")
-        images[row] = values[section]
-    return images
-
-
 def _stated_pixel_sizes(path: Path, tables: dict[str, pd.DataFrame]) -> tuple[float, ...]:
     """Distinct pixel sizes: of the optics, else of the model, else from magnification and detector pixel."""
     for columns in (["rlnImagePixelSize"], ["rlnPixelSize"], ["rlnDetectorPixelSize", "rlnMagnification"]):
@@ -262,12 +189,6 @@ def _stated_pixel_sizes(path: Path, tables: dict[str, pd.DataFrame]) -> tuple[fl
             sizes = values[:, 0] if len(columns) == 1 else values[:, 0] * 1e4 / values[:, 1]
             return tuple(sorted(set(sizes.tolist())))
     return ()
-
-
-def _only_pixel_size(path: Path, sizes: tuple[float, ...]) -> float:
-    if sizes[-1] > sizes[0] * (1 + _SAME_SIZE):
-        raise InputError(f"{path}: pixel sizes from {sizes[0]:.5g} to {sizes[-1]:.5g} A; write one STAR file for each")
-    return sizes[0]
 
 
 def _numbers(path: Path, table: pd.DataFrame, columns: list[str]) -> torch.Tensor:

@@ -1,0 +1,168 @@
+"""CryoSPARC's .cs files: tables of particles or class averages, NumPy structured arrays whose rows have a ``uid``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datatypes import InputError
+from .mrc import LoadedImages
+from .named_images import NamedImages, decide_pixel_size, gather_images
+
+_COMPRESSED = b"\x95CSDAT"
+_PIXEL_SIZE = "blob/psize_A"
+
+
+@dataclass(frozen=True)
+class CsFile:
+    """A .cs file.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    rows
+        ``(n,)`` structured array with the fields of the file.
+    """
+
+    path: Path
+    rows: NDArray[Any]
+
+
+def read_cs(path: Path) -> CsFile:
+    """Read the rows of a .cs file; nothing in it is executed.
+
+    Raises
+    ------
+    InputError
+        No such file, no table, or cryoSPARC's compressed format.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_COMPRESSED)) == _COMPRESSED:
+                raise InputError(
+                    f"{path}: is compressed by cryoSPARC; make a plain copy with cryosparc-tools: "
+                    f'Dataset.load("{path.name}").save("plain.cs")'
+                )
+            file.seek(0)
+            rows = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as a .cs file: {error}") from error
+    if not isinstance(rows, np.ndarray) or rows.dtype.names is None or rows.ndim != 1:
+        raise InputError(f"{path}: holds no table of particles or class averages; is it a .cs file?")
+    return CsFile(path, rows)
+
+
+def cs_bytes(rows: NDArray[Any]) -> bytes:
+    """Contents of a .cs file with these rows."""
+    buffer = BytesIO()
+    np.lib.format.write_array(buffer, rows, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
+    """Read the images that a .cs file names, such as the class averages of 2D Classification or Select 2D Classes.
+
+    A class average is known by ``blob/idx``, its place in the stack of all classes, which is what particles have as
+    ``alignments2D/class``. Stacks are looked for as in a STAR file. ``blob/sign`` is not applied: contrast is
+    recognised in the images.
+
+    Parameters
+    ----------
+    path
+        The .cs file, with ``blob/path`` and ``blob/idx``.
+    pixel_size_angstrom
+        Wins over ``blob/psize_A``, which wins over the headers of the stacks.
+
+    Raises
+    ------
+    InputError
+        Not a .cs file, fields that are missing (named), stacks that are missing, images of several sizes.
+    """
+    return decide_pixel_size(path, read_named_images(path), pixel_size_angstrom, _PIXEL_SIZE)
+
+
+def read_named_images(path: Path) -> NamedImages:
+    """Read the images of a .cs file before anything is decided about their pixel size; see :func:`read_images`."""
+    rows = read_cs(path).rows
+    names = rows.dtype.names or ()
+    missing = [name for name in ("blob/path", "blob/idx") if name not in names]
+    if missing:
+        raise InputError(f"{path}: names no images: no {' and no '.join(missing)}")
+    if not len(rows):
+        raise InputError(f"{path}: names no images: it has no rows")
+    files = [file_name(value) for value in rows["blob/path"]]
+    stated = stated_pixel_sizes(rows[_PIXEL_SIZE]) if _PIXEL_SIZE in names else ()
+    return gather_images(path, files, [int(index) for index in rows["blob/idx"]], stated)
+
+
+def file_name(value: bytes | str) -> str:
+    """Make a path of a ``blob/path``, in which exported files begin with ``>``: relative to the .cs file itself."""
+    return (value.decode() if isinstance(value, bytes) else str(value)).removeprefix(">")
+
+
+def stated_pixel_sizes(values: NDArray[Any]) -> tuple[float, ...]:
+    """Distinct pixel sizes in Angstrom, rising, of a ``blob/psize_A``; 0 stands for none."""
+    # single precision says no more than six digits
+    return tuple(sorted({round(float(size), 6) for size in np.unique(values) if 0 < size < np.inf}))
+
+
+def find_field(files: Sequence[CsFile], name: str) -> NDArray[Any] | None:
+    """Look a field up in several files of the same particles.
+
+    Parameters
+    ----------
+    files
+        The particles, then the passthrough files that hold more fields of them.
+    name
+        The field, such as ``alignments2D/class``.
+
+    Returns
+    -------
+    NDArray or None
+        ``(n, ...)`` values in the order of the first file, from the first file that has the field; None if none has.
+
+    Raises
+    ------
+    InputError
+        Particles that the passthrough file does not have, or a ``uid`` that is missing or not unique.
+    """
+    file = next((file for file in files if name in (file.rows.dtype.names or ())), None)
+    if file is None:
+        return None
+    values: NDArray[Any] = file.rows[name]
+    return values if file is files[0] else values[_places(file, files[0])]
+
+
+def rows_of(file: CsFile, particles: CsFile) -> NDArray[np.bool_]:
+    """Which rows of a file belong to some particles, by ``uid``."""
+    return np.isin(_uids(file), _uids(particles))
+
+
+def _places(file: CsFile, particles: CsFile) -> NDArray[np.intp]:
+    """Row of every particle in another file."""
+    uids, wanted = _uids(file), _uids(particles)
+    order = np.argsort(uids)
+    places = order[np.searchsorted(uids, wanted, sorter=order).clip(max=max(len(uids) - 1, 0))] if len(uids) else order
+    absent = int((uids[places] != wanted).sum()) if len(uids) else len(wanted)
+    if absent:
+        raise InputError(
+            f"{file.path}: {absent} of the {len(wanted)} particles of {particles.path.name} are not in it; "
+            "give the passthrough file of the same job"
+        )
+    return places
+
+
+def _uids(file: CsFile) -> NDArray[np.uint64]:
+    if "uid" not in (file.rows.dtype.names or ()):
+        raise InputError(f"{file.path}: has no field uid, by which particles are matched")
+    uids: NDArray[np.uint64] = file.rows["uid"]
+    if len(np.unique(uids)) < len(uids):
+        raise InputError(f"{file.path}: some particles are in it more than once (field uid)")
+    return uids

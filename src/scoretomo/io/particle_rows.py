@@ -1,0 +1,212 @@
+"""Particle files cut down to some of their rows, with every byte of those rows and of all else as it was."""
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datatypes import InputError
+from .cryosparc import CsFile, cs_bytes, find_field, read_cs, rows_of, stated_pixel_sizes
+from .mrc import read_array
+from .named_images import find_stacks
+
+# A value in quotes may hold spaces; the closing quote is one that a space follows.
+_QUOTED = re.compile(rb"""'.*?'(?=\s|$)|".*?"(?=\s|$)|\S+""")
+
+
+@dataclass(frozen=True)
+class ParticleRows:
+    """The particles of a file.
+
+    Attributes
+    ----------
+    class_numbers
+        ``(n,)``, the class of every particle in 2D classification, counted from 1.
+    first_class
+        How the file itself counts classes: from 1 (RELION) or 0 (cryoSPARC).
+    pixel_size_angstrom, side
+        Of the particle images; None where that is not known, or not the same for all.
+    only
+        ``(n,)`` mask of particles -> contents of the same files with these only: the particle file, then one for
+        each passthrough file.
+    """
+
+    class_numbers: NDArray[np.int64]
+    first_class: int
+    pixel_size_angstrom: float | None
+    side: int | None
+    only: Callable[[NDArray[np.bool_]], tuple[bytes, ...]]
+
+
+def read_particle_rows(path: Path, passthrough: Sequence[Path] = ()) -> ParticleRows:
+    """Read the classes of the particles in a RELION .star or cryoSPARC .cs file.
+
+    Parameters
+    ----------
+    path
+        The particles of a 2D classification, such as ``run_it025_data.star`` or ``J12_020_particles.cs``.
+    passthrough
+        More .cs files of the same particles, matched by ``uid``.
+
+    Raises
+    ------
+    InputError
+        Another type of file, no class numbers, or particles that a passthrough file does not have.
+    """
+    match path.suffix.lower():
+        case ".star" if passthrough:
+            raise InputError(f"{passthrough[0]}: passthrough files belong to .cs files, and {path.name} is a STAR file")
+        case ".star":
+            return _read_star(path)
+        case ".cs":
+            return _read_cs(path, passthrough)
+        case suffix:
+            raise InputError(
+                f"{path}: cannot read particles from files of type {suffix or '(none)'!r}; give .star or .cs"
+            )
+
+
+def _read_cs(path: Path, passthrough: Sequence[Path]) -> ParticleRows:
+    files = [read_cs(each) for each in (path, *passthrough)]
+    classes = find_field(files, "alignments2D/class")
+    if classes is None:
+        where = f"neither in it nor in {', '.join(str(each) for each in passthrough)}" if passthrough else "not in it"
+        raise InputError(
+            f"{path}: the field alignments2D/class, the class of every particle, is {where}; give the particles file "
+            "of the 2D classification, or it too with --passthrough"
+        )
+    pixel_sizes, shapes = find_field(files, "blob/psize_A"), find_field(files, "blob/shape")
+    distinct = stated_pixel_sizes(pixel_sizes) if pixel_sizes is not None else ()
+    sides = {int(side) for side in np.unique(shapes)} if shapes is not None else set()
+
+    def only(mask: NDArray[np.bool_]) -> tuple[bytes, ...]:
+        chosen = CsFile(path, files[0].rows[mask])
+        return cs_bytes(chosen.rows), *(cs_bytes(each.rows[rows_of(each, chosen)]) for each in files[1:])
+
+    return ParticleRows(
+        class_numbers=classes.astype(np.int64) + 1,
+        first_class=0,
+        pixel_size_angstrom=distinct[0] if len(distinct) == 1 else None,
+        side=sides.pop() if len(sides) == 1 else None,
+        only=only,
+    )
+
+
+@dataclass
+class _Loop:
+    """A table of a STAR file: names of the columns, and numbers of the lines that are its rows."""
+
+    block: str
+    columns: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+
+def _read_star(path: Path) -> ParticleRows:
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    loops = _find_loops(lines)
+    particles = next((loop for loop in loops if "rlnImageName" in loop.columns and loop.rows), None)
+    if particles is None:
+        raise InputError(f"{path}: has no table of particles (loop_ with rlnImageName)")
+    if "rlnClassNumber" not in particles.columns:
+        raise InputError(
+            f"{path}: the particles have no rlnClassNumber; give run_itNNN_data.star of the 2D classification that "
+            "made the class averages, or particles.star of a selection from it"
+        )
+    classes = [_class_number(path, values[0]) for values in _columns(path, lines, particles, ["rlnClassNumber"])]
+    rows = np.array(particles.rows)
+
+    def only(mask: NDArray[np.bool_]) -> tuple[bytes, ...]:
+        dropped = set(rows[~mask].tolist())
+        return (b"".join(line for number, line in enumerate(lines) if number not in dropped),)
+
+    pixel_size, side = _grid(path, lines, loops, particles)
+    return ParticleRows(np.array(classes, dtype=np.int64), 1, pixel_size, side, only)
+
+
+def _find_loops(lines: Sequence[bytes]) -> list[_Loop]:
+    """Tables in the order of the file; comments and blank lines belong to none."""
+    loops: list[_Loop] = []
+    block, loop = "", None
+    for number, line in enumerate(lines):
+        words = line.split(None, 2)
+        if not words or words[0].startswith(b"#"):
+            continue
+        # a row may begin with any of these words, but it has more than one
+        alone = len(words) == 1 or words[1].startswith(b"#")
+        keyword = words[0].lower() if alone else b""
+        if keyword.startswith(b"data_"):
+            block, loop = words[0][5:].decode("latin-1"), None
+        elif keyword == b"loop_":
+            loop = _Loop(block)
+            loops.append(loop)
+        elif loop is not None and not loop.rows and words[0].startswith(b"_"):
+            loop.columns.append(words[0][1:].decode("latin-1"))
+        elif loop is not None:
+            loop.rows.append(number)
+    return loops
+
+
+def _columns(path: Path, lines: Sequence[bytes], loop: _Loop, names: Sequence[str]) -> list[list[bytes]]:
+    """Values of some columns, row by row."""
+    places = [loop.columns.index(name) for name in names]
+    found = []
+    for number in loop.rows:
+        values = _values(lines[number])
+        if len(values) != len(loop.columns):
+            raise InputError(
+                f"{path}: line {number + 1} has {len(values)} values for the {len(loop.columns)} columns of "
+                f"data_{loop.block}"
+            )
+        found.append([values[place] for place in places])
+    return found
+
+
+def _values(line: bytes) -> list[bytes]:
+    values = line.split() if b"'" not in line and b'"' not in line else _QUOTED.findall(line)
+    comment = next((i for i, value in enumerate(values) if value.startswith(b"#")), None) if b"#" in line else None
+    return values[:comment]
+
+
+def _class_number(path: Path, value: bytes) -> int:
+    try:
+        number = float(value)
+        if number != int(number):
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise InputError(f"{path}: rlnClassNumber must be whole numbers, not {value.decode('latin-1')!r}") from None
+    return int(number)
+
+
+def _grid(
+    path: Path, lines: Sequence[bytes], loops: Sequence[_Loop], particles: _Loop
+) -> tuple[float | None, int | None]:
+    """Pixel size and side of the images that all particles have in common.
+
+    They stand in the optics table; before RELION 3.1, the pixel size of the images followed from detector and
+    magnification, and their side stood in the stacks only.
+    """
+    optics = next((loop for loop in loops if "rlnImagePixelSize" in loop.columns), None)
+    sizes: set[float] = set()
+    sides: set[int] = set()
+    with suppress(ValueError):  # what is no number is not known
+        if optics is not None:
+            sizes = {float(value) for (value,) in _columns(path, lines, optics, ["rlnImagePixelSize"])}
+            if "rlnImageSize" in optics.columns:
+                sides = {int(value) for (value,) in _columns(path, lines, optics, ["rlnImageSize"])}
+        elif {"rlnDetectorPixelSize", "rlnMagnification"} <= set(particles.columns):
+            pairs = _columns(path, lines, particles, ["rlnDetectorPixelSize", "rlnMagnification"])
+            # micrometers on the detector to Angstrom in the specimen
+            sizes = {1e4 * float(pixel) / float(magnification) for pixel, magnification in pairs}
+    if not sides:
+        name = _columns(path, lines, particles, ["rlnImageName"])[0][0].decode(errors="replace")
+        with suppress(InputError):  # the stacks may be elsewhere
+            file = name.rpartition("@")[2]
+            sides = {read_array(find_stacks(path, [file])[file]).values.shape[-1]}
+    return sizes.pop() if len(sizes) == 1 else None, sides.pop() if len(sides) == 1 else None

@@ -9,6 +9,7 @@ Frequencies are in cycles per box, columns xyz; the origin is ``side // 2`` thro
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from ..geometry.grids import so3_grid
 from ..geometry.rotations import from_rotation_vectors
-from ..imaging.fourier import centred_fft, recentre_crop, resize, translate
+from ..imaging.fourier import resize, translate
 from ..imaging.resampling import mirror_z, rotate_volumes
+from .spectra import background, centre_of_mass, half_ball, half_cycle_spectra, sample_spectra, shift_phases, whitening
 
 # Real numbers in the spectra that are held at once, 4 bytes each: about 250 MB.
 _NUMBERS_AT_ONCE = 2**26
@@ -39,7 +41,7 @@ class AlignmentConfig:
     shells
         Highest shell of each refinement; those beyond the volumes are cut to what they have.
     kept
-        Candidates of each hand that enter each refinement; the last must be 1.
+        Candidates of each hand that enter each refinement.
     iterations
         Gauss-Newton steps in each refinement.
     """
@@ -77,6 +79,25 @@ class Alignment:
     hand_margin: Float[Tensor, " b"]
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Alignments of each volume that may be right, the hands apart, best first.
+
+    Attributes
+    ----------
+    matrices
+        ``(b, 2, k, 3, 3)``, orthogonal, on xyz column vectors: rotations, then those that mirror (determinant -1).
+    shifts_pixels
+        ``(b, 2, k, 3)``, ``[x, y, z]``, after the matrix.
+    correlation
+        ``(b, 2, k)``, mean Fourier shell correlation over the shells of the last refinement, falling along ``k``.
+    """
+
+    matrices: Float[Tensor, "b hands k 3 3"]
+    shifts_pixels: Float[Tensor, "b hands k 3"]
+    correlation: Float[Tensor, "b hands k"]
+
+
 def align(
     mobile: Float[Tensor, "b n n n"],
     reference: Float[Tensor, "r n n n"],
@@ -93,15 +114,74 @@ def align(
     config
         Extent of the search.
     """
+    return best_candidate(find_candidates(mobile, reference, config))
+
+
+def best_candidate(candidates: Candidates) -> Alignment:
+    """Choose the best candidate of the better hand; the margin is to the best of the other."""
+    scores = candidates.correlation[:, :, 0]
+    hand = scores.argmax(1)
+    rows = torch.arange(len(scores), device=scores.device)
+    mirrored, chosen = hand == 1, candidates.matrices[rows, hand, 0]
+    rotations = torch.where(mirrored[:, None, None], chosen @ _mirror(chosen), chosen)
+    correlation = scores[rows, hand]
+    margin = correlation - scores[rows, 1 - hand]
+    return Alignment(rotations, candidates.shifts_pixels[rows, hand, 0], mirrored, correlation, margin)
+
+
+def find_candidates(
+    mobile: Float[Tensor, "b n n n"], reference: Float[Tensor, "r n n n"], config: AlignmentConfig
+) -> Candidates:
+    """Search rotations, shifts and both hands, and refine what is best, as :func:`align` does.
+
+    The last of ``config.kept`` candidates of each hand are returned. They are distinct on the grid of the search; two
+    may meet in one peak when they are refined.
+    """
+
+    def search(part: slice, own: Float[Tensor, "r n n n"]) -> Candidates:
+        chunk = mobile[part]
+        shell = min(config.coarse_shell, (mobile.shape[-1] - 1) // 2)
+        spectra, targets = (
+            half_cycle_spectra(chunk, shell, with_gradient=False),
+            half_cycle_spectra(own, shell, with_gradient=False),
+        )
+        matrices, shifts = _search(chunk, own, spectra, targets, shell, config)
+        return _refined(chunk, own, Candidates(matrices, shifts, shifts[..., 0]), config)
+
+    return _in_chunks(search, mobile, reference, config)
+
+
+def refine_candidates(
+    mobile: Float[Tensor, "b n n n"],
+    reference: Float[Tensor, "r n n n"],
+    candidates: Candidates,
+    config: AlignmentConfig,
+) -> Candidates:
+    """Refine given candidates, without a search, and order them; with no iterations they are only scored.
+
+    As many enter each refinement as ``config.kept`` says, in their order.
+    """
+
+    def refine(part: slice, own: Float[Tensor, "r n n n"]) -> Candidates:
+        chosen = Candidates(candidates.matrices[part], candidates.shifts_pixels[part], candidates.correlation[part])
+        return _refined(mobile[part], own, chosen, config)
+
+    return _in_chunks(refine, mobile, reference, config)
+
+
+def _in_chunks(
+    function: Callable[[slice, Float[Tensor, "r n n n"]], Candidates],
+    mobile: Float[Tensor, "b n n n"],
+    reference: Float[Tensor, "r n n n"],
+    config: AlignmentConfig,
+) -> Candidates:
     finest = min(max(config.shells), (mobile.shape[-1] - 1) // 2)
     numbers = 8 * (2 * (2 * finest + 1)) ** 3
-    chunk = max(1, _NUMBERS_AT_ONCE // numbers)
-    parts = []
-    for start in range(0, len(mobile), chunk):
-        chosen = slice(start, start + chunk)
-        parts.append(_align_chunk(mobile[chosen], reference if len(reference) == 1 else reference[chosen], config))
-    fields = Alignment.__dataclass_fields__
-    return Alignment(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
+    size = max(1, _NUMBERS_AT_ONCE // numbers)
+    chunks = [slice(start, start + size) for start in range(0, len(mobile), size)]
+    parts = [function(part, reference if len(reference) == 1 else reference[part]) for part in chunks]
+    fields = Candidates.__dataclass_fields__
+    return Candidates(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
 
 
 def apply_alignment(mobile: Float[Tensor, "b n n n"], alignment: Alignment) -> Float[Tensor, "b n n n"]:
@@ -112,119 +192,49 @@ def apply_alignment(mobile: Float[Tensor, "b n n n"], alignment: Alignment) -> F
     exact and periodic.
     """
     side = mobile.shape[-1]
-    background = _background(mobile)
-    handed = torch.where(alignment.mirrored[:, None, None, None], mirror_z(mobile), mobile) - background
+    level = background(mobile)
+    handed = torch.where(alignment.mirrored[:, None, None, None], mirror_z(mobile), mobile) - level
     turned = [
         resize(rotate_volumes(resize(volume[None], 2 * side, 3), rotation[None]), side, 3)
         for volume, rotation in zip(handed, alignment.rotations, strict=True)
     ]
-    return translate(torch.cat(turned), alignment.shifts_pixels) + background
+    return translate(torch.cat(turned), alignment.shifts_pixels) + level
 
 
-def _align_chunk(
-    mobile: Float[Tensor, "b n n n"], reference: Float[Tensor, "r n n n"], config: AlignmentConfig
-) -> Alignment:
-    count, side = mobile.shape[0], mobile.shape[-1]
+def _refined(
+    mobile: Float[Tensor, "b n n n"],
+    reference: Float[Tensor, "r n n n"],
+    candidates: Candidates,
+    config: AlignmentConfig,
+) -> Candidates:
+    count, hands, side = mobile.shape[0], candidates.correlation.shape[1], mobile.shape[-1]
     finest = min(max(config.shells), (side - 1) // 2)
-    spectra = _spectra(mobile, finest, with_gradient=True)
-    reference_spectra = _spectra(reference, finest, with_gradient=False)
-    matrices, shifts = _search(mobile, reference, spectra, reference_spectra, min(config.coarse_shell, finest), config)
-    scores = shifts.new_zeros(count, 2, config.kept[0])
-    for shell, kept in zip(config.shells, config.kept, strict=True):
-        lattice, membership = _half_ball(min(shell, finest), mobile)
-        target = _sample(reference_spectra, lattice[None, None])[..., 0]
-        target = target * _whitening(target, membership)
+    spectra = half_cycle_spectra(mobile, finest, with_gradient=True)
+    reference_spectra = half_cycle_spectra(reference, finest, with_gradient=False)
+    matrices, shifts, scores = candidates.matrices, candidates.shifts_pixels, candidates.correlation
+    for shell, wanted in zip(config.shells, config.kept, strict=True):
+        lattice, membership = half_ball(min(shell, finest), mobile)
+        target = sample_spectra(reference_spectra, lattice[None, None])[..., 0]
+        target = target * whitening(target, membership)
+        kept = min(wanted, matrices.shape[2])
         refined = _refine(
             spectra,
             target,
             lattice,
             membership,
-            matrices[:, :, :kept].reshape(count, 2 * kept, 3, 3),
-            shifts[:, :, :kept].reshape(count, 2 * kept, 3),
+            matrices[:, :, :kept].reshape(count, hands * kept, 3, 3),
+            shifts[:, :, :kept].reshape(count, hands * kept, 3),
             side,
             config.iterations,
         )
-        scores, order = refined[2].view(count, 2, kept).sort(dim=2, descending=True)
-        matrices = refined[0].view(count, 2, kept, 3, 3).gather(2, order[..., None, None].expand(-1, -1, -1, 3, 3))
-        shifts = refined[1].view(count, 2, kept, 3).gather(2, order[..., None].expand(-1, -1, -1, 3))
-    hand = scores[:, :, 0].argmax(1)
-    rows = torch.arange(count, device=mobile.device)
-    mirrored, chosen = hand == 1, matrices[rows, hand, 0]
-    rotations = torch.where(mirrored[:, None, None], chosen @ _mirror(mobile), chosen)
-    correlation = scores[rows, hand, 0]
-    return Alignment(rotations, shifts[rows, hand, 0], mirrored, correlation, correlation - scores[rows, 1 - hand, 0])
-
-
-def _background(volumes: Float[Tensor, "b n n n"]) -> Float[Tensor, "b 1 1 1"]:
-    """Median of each volume, so that a constant makes no step at the edge of the box once it is turned or padded."""
-    return volumes.flatten(1).median(1).values[:, None, None, None]
+        scores, order = refined[2].view(count, hands, kept).sort(dim=2, descending=True)
+        matrices = refined[0].view(count, hands, kept, 3, 3).gather(2, order[..., None, None].expand(-1, -1, -1, 3, 3))
+        shifts = refined[1].view(count, hands, kept, 3).gather(2, order[..., None].expand(-1, -1, -1, 3))
+    return Candidates(matrices, shifts, scores)
 
 
 def _mirror(like: Tensor) -> Float[Tensor, "3 3"]:
     return torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(like)
-
-
-def _spectra(volumes: Float[Tensor, "b n n n"], shell: int, with_gradient: bool) -> Float[Tensor, "b channels p p p"]:
-    """Spectra up to a shell on a lattice of half a cycle per box, real and imaginary parts as channels.
-
-    With the gradient, the derivatives along x, y and z follow: the spectra of ``-2 pi i x`` times the volume.
-    """
-    side = 2 * shell + 1
-    small = resize(volumes - _background(volumes), side, 3)[:, None]
-    if with_gradient:
-        axis = (torch.arange(side, device=volumes.device, dtype=volumes.dtype) - side // 2) / side
-        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-        small = small * torch.stack([torch.ones_like(x), x, y, z])
-    spectra = centred_fft(recentre_crop(small, 2 * side, 3), 3)
-    spectra[:, 1:] *= -2j * math.pi
-    return torch.view_as_real(spectra).movedim(-1, 2).flatten(1, 2).contiguous()
-
-
-def _half_ball(shell: int, like: Tensor) -> tuple[Float[Tensor, "k 3"], Float[Tensor, "k s"]]:
-    """Integer frequencies (xyz) within a shell, one of each Friedel pair, without the origin; their shells one-hot."""
-    axis = torch.arange(-shell, shell + 1, device=like.device)
-    x, y, z = torch.cartesian_prod(axis, axis, axis).unbind(-1)
-    half = (z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0))))
-    lattice = torch.stack([x, y, z], dim=-1)[half & (x * x + y * y + z * z <= shell * shell)].to(like.dtype)
-    return lattice, torch.nn.functional.one_hot(lattice.norm(dim=-1).round().long() - 1).to(like.dtype)
-
-
-def _sample(
-    spectra: Float[Tensor, "b channels p p p"], frequencies: Float[Tensor, "#b m k 3"]
-) -> Complex[Tensor, "b m k c"]:
-    """Spectra (and their derivatives) at any frequencies, with trilinear weights."""
-    padded = spectra.shape[-1]
-    points = (padded // 2 + 2 * frequencies) * (2 / (padded - 1)) - 1
-    points = points.expand(len(spectra), -1, -1, -1)[..., None, :]
-    values = torch.nn.functional.grid_sample(spectra, points, align_corners=True)[..., 0]
-    real, imaginary = values[:, 0::2].permute(0, 2, 3, 1), values[:, 1::2].permute(0, 2, 3, 1)
-    return torch.complex(real, imaginary)
-
-
-def _shift_phases(
-    frequencies: Float[Tensor, "*#batch k 3"], shifts: Float[Tensor, "*batch 3"], side: int
-) -> Complex[Tensor, "*batch k"]:
-    """Factors that move the density by ``shifts`` pixels: ``exp(-2 pi i k s / n)``."""
-    angles = (frequencies @ shifts[..., None])[..., 0] * (-2 * math.pi / side)
-    return torch.polar(torch.ones_like(angles), angles)
-
-
-def _whitening(values: Complex[Tensor, "*batch k"], membership: Float[Tensor, "k s"]) -> Float[Tensor, "*batch k"]:
-    """Factors that give every shell the same power, so that inner products are mean shell correlations."""
-    power = (values.abs() ** 2) @ membership * membership.shape[1]
-    scale = torch.where(power > 0, power.clamp(min=torch.finfo(power.dtype).tiny).rsqrt(), torch.zeros_like(power))
-    return scale @ membership.T
-
-
-def _centre_of_mass(volumes: Float[Tensor, "b n n n"]) -> Float[Tensor, "b 3"]:
-    """Centre (xyz, pixels from the origin) of the density more than one standard deviation out."""
-    side = volumes.shape[-1]
-    level = volumes.mean((1, 2, 3), keepdim=True) + volumes.std((1, 2, 3), keepdim=True)
-    mass = (volumes - level).clamp(min=0)
-    axis = torch.arange(side, device=volumes.device, dtype=volumes.dtype) - side // 2
-    total = mass.sum((1, 2, 3)).clamp(min=torch.finfo(volumes.dtype).tiny)
-    moments = [mass.sum(others) @ axis for others in ((1, 2), (1, 3), (2, 3))]
-    return torch.stack(moments, dim=-1) / total[:, None]
 
 
 def _search(
@@ -241,27 +251,27 @@ def _search(
     sum over q of conj(M(q) exp(-2 pi i q t / n)) Ref(R q), one matrix product over rotations and shifts.
     """
     side = mobile.shape[-1]
-    lattice, membership = _half_ball(shell, mobile)
+    lattice, membership = half_ball(shell, mobile)
     rotations = so3_grid(config.grid_order).to(mobile)
     steps = torch.tensor([-1.0, 0.0, 1.0]).to(mobile) * config.shift_step * side
     offsets = torch.cartesian_prod(steps, steps, steps)
     hands = torch.stack([torch.eye(3).to(mobile), _mirror(mobile)])
-    centres = (_centre_of_mass(mobile)[:, None, None] @ hands)[:, :, 0]  # (b, hand, xyz)
-    reference_centres = _centre_of_mass(reference)
+    centres = (centre_of_mass(mobile)[:, None, None] @ hands)[:, :, 0]  # (b, hand, xyz)
+    reference_centres = centre_of_mass(reference)
 
     # the mirrored volume's spectrum is the spectrum at the mirrored frequency
-    values = _sample(spectra[:, :2], (lattice @ hands)[None])[..., 0]
-    values = values * _whitening(values, membership)
+    values = sample_spectra(spectra[:, :2], (lattice @ hands)[None])[..., 0]
+    values = values * whitening(values, membership)
     moves = offsets - centres[:, :, None]  # (b, hand, offset, xyz)
-    values = values[:, :, None] * _shift_phases(lattice, moves, side)
+    values = values[:, :, None] * shift_phases(lattice, moves, side)
     found_matrices, found_shifts = [], []
     turned = values.new_zeros(0)
     for i in range(len(mobile)):
         if i < len(reference):
             frequencies = lattice @ rotations.mT
-            turned = _sample(reference_spectra[i : i + 1], frequencies[None])[0, ..., 0]
-            turned = turned * _whitening(turned, membership)
-            turned = turned * _shift_phases(frequencies, -reference_centres[i].expand(len(rotations), 3), side)
+            turned = sample_spectra(reference_spectra[i : i + 1], frequencies[None])[0, ..., 0]
+            turned = turned * whitening(turned, membership)
+            turned = turned * shift_phases(frequencies, -reference_centres[i].expand(len(rotations), 3), side)
         scores = torch.view_as_real(values[i]).flatten(-2) @ torch.view_as_real(turned).flatten(-2).T
         scores, offset = scores.max(1)  # (hand, rotation)
         best = _distinct_best(scores, rotations, config)
@@ -331,8 +341,8 @@ def _linearise(
     The moved spectrum is M(Q^T k) exp(-2 pi i k s / n). A rotation by w after Q changes Q^T k by Q^T (k x w), so the
     derivative is (Q grad M) x k; the derivative in s is -2 pi i k / n times the spectrum.
     """
-    sampled = _sample(spectra, lattice @ matrices) * _shift_phases(lattice, shifts, side)[..., None]
-    scaled = sampled * _whitening(sampled[..., 0], membership)[..., None]
+    sampled = sample_spectra(spectra, lattice @ matrices) * shift_phases(lattice, shifts, side)[..., None]
+    scaled = sampled * whitening(sampled[..., 0], membership)[..., None]
     values = scaled[..., 0]
     correlations = (target.conj() * values).real @ membership
     slopes = scaled[..., 1:] @ matrices.mT.to(values.dtype)

@@ -129,6 +129,11 @@ def test_cryosparc_counts_classes_from_0(
     said = capsys.readouterr().out
     assert "classes 6, 10; state_0.cs state_0_passthrough.cs state_0.mrc" in said
     assert re.search(r"none +1 +1  classes 19; class is not in the run", said)
+    with (run / "particles" / "classes.csv").open() as file:
+        assert {row["class"]: row["particles"] for row in csv.DictReader(file)}["10"] == "1"
+    # given numbers are counted in the same way
+    assert cli.main([*arguments, "--classes", "2", "6", "10", "8", "4", "0"]) == 0
+    assert read_cs(run / "particles" / "state_1.cs").rows["uid"].tolist() == [40]
 
 
 def test_files_of_an_earlier_call_do_not_stay(make_run: Callable[..., Path], tmp_path: Path) -> None:

@@ -114,13 +114,12 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
 
 def test_passthrough_files_are_matched_by_uid() -> None:
     particles = CsFile(Path("particles.cs"), rows(uid=np.array([30, 10, 20], "<u8"), a=[1, 2, 3]))
-    more = CsFile(
-        Path("passthrough.cs"), rows(uid=np.array([10, 20, 30, 40], "<u8"), b=[[1, 1], [2, 2], [3, 3], [4, 4]])
-    )
-    found = find_field([particles, more], "b")
+    more = rows(uid=np.array([20, 40, 10, 30], "<u8"), b=[[2, 2], [4, 4], [1, 1], [3, 3]])
+    files = [particles, CsFile(Path("passthrough.cs"), more)]
+    found = find_field(files, "b")
     assert found is not None and found.tolist() == [[3, 3], [1, 1], [2, 2]]
-    assert find_field([particles, more], "c") is None
-    assert rows_of(more, particles).tolist() == [True, True, True, False]
+    assert find_field(files, "c") is None
+    assert rows_of(files[1], particles).tolist() == [True, False, True, True]
 
 
 def test_passthrough_files_of_another_job_are_refused() -> None:

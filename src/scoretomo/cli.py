@@ -18,6 +18,7 @@ _VERBS = {
     "train": "the first half of run: train the denoiser",
     "reconstruct": "the second half of run: make the volumes, or more of them",
     "particles": "the particles of each state of the molecule, and a starting model for them",
+    "report": "all that a run has found, on one page that opens anywhere",
     "evaluate": "compare volumes with a reference",
     "simulate": "make test images of a moving box or capsid, or of a map or atomic model",
     "info": "what is in a file of images or a volume",
@@ -120,6 +121,10 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
             from .commands.particles import particles
 
             return particles
+        case "report":
+            from .commands.report import report
+
+            return report
         case "demo":
             from .commands.demo import demo
 

@@ -66,7 +66,7 @@ def overview(
 
 def fsc_curves(path: Path, comparisons: Sequence[Comparison]) -> None:
     """Draw the Fourier shell correlation of each volume with its reference, and their median."""
-    figure = _figure(6.0, 4.0)
+    figure = new_figure(6.0, 4.0)
     axes = figure.add_subplot()
     curves = [comparison.fsc.numpy() for comparison in comparisons]
     grids = [np.linspace(0, 0.5, len(curve)) for curve in curves]
@@ -83,7 +83,7 @@ def fsc_curves(path: Path, comparisons: Sequence[Comparison]) -> None:
         ylabel="Fourier shell correlation with the reference",
     )
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def training_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -93,7 +93,7 @@ def training_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
         return
     prefix = "held_out_error_sigma_"
     levels = [name for name in lines[-1] if name.startswith(prefix)]
-    figure = _figure(10.0 if levels else 5.0, 4.0)
+    figure = new_figure(10.0 if levels else 5.0, 4.0)
     panels = figure.subplots(1, 2 if levels else 1, squeeze=False)[0]
     _curve(panels[0], lines, "loss", "loss")
     panels[0].set(xlabel="images seen", ylabel="training loss", yscale="log")
@@ -102,13 +102,13 @@ def training_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
             _curve(panels[1], lines, name, f"noise level {name.removeprefix(prefix)}")
         panels[1].set(xlabel="images seen", ylabel="mean squared error, held-out images", yscale="log")
         panels[1].legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_rows(path: Path, rows: Mapping[str, list[Any]], labels: Sequence[str]) -> None:
     """Draw rows of pictures that all show the same field of view, cut to what the surfaces fill."""
     extent = max(_extent(picture) for pictures in rows.values() for picture in pictures if picture.ndim == 3)
-    figure = _figure(1.3 * len(labels) + 0.4, 1.3 * len(rows) + 0.3)
+    figure = new_figure(1.3 * len(labels) + 0.4, 1.3 * len(rows) + 0.3)
     grid = figure.subplots(len(rows), len(labels), squeeze=False)
     for row, (name, pictures) in zip(grid, rows.items(), strict=True):
         row[0].set_ylabel(name, fontsize=9)
@@ -118,7 +118,7 @@ def _draw_rows(path: Path, rows: Mapping[str, list[Any]], labels: Sequence[str])
             axes.spines[:].set_visible(False)
     for axes, label in zip(grid[0], labels, strict=True):
         axes.set_title(label, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _extent(picture: Float[Tensor, "y x 4"]) -> float:
@@ -133,13 +133,15 @@ def _curve(axes: "Axes", lines: Sequence[Mapping[str, Any]], name: str, label: s
     axes.plot(*zip(*points, strict=True), marker=".", label=label)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """Begin a picture, of a size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a picture, complete or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

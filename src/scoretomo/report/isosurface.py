@@ -44,8 +44,8 @@ def surface(
     Tensor
         ``(pixels, pixels, 4)`` red, green, blue, alpha; rows along y, so that y points up with the first row below.
     """
-    level = surface_level(_smooth(volume)) if level is None else level
-    fine = rotate_volumes(resize(_smooth(volume), pixels, 3)[None], rotation[None])[0].flip(0)  # viewer at index 0
+    level = surface_level(smooth(volume)) if level is None else level
+    fine = rotate_volumes(resize(smooth(volume), pixels, 3)[None], rotation[None])[0].flip(0)  # viewer at index 0
     fine[0] = fine[-1] = level - 1  # no ray begins inside
     inside = fine >= level
     hit = inside.any(0)
@@ -80,7 +80,7 @@ def tilted(about_x_degrees: float, about_y_degrees: float) -> Float[Tensor, "3 3
     return about_x @ about_y
 
 
-def _smooth(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
+def smooth(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
     """Blur by a Gaussian of 0.6 voxels, below what any resolution claims: surfaces show noise more than slices do."""
     side = volume.shape[-1]
     blur = torch.exp(-2 * (math.pi * 0.6 * radius_grid(side, 3, volume.device) / side) ** 2)

@@ -1,0 +1,158 @@
+"""What was found, in words that need no knowledge of the method."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from .summary import RunSummary
+
+# Share of the total variance below which a first component is no motion to speak of.
+_NOTHING_MOVES = 0.1
+
+
+def headline(run: RunSummary) -> str:
+    """One sentence: how many volumes to believe, and what they show."""
+    total = len(run.volumes)
+    if total == 0:
+        return f"{run.table['input']['images']} class averages; no volumes have been reconstructed yet."
+    counts = Counter(volume.verdict for volume in run.volumes)
+    if counts[None] == total:
+        return f"{total} volumes were reconstructed; nobody has judged yet which of them are reliable."
+    found = f"{counts['reliable']} of {total} volumes are reliable"
+    states = len(clusters(run))
+    shown = [_states(states)] if states else []
+    group = _group(run)
+    if group not in (None, "C1"):
+        shown.append(f"{group} symmetry")
+    return f"{found}; they show {_joined(shown)}." if shown and counts["reliable"] else f"{found}."
+
+
+def sentences(run: RunSummary) -> list[str]:
+    """Say the rest of it, a sentence for each thing that was looked at."""
+    counts = Counter(volume.verdict for volume in run.volumes)
+    said = []
+    if counts["doubtful"] or counts["wrong"]:
+        said.append(
+            f"{_count(counts['doubtful'], 'volume')} {_is(counts['doubtful'])} doubtful and {counts['wrong']} wrong; "
+            "each says why below. They are left out of the states, the motion and the consensus."
+        )
+    if _group(run) is not None:
+        said.append(_symmetry(run.symmetry or {}))
+    if any(volume.rotation for volume in run.volumes):
+        said.append(_hand(run))
+    if run.landscape is not None:
+        said += _motion(run)
+    if run.consensus is not None and run.consensus.get("resolution_angstrom"):
+        images = run.consensus.get("images_used")
+        used = (
+            f"{len(images) if isinstance(images, list) else images} class averages" if images else "the reliable ones"
+        )
+        resolution = run.consensus["resolution_angstrom"]
+        said.append(f"A consensus map of {used} has a resolution of {resolution:.1f} Å (FSC 0.143 between halves).")
+    junk = sum(volume.image_verdict == "junk" for volume in run.volumes)
+    if junk:
+        said.append(f"{_count(junk, 'class average')} of those that went in {_is(junk)} junk by the quality check.")
+    return said
+
+
+def facts(run: RunSummary) -> list[dict[str, str]]:
+    """Figures to put side by side: value, label, note."""
+    counts = Counter(volume.verdict for volume in run.volumes)
+    total = len(run.volumes)
+    judged = total - counts[None]
+    images = run.table["input"]["images"]
+    found = (
+        [_fact(f"{counts['reliable']} / {judged}", "volumes reliable", f"{images} class averages went in")]
+        if judged
+        else []
+    )
+    if not judged:
+        found.append(_fact(str(total), "volumes", f"{images} class averages went in"))
+    if (group := _group(run)) is not None:
+        found.append(_fact(group, "symmetry", "none found" if group == "C1" else "of the rigid part"))
+    if any(volume.rotation for volume in run.volumes):
+        sure = [volume.hand_certain for volume in run.volumes if volume.trusted]
+        found.append(_fact("one hand", "frame and hand", f"{sum(map(bool, sure))} of {len(sure)} decisions certain"))
+    if described := clusters(run):
+        largest = max(population(each, described) for each in described)
+        found.append(
+            _fact(str(len(described)), "states" if len(described) > 1 else "state", f"largest holds {largest:.0%}")
+        )
+    resolution = (run.consensus or {}).get("resolution_angstrom")
+    if resolution:
+        found.append(_fact(f"{resolution:.1f} Å", "resolution", "consensus, FSC 0.143"))
+    else:
+        pixel = run.table["input"]["pixel_size_angstrom"]
+        found.append(_fact(f"{pixel:.3g} Å", "pixel size", f"{2 * pixel:.3g} Å is the finest detail possible"))
+    return found
+
+
+def explained_shares(landscape: Mapping[str, Any]) -> list[float]:
+    """Part of the variance along each component, 0 to 1."""
+    return [float(share) for share in landscape.get("explained_share") or []]
+
+
+def clusters(run: RunSummary) -> list[Mapping[str, Any]]:
+    """States that landscape.json lists."""
+    return list((run.landscape or {}).get("clusters") or [])
+
+
+def population(cluster: Mapping[str, Any], clusters: list[Mapping[str, Any]]) -> float:
+    """Share of a state; populations are counts or shares already."""
+    total = sum(float(each["population"]) for each in clusters)
+    return float(cluster["population"]) / total if total else 0.0
+
+
+def _group(run: RunSummary) -> str | None:
+    return None if run.symmetry is None else str(run.symmetry.get("group", "C1"))
+
+
+def _symmetry(symmetry: Mapping[str, Any]) -> str:
+    if words := symmetry.get("words"):
+        text = str(words).strip().rstrip(".")
+        return text[0].upper() + text[1:] + "."
+    if symmetry.get("group", "C1") == "C1":
+        return "No symmetry was found."
+    return (
+        f"The part that keeps its shape has {symmetry['group']} symmetry (correlation {symmetry['correlation']:.2f})."
+    )
+
+
+def _hand(run: RunSummary) -> str:
+    sure = [volume.hand_certain for volume in run.volumes if volume.trusted]
+    return (
+        f"All volumes are in one frame and of one hand; for {sum(map(bool, sure))} of {len(sure)} the hand is certain. "
+        "Projections cannot tell an object from its mirror image, so the whole set may have to be mirrored."
+    )
+
+
+def _motion(run: RunSummary) -> list[str]:
+    said = []
+    states = clusters(run)
+    if len(states) > 1:
+        shares = " : ".join(f"{population(each, states):.0%}" for each in states)
+        said.append(f"The reliable volumes fall into {len(states)} states, in parts of {shares}.")
+    explained = explained_shares(run.landscape or {})
+    if explained and explained[0] >= _NOTHING_MOVES:
+        said.append(f"One motion explains {explained[0]:.0%} of all differences between them; it can be played below.")
+    return said
+
+
+def _fact(value: str, label: str, note: str) -> dict[str, str]:
+    return {"value": value, "label": label, "note": note}
+
+
+def _states(count: int) -> str:
+    return "one state" if count == 1 else f"{count} states"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _joined(parts: list[str]) -> str:
+    return " and ".join(parts)

@@ -1,0 +1,294 @@
+"""What the page shows of the volumes: cards, 3D views, the map of states, the motion, the consensus."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..imaging.preprocess import working_volume
+from ..io.mrc import read_volume
+from .density import PageGrid, choose_grid, encode_difference, encode_volume
+from .headline import clusters, explained_shares, population
+from .page import Blocks, Report
+from .summary import RunSummary, VolumeSummary
+
+# Volumes that decide how large the box of all of them is.
+_MEASURED = 12
+_SIDE_BY_SIDE = 4
+_COMPONENTS_THAT_MOVE = 3
+# Along a component the average is deformed as far as the volumes go, but no further than this, in standard deviations.
+_FARTHEST = 2.5
+_AXES = {"map": "map", "component": "component"}
+
+
+@dataclass(frozen=True)
+class ProjectedVolumes:
+    """Class averages beside the projections of their volumes.
+
+    Attributes
+    ----------
+    pictures
+        ``(n, 2, side, side)``, in the order of the summary's volumes.
+    correlations
+        Of each pair, over the images' pixels.
+    """
+
+    pictures: Float[Tensor, "n 2 side side"]
+    correlations: list[float]
+
+
+def project_volumes(run: RunSummary, images: Float[Tensor, "k side side"], track: Report) -> ProjectedVolumes:
+    """Project every volume along z in the frame of its class average."""
+    pairs, correlations = [], []
+    for done, volume in enumerate(run.volumes):
+        voxels = working_volume(read_volume(volume.path).volume.voxels, run.preprocessing)
+        image, projected = images[volume.index], voxels.sum(0)
+        pairs.append(torch.stack([image, projected]))
+        correlations.append(
+            torch.corrcoef(torch.stack([image.flatten(), projected.flatten()]))[0, 1].nan_to_num().item()
+        )
+        track(done / len(run.volumes), "projections")
+    side = images.shape[-1]
+    return ProjectedVolumes(torch.stack(pairs) if pairs else images.new_zeros(0, 2, side, side), correlations)
+
+
+def volume_sections(blocks: Blocks, run: RunSummary, projected: ProjectedVolumes, track: Report) -> dict[str, Any]:
+    """Fill the cards, the 3D views, the map and the motion; all volumes on one grid."""
+    if not run.volumes:
+        return {
+            "volumes": [],
+            "states": [],
+            "choices": [],
+            "side_by_side": [],
+            "axes": [],
+            "axis_pairs": [],
+            "motion": None,
+        }
+    grid = _grid(run)
+    numbers = sorted(
+        {volume.cluster for volume in run.volumes if volume.cluster is not None} | {_number(c) for c in clusters(run)}
+    )
+    states = {number: place for place, number in enumerate(numbers)}
+    blocks.add_pictures("volumes", projected.pictures)
+    volumes = []
+    for place, volume in enumerate(run.volumes):
+        voxels = read_volume(volume.aligned or volume.path).volume.voxels
+        blocks.add_density(f"volume-{volume.index}", encode_volume(voxels, grid), grid)
+        volumes.append(_volume(run, volume, place, projected.correlations[place], states))
+        track(place / len(run.volumes), "volumes of the page")
+    described = [_state(run, number) for number in numbers]
+    choices = _choices(blocks, run, grid, described, states)
+    axes, pairs = _axes(run)
+    return {
+        "volumes": volumes,
+        "states": described,
+        "choices": choices,
+        "side_by_side": _side_by_side(run, choices),
+        "axes": axes,
+        "axis_pairs": pairs,
+        "motion": _motion(blocks, run, grid),
+    }
+
+
+def consensus_density(blocks: Blocks, run: RunSummary) -> str | None:
+    """Take in the consensus map on a grid of its own; returns its name."""
+    path = run.folder / "consensus" / "consensus.mrc"
+    if not path.exists():
+        return None
+    volume = read_volume(path).volume
+    grid = choose_grid([volume.voxels], 1, volume.pixel_size_angstrom)
+    return blocks.add_density("consensus", encode_volume(volume.voxels, grid), grid)
+
+
+def _grid(run: RunSummary) -> PageGrid:
+    """Choose the grid by some trusted volumes, spread over the set; all are of one size."""
+    trusted = [volume for volume in run.volumes if volume.trusted] or list(run.volumes)
+    chosen = trusted[:: max(1, len(trusted) // _MEASURED)][:_MEASURED]
+    loaded = [read_volume(volume.aligned or volume.path).volume for volume in chosen]
+    series = [*run.series("clusters/cluster_*.mrc"), *run.series("path/path_*.mrc"), *run.series("component_*.mrc")]
+    count = len(run.volumes) + len(series) + 2
+    return choose_grid([volume.voxels for volume in loaded], count, loaded[0].pixel_size_angstrom)
+
+
+def _volume(
+    run: RunSummary, volume: VolumeSummary, place: int, correlation: float, states: dict[int, int]
+) -> dict[str, Any]:
+    files = [volume.path] if volume.aligned is None else [volume.path, volume.aligned]
+    # from the common frame back to the class average's: the transpose; a mirror leaves the projection as it is
+    view = (
+        None
+        if volume.rotation is None
+        else [volume.rotation[3 * column + row] for row in range(3) for column in range(3)]
+    )
+    return {
+        "index": volume.index,
+        "picture": place,
+        "verdict": volume.verdict,
+        "probability": volume.probability,
+        "reasons": list(volume.reasons),
+        "trusted": volume.trusted,
+        "parts": dict(volume.parts),
+        "state": None if volume.cluster is None or not volume.trusted else states[volume.cluster],
+        "coordinates": dict(volume.coordinates),
+        "spread": volume.spread,
+        "correlation": correlation,
+        "image_verdict": volume.image_verdict,
+        "image_reasons": list(volume.image_reasons),
+        "view": view if volume.aligned is not None else None,
+        "density": f"volume-{volume.index}",
+        "files": [str(path.relative_to(run.folder)) for path in files],
+    }
+
+
+def _state(run: RunSummary, number: int) -> dict[str, Any]:
+    """Describe a state; where landscape.json does not, its population is counted."""
+    described = clusters(run)
+    found = next((each for each in described if _number(each) == number), None)
+    members = [volume.index for volume in run.volumes if volume.cluster == number and volume.trusted]
+    trusted = sum(volume.trusted and volume.cluster is not None for volume in run.volumes)
+    share = population(found, described) if found is not None else len(members) / max(1, trusted)
+    first = members[0] if members else None
+    return {
+        "number": number,
+        "label": f"state {number}",
+        "share": share,
+        "representative": first if found is None else found.get("representative", first),
+    }
+
+
+def _number(cluster: Any) -> int:
+    return int(cluster.get("number", cluster.get("cluster", 0)))
+
+
+def _choices(
+    blocks: Blocks, run: RunSummary, grid: PageGrid, described: list[dict[str, Any]], states: dict[int, int]
+) -> list[dict[str, Any]]:
+    """List what can be shown side by side: states, what all have in common, volumes."""
+    groups = []
+    shown = []
+    for path in run.series("clusters/cluster_*.mrc"):
+        number = int(path.stem.split("_")[-1])
+        name = blocks.add_density(f"state-{number}", encode_volume(_voxels(path), grid), grid)
+        label = next((each["label"] for each in described if each["number"] == number), path.stem)
+        shown.append({"density": name, "label": label, "state": states.get(number)})
+    if shown:
+        groups.append({"name": "states", "items": shown})
+    together = []
+    if (path := run.ensemble / "mean.mrc").exists():
+        name = blocks.add_density("mean", encode_volume(_voxels(path), grid), grid)
+        together.append({"density": name, "label": "average of the reliable", "state": None})
+    if (name_of_consensus := consensus_density(blocks, run)) is not None:
+        together.append({"density": name_of_consensus, "label": "consensus", "state": None})
+    if together:
+        groups.append({"name": "all together", "items": together})
+    volumes = [
+        {
+            "density": f"volume-{volume.index}",
+            "label": f"volume {volume.index}" + ("" if volume.trusted else f" ({volume.verdict})"),
+            "state": None if volume.cluster is None or not volume.trusted else states[volume.cluster],
+        }
+        for volume in run.volumes
+    ]
+    return [*groups, {"name": "volumes", "items": volumes}]
+
+
+def _side_by_side(run: RunSummary, choices: list[dict[str, Any]]) -> list[str]:
+    """Choose what is shown at first: states, then volumes that are trusted."""
+    states = [item["density"] for group in choices if group["name"] == "states" for item in group["items"]]
+    trusted = [f"volume-{volume.index}" for volume in run.volumes if volume.trusted] or [
+        f"volume-{volume.index}" for volume in run.volumes
+    ]
+    room = _SIDE_BY_SIDE - min(len(states), _SIDE_BY_SIDE)
+    step = max(1, len(trusted) // max(room, 1))
+    return [*states[:_SIDE_BY_SIDE], *trusted[::step][:room]]
+
+
+def _axes(run: RunSummary) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Name the coordinates that there are, and pairs of them to draw; a single one is drawn against itself."""
+    names = list(dict.fromkeys(name for volume in run.volumes for name in volume.coordinates))
+    axes = [(name, name.replace("_", " ")) for name in names]
+    pairs = []
+    for kind in ("map", "component"):
+        of_kind = [name for name in names if name.startswith(kind)]
+        pairs += list(
+            zip(
+                of_kind[:-1:2] if kind == "map" else of_kind[:2],
+                of_kind[1::2] if kind == "map" else of_kind[1:3],
+                strict=False,
+            )
+        )
+    return axes, pairs
+
+
+def _motion(blocks: Blocks, run: RunSummary, grid: PageGrid) -> dict[str, Any] | None:
+    """Collect components to deform the average along, and series between states."""
+    shares = explained_shares(run.landscape or {})
+    components = []
+    for path in run.series("component_*.mrc")[:_COMPONENTS_THAT_MOVE] if "mean" in blocks.densities else []:
+        number = int(path.stem.split("_")[-1])
+        name = f"component_{number}"
+        density = blocks.add_density(f"component-{number}", encode_difference(_voxels(path), grid), grid)
+        share = shares[number - 1] if number <= len(shares) else None
+        components.append(
+            {
+                "name": name,
+                "label": f"component {number}" + ("" if share is None else f" ({share:.0%})"),
+                "density": density,
+                "range": _range(run, name),
+                "note": "The average plus so many standard deviations of this component. Click a point: its volume.",
+            }
+        )
+    paths = _paths(blocks, run, grid)
+    if not components and not paths:
+        return None
+    variance = None
+    if (path := run.ensemble / "variance.mrc").exists():
+        variance = blocks.add_density("variance", encode_difference(_voxels(path).clamp(min=0).sqrt(), grid), grid)
+    mean = "mean" if "mean" in blocks.densities else None
+    return {"mean": mean, "variance": variance, "components": components, "paths": paths, "explained": shares}
+
+
+def _paths(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
+    frames = [
+        blocks.add_density(f"path-{place}", encode_volume(_voxels(path), grid), grid)
+        for place, path in enumerate(run.series("path/path_*.mrc"))
+    ]
+    if len(frames) < 2:
+        return []
+    note = "Averages of the volumes that lie near each place of the path, one after another."
+    return [{"name": "path", "label": "path between states", "frames": frames, "note": note}]
+
+
+def _range(run: RunSummary, name: str) -> list[float]:
+    places = [volume.coordinates[name] for volume in run.volumes if volume.trusted and name in volume.coordinates]
+    if not places:
+        return [-2.0, 2.0]
+    return [max(-_FARTHEST, min(places)), min(_FARTHEST, max(places))]
+
+
+def _voxels(path: Path) -> Float[Tensor, "n n n"]:
+    voxels: Tensor = read_volume(path).volume.voxels
+    return voxels
+
+
+def volume_table(run: RunSummary, correlations: Sequence[float]) -> list[dict[str, Any]]:
+    """One row for each volume: all that the report says of it, as plain values."""
+    return [
+        {
+            "index": volume.index,
+            "seed": volume.seed,
+            "verdict": volume.verdict,
+            "probability": volume.probability,
+            "reasons": "; ".join(volume.reasons),
+            "state": volume.cluster,
+            "correlation": round(correlation, 4),
+            "image_verdict": volume.image_verdict,
+            "file": str(volume.path.relative_to(run.folder)),
+            "aligned_file": None if volume.aligned is None else str(volume.aligned.relative_to(run.folder)),
+        }
+        for volume, correlation in zip(run.volumes, correlations, strict=True)
+    ]

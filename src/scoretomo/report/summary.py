@@ -1,0 +1,248 @@
+"""What a run folder holds, read once for the report: tables as small dataclasses, volumes as paths."""
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..datatypes import InputError
+from ..imaging.preprocess import Preprocessing
+from ..io.metrics import read_metrics
+from ..io.tables import read_table
+
+# Columns of ensemble/reliability.csv that are no part of the verdict.
+_OF_THE_VERDICT = ("index", "seed", "probability", "verdict", "reasons")
+_ROTATION = tuple(f"rotation_{row}{column}" for row in "xyz" for column in "xyz")
+_NAME = re.compile(r"volume_(\d+)\.mrc")
+
+
+@dataclass(frozen=True)
+class VolumeSummary:
+    """All that is known of the volume of one class average.
+
+    Attributes
+    ----------
+    index, seed
+        Number of the class average, and of the repeat that was kept.
+    path
+        The volume in the frame of its class average.
+    aligned
+        The volume in the common frame and hand, where there is one.
+    verdict, probability, reasons
+        ``reliable``, ``doubtful`` or ``wrong``, how likely the volume is right, and why in words; None where nobody
+        has judged it.
+    parts
+        The figures behind the verdict, by their column.
+    rotation
+        Nine numbers, rows first: from the frame of the class average to the common frame, after the mirror.
+    mirrored, hand_certain
+        Whether the hand was changed, and whether the decision is sure.
+    cluster
+        Number of its state; None for volumes that belong to none.
+    coordinates
+        ``map_1``, ``component_1``, ... in standard units.
+    spread
+        Uncertainty of the coordinates, from the repeats.
+    image_verdict, image_reasons
+        What the quality check says of the class average itself.
+    """
+
+    index: int
+    seed: int
+    path: Path
+    aligned: Path | None
+    verdict: str | None
+    probability: float | None
+    reasons: tuple[str, ...]
+    parts: Mapping[str, float]
+    rotation: tuple[float, ...] | None
+    mirrored: bool
+    hand_certain: bool | None
+    cluster: int | None
+    coordinates: Mapping[str, float]
+    spread: float | None
+    image_verdict: str | None
+    image_reasons: tuple[str, ...]
+
+    @property
+    def trusted(self) -> bool:
+        """Reliable, or not judged at all."""
+        return self.verdict in (None, "reliable")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run folder as the report sees it; what is not there is None or empty.
+
+    Attributes
+    ----------
+    folder
+        The run folder.
+    table
+        ``config.toml``.
+    preprocessing
+        How the images were prepared.
+    volumes
+        In the order of their class averages.
+    reliability, symmetry, landscape
+        ``reliability.json``, ``symmetry.json`` and ``landscape.json`` of ``ensemble/``.
+    consensus, consensus_fsc
+        ``consensus.json``, and ``fsc.csv`` by columns.
+    metrics
+        Lines of ``metrics.jsonl``.
+    """
+
+    folder: Path
+    table: Mapping[str, Any]
+    preprocessing: Preprocessing
+    volumes: tuple[VolumeSummary, ...]
+    reliability: Mapping[str, Any] | None
+    symmetry: Mapping[str, Any] | None
+    landscape: Mapping[str, Any] | None
+    consensus: Mapping[str, Any] | None
+    consensus_fsc: Mapping[str, Sequence[float | None]]
+    metrics: Sequence[Mapping[str, Any]]
+
+    @property
+    def ensemble(self) -> Path:
+        """Folder of what the volumes have in common."""
+        return self.folder / "ensemble"
+
+    def series(self, pattern: str) -> list[Path]:
+        """Files of ``ensemble/`` that fit a pattern, in the order of their numbers."""
+        return sorted(self.ensemble.glob(pattern), key=_numbers)
+
+
+def read_summary(folder: Path) -> RunSummary:
+    """Read a run folder.
+
+    Raises
+    ------
+    InputError
+        Not a run folder, or a table in it that cannot be read.
+    """
+    try:
+        table = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            f"{folder}: is no run folder (config.toml: {error}); make one with `scoretomo train`"
+        ) from None
+    preprocessing = _json(folder / "preprocessing.json")
+    if preprocessing is None:
+        raise InputError(f"{folder}: holds no preprocessing.json; give the `train` command again")
+    ensemble, consensus = folder / "ensemble", folder / "consensus"
+    return RunSummary(
+        folder,
+        table,
+        Preprocessing.from_dict(preprocessing),
+        _volumes(folder),
+        _json(ensemble / "reliability.json"),
+        _json(ensemble / "symmetry.json"),
+        _json(ensemble / "landscape.json"),
+        _json(consensus / "consensus.json"),
+        _columns(consensus / "fsc.csv"),
+        read_metrics(folder / "metrics.jsonl"),
+    )
+
+
+def _volumes(folder: Path) -> tuple[VolumeSummary, ...]:
+    """Join the tables that have a row for each volume; without any, take the volumes that are there."""
+    ensemble = folder / "ensemble"
+    judged, placed, mapped, checked = (
+        {int(row["index"]): row for row in _rows(path)}
+        for path in (
+            ensemble / "reliability.csv",
+            ensemble / "transforms.csv",
+            ensemble / "landscape.csv",
+            folder / "quality.csv",
+        )
+    )
+    there = {int(match[1]) for path in folder.glob("volumes/*.mrc") if (match := _NAME.fullmatch(path.name))}
+    indices = sorted(set(judged) & there if judged else there)
+    return tuple(
+        _volume(folder, i, judged.get(i, {}), placed.get(i, {}), mapped.get(i, {}), checked.get(i, {})) for i in indices
+    )
+
+
+def _volume(
+    folder: Path,
+    index: int,
+    judged: Mapping[str, str],
+    placed: Mapping[str, str],
+    mapped: Mapping[str, str],
+    checked: Mapping[str, str],
+) -> VolumeSummary:
+    seed = int(judged.get("seed") or placed.get("seed") or 0)
+    aligned = folder / "ensemble" / "volumes" / f"volume_{index:04d}.mrc"
+    rotation = tuple(float(placed[name]) for name in _ROTATION) if placed else None
+    cluster = _number(mapped.get("cluster"))
+    return VolumeSummary(
+        index,
+        seed,
+        folder / "volumes" / (f"volume_{index:04d}.mrc" if seed == 0 else f"volume_{index:04d}_seed{seed}.mrc"),
+        aligned if aligned.exists() else None,
+        judged.get("verdict"),
+        _number(judged.get("probability")),
+        _words(judged.get("reasons")),
+        {
+            name: value
+            for name, text in judged.items()
+            if name not in _OF_THE_VERDICT and (value := _number(text)) is not None
+        },
+        rotation,
+        _truth(placed.get("mirrored")) or False,
+        _truth(placed.get("hand_certain")),
+        None if cluster is None or cluster < 0 else int(cluster),
+        {
+            name: value
+            for name, text in mapped.items()
+            if name.startswith(("map_", "component_")) and (value := _number(text)) is not None
+        },
+        _number(mapped.get("spread")),
+        checked.get("verdict"),
+        _words(checked.get("reasons")),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return read_table(path, ["index"]) if path.exists() else []
+
+
+def _columns(path: Path) -> dict[str, list[float | None]]:
+    rows = read_table(path) if path.exists() else []
+    return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    return value if isinstance(value, dict) else None
+
+
+def _number(text: str | None) -> float | None:
+    """Read the number in a cell; None where it is empty, no number or not finite."""
+    try:
+        value = float(text) if text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _truth(text: str | None) -> bool | None:
+    return None if not text else text.strip().lower() in ("true", "1", "yes")
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(";") if part.strip())
+
+
+def _numbers(path: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", path.stem)]

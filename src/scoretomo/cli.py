@@ -21,6 +21,7 @@ _VERBS = {
     "report": "all that a run has found, on one page that opens anywhere",
     "evaluate": "compare volumes with a reference",
     "simulate": "make test images of a moving box or capsid, or of a map or atomic model",
+    "check": "which class averages are junk, before anything is trained on them",
     "info": "what is in a file of images or a volume",
 }
 
@@ -113,6 +114,10 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
             from .commands.info import info
 
             return info
+        case "check":
+            from .commands.check import check
+
+            return check
         case "evaluate":
             from .commands.evaluate import evaluate
 

@@ -30,6 +30,7 @@ from .imaging.preprocess import PreprocessConfig, Preprocessing, preprocess, res
 from .io.files import replacing, write_json, write_text
 from .io.images import read_image_stack
 from .io.mrc import read_images, write_images, write_volume
+from .io.quality import check_images, choose_left_out, write_quality
 from .io.settings import differences, from_table, to_table
 from .methods.score_tomography import NoiseConfig
 from .networks.unet import PatchUNet, UNetConfig
@@ -43,7 +44,7 @@ _FEW_IMAGES = 40
 # Views of other class averages in every update of a rigid molecule, to the end; by experiment, docs/validation.md.
 _RIGID_ANCHORS = 4
 
-_OWN_FILES = {"config.toml", "images.mrcs", "preprocessing.json", ".lock"}
+_OWN_FILES = {"config.toml", "images.mrcs", "preprocessing.json", "quality.csv", ".lock"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ class RunConfig:
     held_out
         Part of the images, 0 to 0.5, that the denoiser is not trained on; they measure how well it does on images that
         it has not seen. Their volumes are reconstructed all the same. None: 0.05, but 0 for fewer than 40 images.
+    check
+        Leave out class averages that a quality check calls junk. No (--check False) to use all of them.
+    keep
+        Images to use whatever the check says, counted from 0.
+    exclude
+        Images to leave out whatever the check says, counted from 0.
     rigid
         Whether the molecule keeps its shape. Then every volume is fitted to all class averages to the end: more
         resolution, no motion. None: yes for fewer than 40 images, which are too few to show how a molecule moves.
@@ -86,6 +93,9 @@ class RunConfig:
     minutes: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
     budget: Annotated[int | None, tyro.conf.arg(metavar="IMAGES")] = None
     held_out: Annotated[float | None, tyro.conf.arg(metavar="PART")] = None
+    check: bool | None = None  # None is yes: runs made before there was a check go on without it
+    keep: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
+    exclude: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
     rigid: bool | None = None
     seed: int = 0
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -106,6 +116,8 @@ class RunConfig:
             )
         if self.held_out is not None and not 0 <= self.held_out <= 0.5:
             raise InputError(f"the part of images to hold out must be from 0 to 0.5, not {self.held_out}")
+        if both := set(self.keep or ()) & set(self.exclude or ()):
+            raise InputError(f"--keep and --exclude both name {', '.join(map(str, sorted(both)))}")
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,17 @@ class Run:
     config: RunConfig
     images: Float[Tensor, "n side side"]
     preprocessing: Preprocessing
+    left_out: tuple[int, ...] = ()
+
+    @cached_property
+    def used(self) -> list[int]:
+        """Indices of the images that are trained on or held out, and have volumes: all that are not left out."""
+        return [index for index in range(len(self.images)) if index not in self.left_out]
+
+    @property
+    def quality(self) -> Path:
+        """Table of the quality check; runs from before there was one have none."""
+        return self.folder / "quality.csv"
 
     @property
     def mask_radius(self) -> float:
@@ -154,8 +177,8 @@ class Run:
     @cached_property
     def held_out(self) -> list[int]:
         """Images that are kept out of training, drawn by the seed of the run."""
-        chosen = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.config.seed))
-        return sorted(chosen[: round((self.config.held_out or 0) * len(self.images))].tolist())
+        order = torch.randperm(len(self.used), generator=torch.Generator().manual_seed(self.config.seed)).tolist()
+        return sorted(self.used[place] for place in order[: round((self.config.held_out or 0) * len(order))])
 
     def save_volume(self, index: int, seed: int, voxels: Float[Tensor, "n n n"]) -> None:
         """Write a volume in the pixel size and units of the input."""
@@ -188,7 +211,12 @@ def start_run(
     if len(loaded.stack) < 2:
         raise InputError(f"{images}: has one image only; views from several directions are needed")
     exists = (folder / "config.toml").exists()
-    config = _resolve(config, images, loaded.stack, device, read_config(folder) if exists else None)
+    if exists:
+        saved, left_out = read_config(folder), read_source(folder).get("left_out", [])
+    else:
+        saved, (quality, _) = None, check_images(images, loaded.stack, config.preprocess)
+        left_out = choose_left_out(images, quality, check=config.check, keep=config.keep, exclude=config.exclude)
+    config = _resolve(config, images, loaded.stack, len(loaded.stack) - len(left_out), device, saved)
     source = {
         "path": str(images.resolve()),
         "sha256": hashlib.sha256(loaded.stack.images.contiguous().numpy().tobytes()).hexdigest(),
@@ -198,10 +226,13 @@ def start_run(
     }
     if loaded.class_numbers is not None:
         source["classes"] = list(loaded.class_numbers)
+    if left_out:
+        source["left_out"] = left_out
     if exists:
         _refuse_other_run(folder, source, config)
     else:
         _create(folder, images, loaded.stack, config)
+        write_quality(folder / "quality.csv", quality, set(range(len(loaded.stack))).difference(left_out))
     table = {
         "scoretomo": __version__,
         "command": " ".join(sys.argv),
@@ -226,7 +257,7 @@ def open_run(folder: Path) -> Run:
     record = json.loads((folder / "preprocessing.json").read_text(encoding="utf-8"))
     preprocessing = Preprocessing.from_dict(record)
     images = read_images(folder / "images.mrcs", preprocessing.working_pixel_size_angstrom).stack.images
-    return Run(folder, config, images, preprocessing)
+    return Run(folder, config, images, preprocessing, tuple(read_source(folder).get("left_out", ())))
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -246,8 +277,8 @@ def read_config(folder: Path) -> RunConfig:
 def read_source(folder: Path) -> dict[str, Any]:
     """Read what a run was made of: path, sha256, number, side and pixel size of the images.
 
-    ``classes``, the number of the class that each image is the average of, counted from 1, is there only if the file
-    of the images says it.
+    ``left_out``, indices of images that are not used, is there only if there are any; ``classes``, the number of the
+    class that each image is the average of, counted from 1, only if the file of the images says it.
 
     Raises
     ------
@@ -380,7 +411,7 @@ def _prepare(path: Path, stack: ImageStack, config: RunConfig) -> tuple[Float[Te
 
 
 def _resolve(
-    config: RunConfig, path: Path, stack: ImageStack, device: torch.device, saved: RunConfig | None
+    config: RunConfig, path: Path, stack: ImageStack, used: int, device: torch.device, saved: RunConfig | None
 ) -> RunConfig:
     """Replace settings that are left open by what they come to, or have come to in an earlier process."""
     side = config.preprocess.side
@@ -389,7 +420,7 @@ def _resolve(
     elif side is None and device.type == "cpu":
         natural = _prepare(path, stack, config)[1].working_side
         side = _LARGEST_SIDE_ON_CPU if natural > _LARGEST_SIDE_ON_CPU else None
-    few = len(stack) < _FEW_IMAGES
+    few = used < _FEW_IMAGES
     held_out = config.held_out if config.held_out is not None else (0.0 if few else 0.05)
     growth = config.growth
     rigid = few and growth.nuclei > 0 if config.rigid is None else config.rigid

@@ -21,7 +21,8 @@ class GrowthFolder:
     """A :class:`scoretomo.ensemble.store.Store` in a run folder that all processes see.
 
     Results are ``checkpoint/growth_seedK/TASK/ITEM.pt``, but volumes that were asked for are the files in ``volumes``;
-    states are ``ITEM.running.pt`` beside them. Each file is complete or absent, and one process writes it.
+    states are ``ITEM.running.pt`` beside them. Each file is complete or absent, and one process writes it. Items are
+    counted among the images that are used, but volumes have the numbers of the input.
     """
 
     run: Run
@@ -40,7 +41,7 @@ class GrowthFolder:
     def put(self, task: str, item: int, result: Tensors) -> None:
         """Write a result."""
         if task == VOLUMES:
-            self.run.save_volume(item, self.seed, result["volume"])
+            self.run.save_volume(self.run.used[item], self.seed, result["volume"])
         else:
             _save(self.result(task, item), result)
         self._state(task, item).unlink(missing_ok=True)
@@ -80,7 +81,9 @@ class GrowthFolder:
 
     def result(self, task: str, item: int) -> Path:
         """File of a result."""
-        return self.run.volume(item, self.seed) if task == VOLUMES else self.folder / task / f"{item:04d}.pt"
+        if task == VOLUMES:
+            return self.run.volume(self.run.used[item], self.seed)
+        return self.folder / task / f"{item:04d}.pt"
 
     def _state(self, task: str, item: int) -> Path:
         return self.folder / task / f"{item:04d}.running.pt"

@@ -114,7 +114,7 @@ def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, de
     denoiser = EDMDenoiser(load_denoiser(run), bfloat16=supports_fast_bfloat16(device)).to(device).eval()
     denoiser.requires_grad_(False)
     processes.by_main(lambda: _settle(run, growth, overwrite=selection.overwrite))
-    images, chunk = run.images.to(device), 0
+    images, chunk = run.images[run.used].to(device), 0
     for seed in range(selection.seeds):
         there = processes.by_main(partial(_count_volumes, run, indices, seed))
         of_seed = f" (seed {seed})" if seed else ""
@@ -145,7 +145,7 @@ def _reconstruct_seed(
         images,
         growth,
         seed=run.config.seed + _SEED_STEP * (seed + 1),
-        wanted=indices,
+        wanted=[run.used.index(index) for index in indices],  # growth knows no others than those it is given
         store=folder,
         chunk=chunk,
         mask_radius=run.mask_radius,
@@ -307,10 +307,16 @@ def _forget_others(run: Run, growth: GrowthConfig, indices: list[int], seed: int
 
 def _indices(run: Run, selection: Selection) -> list[int]:
     count = len(run.images)
-    wanted = list(range(count)) if selection.images is None else sorted(set(selection.images))
+    wanted = run.used if selection.images is None else sorted(set(selection.images))
     wrong = [index for index in wanted if not 0 <= index < count]
     if wrong or not wanted:
         raise InputError(f"--images {' '.join(map(str, wrong))}: the run has images 0 to {count - 1}")
+    unused = [index for index in wanted if index in run.left_out]
+    if unused:
+        raise InputError(
+            f"--images {' '.join(map(str, unused))}: left out of this run, see {run.quality}; "
+            "give --keep to `train` with a new run folder"
+        )
     return wanted
 
 

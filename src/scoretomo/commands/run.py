@@ -49,8 +49,8 @@ def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
 
 def draw(run: Run, selection: Selection) -> None:
     """Draw an overview of the first volumes, and the course of the training."""
-    wanted = range(len(run.images)) if selection.images is None else sorted(set(selection.images))
-    shown = list(wanted)[:_SHOWN]
+    wanted = run.used if selection.images is None else sorted(set(selection.images))
+    shown = wanted[:_SHOWN]
     volumes = [read_volume(run.volume(index, 0)).volume.voxels for index in shown]
     run.figures.mkdir(exist_ok=True)
     # images were cropped to their mask; volumes have the box of the input again

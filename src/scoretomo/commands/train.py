@@ -15,11 +15,14 @@ from torch import Tensor
 from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser, EDMDenoiser, denoising_error
+from ..diffusion.outliers import denoiser_outliers
 from ..io.metrics import Metrics
+from ..io.quality import Judgement, add_column, read_quality
 from ..methods.score_tomography import training_loss
 from ..networks.unet import build_unet, parameter_count, supports_fast_bfloat16
 from ..optimiser import OptimiserConfig
 from ..presets import PresetName
+from ..report.quality_sheet import quality_sheet
 from ..runs import Run, RunConfig, load_checkpoint, locked, open_run, save_checkpoint, save_denoiser, start_run
 from ..training import TrainingState, TrainingStep, new_state, optimise_progressive
 from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
@@ -28,6 +31,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _SECONDS_BETWEEN_METRICS = 10.0
+# Images that are left out, and named with the reasons in a line each.
+_LINES_OF_REASONS = 12
 # Pixels of held-out images that are denoised in one call.
 _PIXELS_AT_ONCE = 2**18
 # Noise levels at which held-out images are denoised, in units of the images' standard deviation.
@@ -97,9 +102,36 @@ def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
         f"working at {record.working_side} pixels of {record.working_pixel_size_angstrom:.4g} A on {device.type}"
     )
     say(f"protein is {'bright' if record.sign > 0 else 'dark'} (confidence {record.contrast_confidence:.2f})")
+    if run.quality.exists():
+        report_quality(run)
     if run.config.rigid:
         say("taken as rigid: every volume is fitted to all class averages; --rigid False if the molecule moves")
     return run
+
+
+def report_quality(run: Run) -> None:
+    """Say which images the run leaves out and why, and draw them all."""
+    rows = read_quality(run.quality)
+    unused = [row for row in rows if not row.used]
+    for row in unused[:_LINES_OF_REASONS]:
+        say(f"left out: image {row.index}: {row.reasons if row.verdict == 'junk' else 'as asked for'}")
+    if len(unused) > _LINES_OF_REASONS:
+        say(f"left out: {len(unused) - _LINES_OF_REASONS} more, see {run.quality}")
+    doubtful = sum(row.verdict != "good" for row in rows if row.used)
+    if unused or doubtful:
+        picture = run.figures / "quality.png"
+        say(
+            f"quality: {len(unused)} of {len(rows)} images are left out, {doubtful} are used but doubtful; "
+            f"look at {picture}, and overrule with --keep, --exclude or --check False (and a new run folder)"
+        )
+    processes.by_main(partial(_draw_quality, run, rows))
+
+
+def _draw_quality(run: Run, rows: list[Judgement]) -> None:
+    path = run.figures / "quality.png"
+    if not path.exists():
+        run.figures.mkdir(exist_ok=True)
+        quality_sheet(path, run.images, [row.verdict for row in rows], used=run.used)
 
 
 def choose_device(wanted: Device) -> torch.device:
@@ -133,7 +165,7 @@ def train_denoiser(run: Run, device: torch.device) -> None:
         raise InputError(f"{run.folder}: is not the same folder on all machines; put it where all of them see it")
     part_done = _budget(run.config, clock)
     images = run.images.to(device)
-    kept = torch.tensor([i for i in range(len(images)) if i not in run.held_out], device=device)
+    kept = torch.tensor([i for i in run.used if i not in run.held_out], device=device)
     loss_function = partial(training_loss, images[kept], run.config.noise, part=_own_part(run.config.optimiser))
     log = _Log(run, state, images[run.held_out], clock) if processes.is_main() else None
     say(f"training {parameter_count(state.model) / 1e6:.1f} million weights on {len(kept)} images{_company()}")
@@ -160,6 +192,14 @@ def train_denoiser(run: Run, device: torch.device) -> None:
     if log is not None:
         log.close()
     processes.by_main(lambda: _export(run, state, clock))
+    if run.quality.exists():
+        processes.by_main(lambda: _judge(run, state.averaged, images))
+
+
+def _judge(run: Run, denoiser: Denoiser, images: Float[Tensor, "n side side"]) -> None:
+    """Write how hard each image is for the trained denoiser beside its other figures."""
+    generator = torch.Generator(images.device).manual_seed(run.config.seed)
+    add_column(run.quality, "denoiser_outlier", denoiser_outliers(denoiser, images, generator=generator).tolist())
 
 
 def _own_part(config: OptimiserConfig) -> slice:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..datatypes import ImageStack, InputError, Volume
@@ -137,9 +137,12 @@ def preprocess(
     Raises
     ------
     InputError
-        Images that are constant, which hold nothing to reconstruct.
+        All images are constant, or nothing is left of them inside the mask. A few that are constant, such as
+        classification makes of classes without particles, become 0.
     """
-    _refuse_constant(stack.images)
+    constant = constant_images(stack.images)
+    if constant.all():
+        raise InputError("all images are constant and hold nothing to reconstruct")
     if config.contrast == "auto":
         sign, confidence = detect_contrast(stack.images)
     else:
@@ -153,7 +156,7 @@ def preprocess(
     # the rim of a mask in the images is no background; without one, the farther from the particle the better
     trusted = limit - edge if limit < stack.side // 2 else limit
     levels, profile = _background(images, trusted, edge)
-    images = images - levels[:, None, None] - _spread(profile, stack.side)
+    images = (images - levels[:, None, None] - _spread(profile, stack.side)) * ~constant[:, None, None]
     shifts = _centring_shifts(images, limit) if config.centre else images.new_zeros(0, 2)
     if config.centre:
         images = translate(images, shifts)
@@ -243,12 +246,10 @@ def detect_contrast(images: Float[Tensor, "n side side"]) -> tuple[int, float]:
     return (1 if vote >= 0 else -1), abs(vote)
 
 
-def _refuse_constant(images: Float[Tensor, "n side side"]) -> None:
+def constant_images(images: Float[Tensor, "n side side"]) -> Bool[Tensor, " n"]:
+    """Which images are the same everywhere but for rounding."""
     low, high = images.flatten(1).aminmax(dim=1)
-    constant = (high - low <= 1e-6 * torch.maximum(low.abs(), high.abs())).nonzero().flatten().tolist()
-    if constant:
-        some = ", ".join(map(str, constant[:5])) + (" ..." if len(constant) > 5 else "")
-        raise InputError(f"{len(constant)} of {len(images)} images are constant (index {some}); remove them")
+    return high - low <= 1e-6 * torch.maximum(low.abs(), high.abs())
 
 
 def _mask_limit(images: Float[Tensor, "n side side"]) -> float:

@@ -41,6 +41,8 @@ _BACKGROUND = 0.95
 # Distances to like images below this are as good as none: those of clean views of one molecule.
 _SMALLEST_DISTANCE = 0.02
 _MOST_JUNK = 0.5
+# The reason of an image without any density.
+EMPTY = "empty"
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -175,7 +177,7 @@ def _judge(parts: dict[str, Float[Tensor, " n"]], filled: Bool[Tensor, " n"], wi
     if int(filled.sum()) < _FEWEST:
         judged |= {name: torch.full_like(parts[name], math.nan) for name in _COMPARED}
     points = torch.where(filled, 0, 2)
-    reasons: list[list[str]] = [[] if there else ["empty"] for there in filled.tolist()]
+    reasons: list[list[str]] = [[] if there else [EMPTY] for there in filled.tolist()]
     for row in _LIMITS:
         found = torch.stack([limit.points(judged[limit.part]) for limit in row])
         points = points + found.amax(0)

@@ -17,6 +17,7 @@ from .mrc import LoadedImages
 from .named_images import NamedImages, decide_pixel_size, gather_images, only_pixel_size
 
 _IMAGE_COLUMNS = ("rlnImageName", "rlnReferenceImage")
+_CLASS_COLUMNS = {"populations": "rlnClassDistribution", "resolutions_angstrom": "rlnEstimatedResolution"}
 _ANGLE_COLUMNS = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 
 
@@ -52,6 +53,28 @@ def read_named_images(path: Path) -> NamedImages:
     numbered = column == "rlnReferenceImage" and "rlnClassNumber" in table.columns
     classes = _numbers(path, table, ["rlnClassNumber"])[:, 0].int().tolist() if numbered else None
     return gather_images(path, files, sections, _stated_pixel_sizes(path, tables), class_numbers=classes)
+
+
+def read_class_figures(path: Path) -> dict[str, torch.Tensor]:
+    """Read what RELION says of each class average in the order of the rows, ``(n,)`` each; NaN where it says nothing.
+
+    Returns
+    -------
+    dict
+        ``populations`` (``rlnClassDistribution``, part of all particles) and ``resolutions_angstrom``
+        (``rlnEstimatedResolution``), each only if the table of the images has it.
+
+    Raises
+    ------
+    InputError
+        Not a STAR file, or one that names no images.
+    """
+    _, table = _image_table(path, _read_tables(path))
+    return {
+        name: torch.from_numpy(pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float32, copy=True))
+        for name, column in _CLASS_COLUMNS.items()
+        if column in table.columns
+    }
 
 
 def read_poses(path: Path, pixel_size_angstrom: float | None = None) -> Poses:

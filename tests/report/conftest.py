@@ -218,3 +218,9 @@ def _write_consensus(folder: Path, mean: torch.Tensor) -> None:
 
 def _write(path: Path, voxels: torch.Tensor) -> None:
     write_volume(path, Volume(voxels, PIXEL_SIZE))
+
+
+@pytest.fixture(scope="session")
+def stage() -> type[Stage]:
+    """The class of the stages, which test files cannot import from here."""
+    return Stage

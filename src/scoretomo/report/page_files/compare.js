@@ -29,7 +29,7 @@ function startCompare() {
   const level = byId("level");
   level.value = page.densities[page.side_by_side[0]].level;
   const setLevel = () => {
-    byId("level-value").textContent = `${Math.round(100 * level.value)} % of peak`;
+    byId("level-value").textContent = `${percent(level.value)} of peak`;
     for (const { scene, measured } of scenes) { scene.setLevel(+level.value); measured(); }
   };
   level.addEventListener("input", onceAFrame(setLevel));

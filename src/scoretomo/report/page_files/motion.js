@@ -17,7 +17,7 @@ async function startMotion() {
     const field = way.density ? sum(mean, place, series[0]) : between(series, place);
     const coloured = variance && byId("variable").checked;
     scene.show(field, { colour: "#7fa6d8", second: coloured ? variance : null, most: coloured ? 0.6 * variance.peak : 1 });
-    byId("along-value").textContent = way.density ? `${place >= 0 ? "+" : "−"}${Math.abs(place).toFixed(1)} sd` : `${Math.round((100 * place) / (series.length - 1))} %`;
+    byId("along-value").textContent = way.density ? `${place >= 0 ? "+" : "−"}${Math.abs(place).toFixed(1)} sd` : percent(place / (series.length - 1));
     byId("motion-scene").dataset.place = place.toFixed(2);
     markPlace(place);
   });

@@ -64,6 +64,40 @@ def test_the_order_does_not_depend_on_how_densely_states_are_populated(generator
     assert straight > 0.98  # the phase is a length along the arc, not a rank
 
 
+def test_the_diffusion_map_counts_volumes() -> None:
+    """On a line the slowest coordinate is a cosine of the rank, wherever most volumes are."""
+    parameter = torch.linspace(0, 1, 60) ** 2
+    first, second = diffusion_map(parameter[:, None], everyone(60)).T
+    rank = torch.linspace(0, 1, 60)
+    assert abs(torch.corrcoef(torch.stack([first, (math.pi * rank).cos()]))[0, 1]) > 0.99
+    assert abs(torch.corrcoef(torch.stack([second, (2 * math.pi * rank).cos()]))[0, 1]) > 0.95
+
+
+def test_volumes_that_are_only_placed_fall_on_their_likes(generator: torch.Generator) -> None:
+    parameter = torch.rand(40, generator=generator)
+    places = arc(parameter, generator)
+    twice = torch.cat([places, places])
+    found = diffusion_map(twice, torch.arange(80) < 40)
+    assert torch.allclose(found[:40], found[40:], atol=0.02)
+
+
+def test_ends_of_the_main_path_keep_their_order() -> None:
+    """What lies beyond the smoothed curve's end is not all at the same phase."""
+    parameter = torch.linspace(0, 1, 30)
+    beyond = torch.tensor([[1.2, 0.0], [1.3, 0.0]])
+    places = torch.cat([torch.stack([parameter, torch.zeros(30)], 1), beyond])
+    phase = find_main_path(places, torch.arange(32) < 30).phase
+    order = phase if phase[0] < phase[-1] else 1 - phase
+    assert (order.diff() > 1e-4).all()
+    assert torch.allclose(order[:30], parameter, atol=0.02) and order[30] > 1.1
+
+
+def test_a_path_prefers_many_short_steps(generator: torch.Generator) -> None:
+    """With every volume a neighbour of every other, the straight jump is shorter but no volume was seen on it."""
+    path = path_between(arc(torch.linspace(0, 1, 21), generator, 0.0), everyone(21), 0, 20, StatesConfig(neighbours=20))
+    assert path.members.tolist() == list(range(21))
+
+
 def test_unreliable_volumes_are_placed_but_shape_nothing(generator: torch.Generator) -> None:
     parameter = torch.rand(50, generator=generator)
     places = arc(parameter, generator)
@@ -129,8 +163,13 @@ def test_a_path_avoids_unreliable_volumes_and_crosses_gaps(generator: torch.Gene
     assert set(path.members.tolist()) <= set(gap.nonzero().flatten().tolist())
     assert (path.weights[:, ~gap] == 0).all()
     assert len(path.members) > 20
-    twice = torch.cat([places, places])  # duplicates must not cut the graph
-    assert path_between(twice, everyone(82), 0, 81).members[-1] == 81
+
+
+def test_volumes_that_are_the_same_do_not_cut_the_graph() -> None:
+    """Between two copies the edge costs nothing, which must not be taken for no edge."""
+    places = torch.linspace(0, 1, 4)[:, None].repeat_interleave(6, 0)
+    path = path_between(places, everyone(24), 0, 23)
+    assert path.members[-1] == 23 and (places[path.members].diff(dim=0) >= 0).all()
 
 
 @pytest.mark.parametrize(("first", "last", "match"), [(0, 0, "twice"), (0, 1, "volume 1"), (9, 0, "volume 9")])

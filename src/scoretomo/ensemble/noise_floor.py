@@ -80,6 +80,8 @@ def _draw(
     source = generator.device if generator is not None else amplitude.device
     noise = amplitude.new_empty(count, amplitude.numel())
     for own in noise:
-        white = torch.randn(amplitude.shape, generator=generator, device=source).to(amplitude)
-        own.copy_(centred_inverse_fft(centred_fft(white, 3) * amplitude, 3).flatten())
+        # the real part of complex noise is real noise: one transform instead of two
+        real, imaginary = torch.randn(2, *amplitude.shape, generator=generator, device=source).to(amplitude)
+        own.copy_(centred_inverse_fft(torch.complex(real, imaginary) * amplitude, 3).flatten())
+    noise *= amplitude.numel() ** 0.5
     return noise

@@ -34,12 +34,12 @@ class StatesConfig:
         Width of the smoothing of the main path, as a part of its length.
     """
 
-    neighbours: int = 6
+    neighbours: int = 4
     map_dimensions: int = 2
     most_clusters: int = 8
     cluster_dimensions: int = 4
     path_steps: int = 11
-    curve_width: float = 0.1
+    curve_width: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def diffusion_map(
 ) -> Float[Tensor, "n m"]:
     """Diffusion coordinates (Coifman and Lafon 2006) of all volumes; for a motion with one parameter the first orders.
 
-    The kernel's width is set at each volume by its neighbours (Zelnik-Manor and Perona 2004), and the density of
-    volumes is divided out (alpha = 1). Unreliable volumes follow by the Nystroem extension.
+    The kernel's width is set at each volume by its neighbours (Zelnik-Manor and Perona 2004), so that no volume is cut
+    off; the coordinates then count volumes rather than distances. Unreliable volumes follow by the Nystroem extension.
 
     Returns
     -------
@@ -125,8 +125,6 @@ def diffusion_map(
     anchors = places[reliable].double()
     widths = _neighbour_distance(anchors, anchors, config.neighbours + 1)  # the nearest is the volume itself
     kernel = _kernel(anchors, widths, anchors, widths)
-    density = kernel.sum(1)
-    kernel = kernel / density[:, None] / density
     degree = kernel.sum(1)
     values, vectors = torch.linalg.eigh(kernel / (degree[:, None] * degree).sqrt())
     count = min(config.map_dimensions, len(anchors) - 1)
@@ -134,7 +132,7 @@ def diffusion_map(
     walk = vectors / degree.sqrt()[:, None]
     walk = walk / walk.square().mean(0).sqrt() * walk.gather(0, walk.abs().argmax(0, keepdim=True)).sign()
     others = places.double()
-    reach = _kernel(others, _neighbour_distance(others, anchors, config.neighbours + 1), anchors, widths) / density
+    reach = _kernel(others, _neighbour_distance(others, anchors, config.neighbours + 1), anchors, widths)
     extended = reach @ walk / reach.sum(1, keepdim=True) / values
     extended[reliable] = walk
     coordinates: Tensor = extended.to(places.dtype)

@@ -71,10 +71,10 @@ def test_chiral_volumes_come_into_one_frame_and_hand(generator: torch.Generator)
 
 
 def test_a_box_has_no_hand_and_its_frame_is_known_up_to_its_core(generator: torch.Generator) -> None:
-    rotations = random_rotations(8, generator=generator)
-    volumes = box(torch.rand(8, 2, generator=generator) * math.pi, SIDE, rotations)
+    rotations = random_rotations(10, generator=generator)
+    volumes = box(torch.rand(10, 2, generator=generator) * math.pi, SIDE, rotations)
     volumes[::2] = mirror_z(volumes[::2])
-    truth = torch.where((torch.arange(8) % 2 == 0)[:, None, None], MIRROR @ rotations, rotations)
+    truth = torch.where((torch.arange(10) % 2 == 0)[:, None, None], MIRROR @ rotations, rotations)
     found = synchronise(noisy(volumes, 0.5, generator))
     assert found.symmetry.group == "D4"
     group = symmetry_group("D4")

@@ -58,11 +58,16 @@ class Consensus:
 
 def robust_weights(correlation: Float[Tensor, " n"], usable: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Tukey's weights of what correlates less than most; 0 for what is not usable."""
+    return fits(correlation, usable) * usable
+
+
+def fits(correlation: Float[Tensor, " n"], usable: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Tukey's weights of what correlates less than most of the usable, for all."""
     known = correlation[usable]
     median = known.median()
     spread = (1.4826 * (known - median).abs().median()).clamp(min=_LEAST_SPREAD)
     below = ((median - correlation) / (4.5 * spread)).clamp(0, 1)
-    return (1 - below.square()).square() * usable
+    return (1 - below.square()).square()
 
 
 def make_consensus(small: Float[Tensor, "n w w w"], frames: Frames, usable: Bool[Tensor, " n"]) -> Consensus:

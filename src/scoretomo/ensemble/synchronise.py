@@ -19,6 +19,7 @@ from ..datatypes import InputError
 from ..evaluation.alignment import (
     Alignment,
     AlignmentConfig,
+    Candidates,
     apply_alignment,
     find_candidates,
     refine_candidates,
@@ -29,7 +30,7 @@ from ..evaluation.symmetry import Symmetry, SymmetryConfig, find_symmetry
 from ..geometry.symmetry import symmetry_group
 from ..imaging.fourier import resize
 from .cosets import choose_cosets
-from .frames import Consensus, Frames, as_candidates, choose, join_frames, make_consensus, part_of, robust_weights
+from .frames import Consensus, Frames, as_candidates, choose, fits, join_frames, make_consensus, part_of, robust_weights
 from .pair_graph import Pairs, align_pairs, join, random_pairs, synchronise_hands, synchronise_matrices
 
 _TOGETHER = 16  # volumes that are registered between two reports
@@ -54,7 +55,9 @@ class SynchronisationConfig:
     symmetry
         What counts as a symmetry of the core.
     least_margin
-        Hand margin from which on a hand counts as known.
+        Hand margin from which on a hand may count as known.
+    least_evidence
+        How many times its standard error, which the scatter over shells gives, the margin must be.
     seed
         Of the choice of pairs.
     """
@@ -66,6 +69,7 @@ class SynchronisationConfig:
     rounds: int = 3
     symmetry: SymmetryConfig = field(default_factory=SymmetryConfig)
     least_margin: float = 0.02
+    least_evidence: float = 2.5
     seed: int = 0
 
 
@@ -80,7 +84,8 @@ class Synchronisation:
         is that with the core of the other volumes; its hand margin is by how much the volume correlates better with
         the mean of the others than in the other hand.
     hand_certain
-        ``(n,)``, whether the margin tells the hand. No volume of an object that equals its mirror image has one.
+        ``(n,)``, whether the hand is known: the volume fits the others, and its margin is large and clear, shell by
+        shell. An object that equals its mirror image has no hand to know.
     weights
         ``(n,)``, 0 to 1, how much each volume counted: 0 for those that do not fit or are not reliable.
     core
@@ -173,8 +178,8 @@ def synchronise_progressive(
             chosen = group[choose_cosets(aligned, group, robust_weights(frames.correlation, usable))]
             frames = frames.then(chosen, torch.zeros_like(frames.shifts))
         candidates = [frames]
-    frames, margin = yield from _decide_hands(small, frames, symmetry, usable, config)
-    result = _result(volumes, small, frames, margin, symmetry, usable, config)
+    frames, margin, clear = yield from _decide_hands(small, _in_hand_of_most(frames, usable), symmetry, usable, config)
+    result = _result(volumes, small, frames, margin, clear, symmetry, usable, config)
     yield SynchronisationStep("hands", len(small), len(small), result)
 
 
@@ -276,43 +281,72 @@ def _register(
     return join_frames(parts)
 
 
+def _in_hand_of_most(frames: Frames, usable: Bool[Tensor, " n"]) -> Frames:
+    """Invert everything through the centre, which leaves all axes where they are, if most volumes are mirrored."""
+    hands = torch.linalg.det(frames.matrices) * robust_weights(frames.correlation, usable)
+    if hands.sum() >= 0:
+        return frames
+    return frames.then(-torch.eye(3).to(frames.matrices)[None], torch.zeros_like(frames.shifts))
+
+
 def _decide_hands(
     small: Float[Tensor, "n w w w"],
     frames: Frames,
     symmetry: Symmetry,
     usable: Bool[Tensor, " n"],
     config: SynchronisationConfig,
-) -> Generator[SynchronisationStep, None, tuple[Frames, Float[Tensor, " n"]]]:
-    """Register each volume to the mean of the others in both hands; beside the better there is the margin.
+) -> Generator[SynchronisationStep, None, tuple[Frames, Float[Tensor, " n"], Bool[Tensor, " n"]]]:
+    """Register each volume to the mean of the others in both hands; beside the better, margins and which are clear.
 
-    Where the hands are as good as each other, a volume is not mirrored.
+    Where neither hand is clearly better, a volume is not mirrored.
     """
     consensus = make_consensus(small, frames, usable)
-    parts, margins = [], []
+    parts, margins, clarity = [], [], []
     for start in range(0, len(small), _TOGETHER):
         part = slice(start, start + _TOGETHER)
-        own = part_of(frames, part)
-        others = consensus.of_others(part, core=False)
+        own, others = part_of(frames, part), consensus.of_others(part, core=False)
         found = find_candidates(small[part], consensus.mean[None], config.search)
-        mirrored = torch.linalg.det(own.matrices) < 0
-        rows = torch.arange(len(own.matrices))
-        rivals = [
-            Frames(
-                found.matrices[rows, 1 - mirrored.long(), k],
-                found.shifts_pixels[rows, 1 - mirrored.long(), k],
-                own.correlation,
-            )
-            for k in range(found.correlation.shape[2])
-        ]
-        rivals.append(own.then(symmetry.mirror[None], torch.zeros_like(own.shifts)))
         own_score, own = _best(small[part], others, [own], config)
-        rival_score, rival = _best(small[part], others, rivals, config)
+        rival_score, rival = _best(small[part], others, _rivals(own, found, symmetry), config)
         margin = own_score - rival_score
-        take = torch.where(margin.abs() < config.least_margin, mirrored, margin < 0)
+        clear = (margin.abs() >= config.least_margin) & (
+            _evidence(small[part], others, own, rival, config) >= config.least_evidence
+        )
+        take = torch.where(clear, margin < 0, torch.linalg.det(own.matrices) < 0)
         parts.append(choose(take, rival, own))
         margins.append(torch.where(take, -margin, margin))
+        clarity.append(clear)
         yield SynchronisationStep("hands", min(start + _TOGETHER, len(small)) - 1, len(small))
-    return join_frames(parts), torch.cat(margins)
+    return join_frames(parts), torch.cat(margins), torch.cat(clarity)
+
+
+def _rivals(own: Frames, found: Candidates, symmetry: Symmetry) -> list[Frames]:
+    """Frames in the other hand: what a search has found, and the volume's own after the core's best mirroring."""
+    rows, other = torch.arange(len(own.matrices)), (torch.linalg.det(own.matrices) > 0).long()
+    searched = [
+        Frames(found.matrices[rows, other, k], found.shifts_pixels[rows, other, k], own.correlation)
+        for k in range(found.correlation.shape[2])
+    ]
+    return [*searched, own.then(symmetry.mirror[None], torch.zeros_like(own.shifts))]
+
+
+def _evidence(
+    small: Float[Tensor, "b w w w"],
+    references: Float[Tensor, "b w w w"],
+    own: Frames,
+    rival: Frames,
+    config: SynchronisationConfig,
+) -> Float[Tensor, " b"]:
+    """Size of the difference of two mean shell correlations in units of its standard error."""
+    highest = min(max(config.search.shells), (small.shape[-1] - 1) // 2)
+    curves = [
+        fourier_shell_correlation(apply_alignment(small, each.alignment()), references)[:, 1 : highest + 1]
+        for each in (own, rival)
+    ]
+    difference = curves[0] - curves[1]
+    error = difference.std(1) / highest**0.5
+    times: Tensor = difference.mean(1).abs() / error.clamp(min=torch.finfo(error.dtype).eps)
+    return times
 
 
 def _result(
@@ -320,23 +354,23 @@ def _result(
     small: Float[Tensor, "n w w w"],
     frames: Frames,
     margin: Float[Tensor, " n"],
+    clear: Bool[Tensor, " n"],
     symmetry: Symmetry,
     usable: Bool[Tensor, " n"],
     config: SynchronisationConfig,
 ) -> Synchronisation:
     consensus = make_consensus(small, frames, usable)
-    flipped = bool((torch.linalg.det(frames.matrices) * consensus.weights).sum() < 0)
-    if flipped:  # inversion through the centre keeps all axes where they are
-        frames = frames.then(-torch.eye(3).to(frames.matrices)[None], torch.zeros_like(frames.shifts))
-        consensus = make_consensus(small, frames, usable)
     still = replace(config.search, shells=config.search.shells[-1:], kept=(1,), iterations=0)
     scored = refine_candidates(small, consensus.of_others(slice(None), core=True), as_candidates([frames]), still)
     frames = replace(frames, correlation=scored.correlation[:, 0, 0])
-    side = volumes.shape[-1]
-    core = resize(consensus.core[None], side, 3)[0].clamp(0, 1)
-    alignment = frames.alignment(side / small.shape[-1], margin)
+    core = resize(consensus.core[None], volumes.shape[-1], 3)[0].clamp(0, 1)
+    alignment = frames.alignment(volumes.shape[-1] / small.shape[-1], margin)
     return Synchronisation(
-        alignment, margin >= config.least_margin, robust_weights(frames.correlation, usable), core, symmetry
+        alignment,
+        clear & (fits(frames.correlation, usable) > 0),
+        robust_weights(frames.correlation, usable),
+        core,
+        symmetry,
     )
 
 

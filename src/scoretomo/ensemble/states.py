@@ -231,8 +231,8 @@ def path_between(
     distances = torch.cdist(places[reliable].double(), places[reliable].double()).cpu()
     nearest = distances.topk(min(config.neighbours + 1, len(members)), largest=False).indices
     edges = torch.zeros_like(distances).scatter_(1, nearest, 1.0)
-    # the tree joins groups that no neighbour joins; duplicates are a little apart, since an edge of 0 is none
-    costs = distances.square().clamp(min=1e-12 * distances.square().max().item())
+    # the tree joins groups that no neighbour joins; scipy takes what is nearly 0 for no edge, whatever the units
+    costs = (distances.square() / distances.square().max().clamp(min=torch.finfo(distances.dtype).tiny)).clamp(min=1e-6)
     tree = torch.from_numpy(minimum_spanning_tree(costs.fill_diagonal_(0).numpy()).toarray())
     joined = (edges + edges.T + tree + tree.T) > 0
     ends = [int((members == end).nonzero()) for end in (first, last)]

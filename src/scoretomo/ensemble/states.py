@@ -335,5 +335,7 @@ def _weights(distances: Float[Tensor, "m r"], reliable: Bool[Tensor, " n"], step
     # where volumes are sparse the kernel reaches the second nearest, so that no average is of one volume alone
     width = two[:, 1:].clamp(min=step / 2).clamp(min=torch.finfo(distances.dtype).tiny)
     weights = distances.new_zeros(len(distances), len(reliable))
-    weights[:, reliable] = (-0.5 * (distances.square() - two[:, :1].square()) / width.square()).softmax(1)
+    # ratios first: the square of a tiny width would underflow
+    exponents = -0.5 * (distances / width).square()
+    weights[:, reliable] = exponents.softmax(1)
     return weights

@@ -60,9 +60,9 @@ def test_check_says_what_is_junk_and_draws_it(
 def test_volumes_of_a_run_that_leaves_images_out_are_those_of_the_others_alone(
     particles: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same six images twice, the first time left out: the second six come out as six alone, under their numbers."""
+    """The same six images twice, the first time left out: the others come out as if alone, under their own numbers."""
     six = particles[:6]
-    alone, twice = write(tmp_path / "six.mrcs", six), write(tmp_path / "twice.mrcs", torch.cat([six, six]))
+    alone, twice = write(tmp_path / "six.mrcs", six), write(tmp_path / "twice.mrcs", torch.cat([six.flip(0), six]))
     excluded = ["--exclude", *map(str, range(6))]
     assert run(alone, tmp_path / "alone") == 0
     assert run(twice, tmp_path / "twice", *excluded) == 0

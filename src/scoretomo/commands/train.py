@@ -32,7 +32,7 @@ Device = Literal["auto", "cpu", "cuda"]
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _SECONDS_BETWEEN_METRICS = 10.0
 # Images that are left out, and named with the reasons in a line each.
-_LINES_OF_REASONS = 12
+_LINES_OF_REASONS = 30
 # Pixels of held-out images that are denoised in one call.
 _PIXELS_AT_ONCE = 2**18
 # Noise levels at which held-out images are denoised, in units of the images' standard deviation.
@@ -121,7 +121,7 @@ def report_quality(run: Run) -> None:
     if unused or doubtful:
         picture = run.figures / "quality.png"
         say(
-            f"quality: {len(unused)} of {len(rows)} images are left out, {doubtful} are used but doubtful; "
+            f"quality: {len(unused)} of {len(rows)} images are left out, {doubtful} are used but not good; "
             f"look at {picture}, and overrule with --keep, --exclude or --check False (and a new run folder)"
         )
     processes.by_main(partial(_draw_quality, run, rows))

@@ -30,8 +30,10 @@ def denoiser_outliers(
     absolute deviation of the set, and the mean taken over noise levels. It is relative to the power of the image, since
     there is more to get wrong in a larger one.
 
-    An image that was trained on is easier than it should be: the figure names what is rare and full of detail, not
-    what is bad. Blurred images are the easiest of all.
+    It names what is rare, not what is bad. Of 100 averages of a mixture, after a minute of training on 95 of them, the
+    only ferritin came first (5.4), then the four views of a small subunit (3.6 to 3.9), but blurred junk was no harder
+    than good averages (area under the ROC curve 0.59), since what is blurred is easy to denoise. So it is a figure to
+    look at, and no reason to leave an image out.
     """
     scores, at_once = [], max(1, _PIXELS_AT_ONCE // images[0].numel())
     power = images.square().flatten(1).mean(1)

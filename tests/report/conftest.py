@@ -60,6 +60,7 @@ def write_run(folder: Path, count: int, side: int, stage: Stage) -> Path:
     boxes = box(opening[:, None].expand(-1, 2), side, oversampling=1)
     turned = box(opening[:, None].expand(-1, 2), side, rotations, oversampling=1)
     images = project(boxes, rotations[:, None])[:, 0]
+    images = torch.cat([images, torch.full_like(images[:1], images.mean())])  # the last is of nothing
     images = images + 0.3 * torch.randn(images.shape, generator=generator)
     _write_beginning(folder, images)
     if stage.volumes:
@@ -88,10 +89,13 @@ def _write_beginning(folder: Path, images: torch.Tensor) -> None:
         "command": "scoretomo run box.mrcs -o box",
         "preset": "demo",
         "device": "cpu",
-        "input": {**source, "pixel_size_angstrom": PIXEL_SIZE},
+        "input": {**source, "pixel_size_angstrom": PIXEL_SIZE, "left_out": [len(images) - 1]},
         "settings": to_table(config),
     }
     write_text(folder / "config.toml", tomli_w.dumps(table))
+    junk = {"index": len(images) - 1, "verdict": "junk", "used": False, "reasons": "nothing in the middle; blurred"}
+    good = [{"index": index, "verdict": "good", "used": True, "reasons": ""} for index in range(len(images) - 1)]
+    write_table(folder / "quality.csv", [*good, junk])
     lines = [
         {
             "phase": "train",
@@ -135,7 +139,21 @@ def _write_ensemble(folder: Path, boxes: torch.Tensor, rotations: torch.Tensor, 
         str(index): [1 / (1 + math.exp(k - falls[verdict] - 0.1 * index)) for k in range(side // 2 + 1)]
         for index, verdict in enumerate(verdicts)
     }
-    write_json(ensemble / "reliability.json", {"seed_fsc": {"frequency_per_angstrom": frequency, "curves": curves}})
+    directions = torch.nn.functional.normalize(torch.randn(12, 3, generator=torch.Generator().manual_seed(1)))
+    directions = directions * directions[:, 2:].sign()  # the hemisphere towards the viewer
+    write_json(
+        ensemble / "reliability.json",
+        {
+            "seeds": [0, 1, 2],
+            "volumes": [
+                {"index": index, "seed": seed, "view_excess": (4 * (1 - chance[verdict]) * directions[:, 0]).tolist()}
+                for index, verdict in enumerate(verdicts)
+                for seed in (0, 1, 2)
+            ],
+            "view_directions": directions.tolist(),
+            "seed_fsc": {"frequency_per_angstrom": frequency, "curves": curves},
+        },
+    )
     names = [f"rotation_{a}{b}" for a in "xyz" for b in "xyz"]
     write_table(
         ensemble / "transforms.csv",
@@ -164,7 +182,8 @@ def _write_ensemble(folder: Path, boxes: torch.Tensor, rotations: torch.Tensor, 
             {
                 "index": index,
                 "reliable": verdicts[index] == "reliable",
-                "cluster": int(labels[index]),
+                "cluster": int(labels[index]) + 1 if verdicts[index] == "reliable" else None,
+                "phase": index / (count - 1),
                 "map_1": math.cos(1.2 * places[index]),
                 "map_2": math.sin(1.2 * places[index]),
                 "component_1": places[index].item(),
@@ -175,10 +194,18 @@ def _write_ensemble(folder: Path, boxes: torch.Tensor, rotations: torch.Tensor, 
         ],
     )
     clusters = [
-        {"number": k, "population": int((labels == k).sum()), "representative": int((labels == k).nonzero()[0])}
+        {"number": k + 1, "population": int((labels == k).sum()), "representative": int((labels == k).nonzero()[0])}
         for k in (0, 1)
     ]
-    write_json(ensemble / "landscape.json", {"explained_share": [0.62, 0.17, 0.06, 0.02], "clusters": clusters})
+    write_json(
+        ensemble / "landscape.json",
+        {
+            "explained_share": [0.62, 0.17, 0.06, 0.02],
+            "significant": [True, False, False, False],
+            "clusters": clusters,
+            "main_path": {"share": 0.91},
+        },
+    )
     for index, voxels in enumerate(boxes):
         _write(ensemble / "volumes" / f"volume_{index:04d}.mrc", voxels)
     _write(ensemble / "mean.mrc", boxes.mean(0))
@@ -187,7 +214,7 @@ def _write_ensemble(folder: Path, boxes: torch.Tensor, rotations: torch.Tensor, 
         component = torch.einsum("n,nzyx->zyx", places**power - places.pow(power).mean(), boxes) / count
         _write(ensemble / f"component_{number}.mrc", component)
     for k in (0, 1):
-        _write(ensemble / "clusters" / f"cluster_{k}.mrc", boxes[labels == k].mean(0))
+        _write(ensemble / "clusters" / f"cluster_{k + 1}.mrc", boxes[labels == k].mean(0))
     for number, index in enumerate(range(0, count, max(1, count // 5))):
         _write(ensemble / "path" / f"path_{number:02d}.mrc", boxes[index])
 

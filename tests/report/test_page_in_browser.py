@@ -134,7 +134,7 @@ def test_cards_are_filtered_and_sorted(page: Any) -> None:
     page.click("#verdicts button[data-value=all]")
     page.select_option("#sort", "worst")
     assert numbers()[:4] == [13, 6, 10, 3]
-    page.select_option("#of-state", "1")
+    page.select_option("#of-state", label="state 2")
     page.select_option("#sort", "index")
     assert numbers() == [7, 8, 9, 11, 12]
     page.select_option("#of-state", "all")
@@ -142,6 +142,7 @@ def test_cards_are_filtered_and_sorted(page: Any) -> None:
         page.click("#save-table")
     rows = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
     assert rows[0].startswith("index,seed,verdict") and len(rows) == 15
+    assert page.locator("#left-out figure").all_inner_texts() == ["14: nothing in the middle; blurred"]
 
 
 def test_a_surface_covers_what_its_projection_shows(page: Any) -> None:
@@ -184,6 +185,7 @@ def test_a_card_opens_its_volume(page: Any) -> None:
     wait_until(page, "document.querySelector('#detail canvas.scene').dataset.triangles > 100")
     assert dialog.locator("figure canvas[data-drawn=yes]").count() == 2
     assert "ensemble/volumes/volume_0003.mrc" in dialog.inner_text()
+    assert dialog.locator(".hemisphere circle[fill]").count() == 12
     before = dialog.locator("canvas.scene").get_attribute("data-turn")
     dialog.get_by_text("tilted").click()
     page.wait_for_timeout(150)
@@ -277,6 +279,11 @@ def test_the_motion_follows_its_slider_and_plays(page: Any) -> None:
     page.locator("#motion").scroll_into_view_if_needed()
     canvas = page.locator("#motion-scene")
     wait_until(page, "document.getElementById('motion-scene').dataset.triangles > 100")
+    slide(page, "#along", 0.5)
+    assert page.inner_text("#along-value") == "50%" and canvas.get_attribute("data-place") == "0.50"
+    assert page.locator("#motion-points .point").count() == 10
+    page.click("#motions button[data-value=component_1]")
+    page.wait_for_timeout(300)
     pictures = {}
     for place in (-1.2, 0.0, 1.2):
         slide(page, "#along", place)
@@ -289,11 +296,9 @@ def test_the_motion_follows_its_slider_and_plays(page: Any) -> None:
     page.click("#play")
     wait_until(page, "document.getElementById('motion-scene').dataset.place !== '1.20'")
     page.click("#play")
-    page.click("#motions button[data-value=path]")
+    page.click("#motions button[data-value=component_2]")
     page.wait_for_timeout(300)
-    slide(page, "#along", 1.5)
-    assert canvas.get_attribute("data-place") == "1.50"
-    assert page.locator("#motion-points").is_hidden()
+    assert "no more than noise" in page.inner_text("#motion-note")
 
 
 def test_curves_are_read_at_the_pointer(page: Any) -> None:
@@ -322,7 +327,7 @@ def test_a_run_that_has_only_begun_says_what_comes_next(
 ) -> None:
     begun = make_run(6, 24, stage(volumes=False, ensemble=False, consensus=False))
     page = opened(write_report(open_run(begun), torch.device("cpu")))
-    assert page.inner_text("h1") == "6 class averages; no volumes have been reconstructed yet."
+    assert page.inner_text("h1") == "7 class averages; no volumes have been reconstructed yet."
     assert "scoretomo reconstruct" in page.inner_text("#missing")
     unjudged = make_run(6, 24, stage(ensemble=False, consensus=False))
     page = opened(write_report(open_run(unjudged), torch.device("cpu")))

@@ -1,6 +1,7 @@
 """``scoretomo report``: all that a run has found, on one page that opens anywhere."""
 
 import platform
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -86,17 +87,17 @@ def _denoiser_checks(run: Run, device: torch.device) -> DenoiserChecks | None:
     weights = list(run.denoiser_folder.glob("*.safetensors"))
     if not weights:
         return None
-    path = run.figures / "samples.mrcs"
+    path, images = run.figures / "samples.mrcs", run.images[run.used]
     if path.exists() and path.stat().st_mtime >= max(file.stat().st_mtime for file in weights):
         stack = read_images(path, run.preprocessing.working_pixel_size_angstrom).stack.images
-        if len(stack) == _SAMPLES + len(references(len(run.images))):
-            return check_samples(MadeUp(stack[:_SAMPLES], stack[_SAMPLES:]), run.images)
+        if len(stack) == _SAMPLES + len(references(len(images))):
+            return _numbered(check_samples(MadeUp(stack[:_SAMPLES], stack[_SAMPLES:]), images), run)
     denoiser = EDMDenoiser(load_denoiser(run), bfloat16=supports_fast_bfloat16(device)).to(device).eval()
     noise = run.config.noise
     with torch.no_grad():
         made = make_up(
             denoiser,
-            run.images.to(device),
+            images.to(device),
             _SAMPLES,
             median=noise.median,
             log_std=noise.log_std,
@@ -105,7 +106,12 @@ def _denoiser_checks(run: Run, device: torch.device) -> DenoiserChecks | None:
     made = MadeUp(made.samples.cpu(), made.cleaned.cpu())
     stack = torch.cat([made.samples, made.cleaned])
     write_images(path, ImageStack(stack, run.preprocessing.working_pixel_size_angstrom))
-    return check_samples(made, run.images)
+    return _numbered(check_samples(made, images), run)
+
+
+def _numbered(checks: DenoiserChecks, run: Run) -> DenoiserChecks:
+    """Give the nearest images their numbers in the input, where those that were left out count too."""
+    return replace(checks, index=torch.tensor(run.used)[checks.index])
 
 
 def _made() -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from . import course
 from .denoiser_checks import DenoiserChecks
 from .headline import facts, headline, sentences
 from .page import Blocks, Report, render
-from .sections import ProjectedVolumes, volume_sections, volume_table
+from .sections import ProjectedVolumes, left_out_section, volume_sections, volume_table
 from .summary import RunSummary
 
 # Class averages that are shown beside the samples.
@@ -59,6 +59,7 @@ def build_page(
         "findings": sentences(run),
         "common_frame": any(volume.aligned for volume in run.volumes),
         **volumes,
+        "left_out": left_out_section(blocks, run, images),
         "table": _text(volume_table(run, projected.correlations)),
         "consensus": course.consensus(run, "consensus" if "consensus" in blocks.densities else None),
         "agreement": course.agreement(run),
@@ -78,7 +79,9 @@ def _denoiser(
         return None
     samples = None
     if checks is not None:
-        beside = images[torch.linspace(0, len(images) - 1, min(_BESIDE, len(images))).long()]
+        left_out = {image.index for image in run.left_out}
+        used = torch.tensor([index for index in range(len(images)) if index not in left_out])
+        beside = images[used[torch.linspace(0, len(used) - 1, min(_BESIDE, len(used))).long()]]
         blocks.add_pictures("samples", torch.stack([checks.samples, checks.nearest], 1))
         blocks.add_pictures("samples-data", beside[:, None])
         samples = {

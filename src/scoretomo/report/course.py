@@ -51,13 +51,13 @@ def consensus(run: RunSummary, density: str | None) -> dict[str, Any] | None:
 
 def agreement(run: RunSummary) -> dict[str, Any] | None:
     """FSC between the repeats of each volume, and the median of each verdict; None without repeats."""
-    found = (run.reliability or {}).get("seed_fsc") or {}
+    found = (run.reliability or {}).get("seed_fsc") or {}  # null where there is one seed only
     frequency, by_index = found.get("frequency_per_angstrom"), found.get("curves") or {}
     verdicts = {volume.index: volume.verdict or "unjudged" for volume in run.volumes}
     curves = [
         {"verdict": verdicts[int(index)], "x": frequency, "y": curve}
         for index, curve in by_index.items()
-        if int(index) in verdicts and curve
+        if int(index) in verdicts and curve and None not in curve
     ]
     if not frequency or not curves:
         return None
@@ -112,6 +112,14 @@ def provenance(run: RunSummary) -> list[tuple[str, str, bool]]:
     repeats = sorted({volume.seed for volume in run.volumes})
     if repeats not in ([], [0]):
         facts.append(("repeats kept", f"seeds {', '.join(map(str, repeats))}", False))
+    script = run.ensemble / "view.cxc"
+    if script.exists():
+        facts.append(("for ChimeraX", str(script.relative_to(run.folder)), True))
+    particles = sorted(path for path in (run.folder / "particles").glob("state_*") if path.suffix != ".mrc")
+    if particles:
+        facts.append(
+            ("particles of each state", ", ".join(str(path.relative_to(run.folder)) for path in particles), True)
+        )
     return [*facts, ("run made by", f"scoretomo {run.table['scoretomo']}", False)]
 
 

@@ -49,9 +49,10 @@ def sentences(run: RunSummary) -> list[str]:
         )
         resolution = run.consensus["resolution_angstrom"]
         said.append(f"A consensus map of {used} has a resolution of {resolution:.1f} Å (FSC 0.143 between halves).")
-    junk = sum(volume.image_verdict == "junk" for volume in run.volumes)
-    if junk:
-        said.append(f"{_count(junk, 'class average')} of those that went in {_is(junk)} junk by the quality check.")
+    if left := len(run.left_out):
+        said.append(
+            f"{_count(left, 'class average')} {_was(left)} left out before training, shown below with the reasons."
+        )
     return said
 
 
@@ -60,14 +61,12 @@ def facts(run: RunSummary) -> list[dict[str, str]]:
     counts = Counter(volume.verdict for volume in run.volumes)
     total = len(run.volumes)
     judged = total - counts[None]
-    images = run.table["input"]["images"]
-    found = (
-        [_fact(f"{counts['reliable']} / {judged}", "volumes reliable", f"{images} class averages went in")]
-        if judged
-        else []
-    )
+    images = f"{run.table['input']['images']} class averages went in"
+    if run.left_out:
+        images = f"{run.table['input']['images']} class averages, {len(run.left_out)} left out"
+    found = [_fact(f"{counts['reliable']} / {judged}", "volumes reliable", images)] if judged else []
     if not judged:
-        found.append(_fact(str(total), "volumes", f"{images} class averages went in"))
+        found.append(_fact(str(total), "volumes", images))
     if (group := _group(run)) is not None:
         found.append(_fact(group, "symmetry", "none found" if group == "C1" else "of the rigid part"))
     if any(volume.rotation for volume in run.volumes):
@@ -132,8 +131,11 @@ def _motion(run: RunSummary) -> list[str]:
     if len(states) > 1:
         shares = " : ".join(f"{population(each, states):.0%}" for each in states)
         said.append(f"The reliable volumes fall into {len(states)} states, in parts of {shares}.")
-    explained = explained_shares(run.landscape or {})
-    if explained and explained[0] >= _NOTHING_MOVES:
+    landscape = run.landscape or {}
+    explained, beyond_noise = explained_shares(landscape), landscape.get("significant")
+    if beyond_noise is not None and not any(beyond_noise):
+        said.append("No motion stands out from the errors of the volumes: what differs between them may be noise.")
+    elif explained and explained[0] >= _NOTHING_MOVES:
         said.append(f"One motion explains {explained[0]:.0%} of all differences between them; it can be played below.")
     return said
 
@@ -152,6 +154,10 @@ def _count(number: int, thing: str) -> str:
 
 def _is(number: int) -> str:
     return "is" if number == 1 else "are"
+
+
+def _was(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def _joined(parts: list[str]) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..io.mrc import read_volume
 from . import course
 from .denoiser_checks import DenoiserChecks
 from .figures import new_figure, save_figure, training_curves
 from .isosurface import UPRIGHT, surface, surface_level, tilted
+from .motion import read_voxels
 from .sections import ProjectedVolumes
 from .summary import RunSummary
 
@@ -81,13 +81,15 @@ def _states(path: Path, files: Sequence[Path]) -> None:
     pictures = []
     for place, file in enumerate(files):
         colour = _rgb(STATE_COLOURS[place % len(STATE_COLOURS)])
-        pictures.append((f"state {file.stem.split('_')[-1]}", surface(_voxels(file), _VIEW, colour=colour, pixels=160)))
+        pictures.append(
+            (f"state {file.stem.split('_')[-1]}", surface(read_voxels(file), _VIEW, colour=colour, pixels=160))
+        )
     _surfaces(path, pictures)
 
 
 def _motion(path: Path, run: RunSummary) -> None:
     """Draw the average, deformed along the first component, all at one level."""
-    mean, component = _voxels(run.ensemble / "mean.mrc"), _voxels(run.ensemble / "component_1.mrc")
+    mean, component = read_voxels(run.ensemble / "mean.mrc"), read_voxels(run.ensemble / "component_1.mrc")
     level = surface_level(mean)
     _surfaces(path, [(f"{c:+.0f} sd", surface(mean + c * component, _VIEW, level=level, pixels=160)) for c in _PLACES])
 
@@ -163,8 +165,3 @@ def _surfaces(path: Path, pictures: Sequence[tuple[str, Float[Tensor, "n n 4"]]]
 def _rgb(colour: str) -> tuple[float, float, float]:
     red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
     return red, green, blue
-
-
-def _voxels(path: Path) -> Float[Tensor, "n n n"]:
-    voxels: Tensor = read_volume(path).volume.voxels
-    return voxels

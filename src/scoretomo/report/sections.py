@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,18 +10,15 @@ from torch import Tensor
 
 from ..imaging.preprocess import working_volume
 from ..io.mrc import read_volume
-from .density import PageGrid, choose_grid, encode_difference, encode_volume
-from .headline import clusters, explained_shares, population
+from .density import PageGrid, choose_grid, encode_volume
+from .headline import clusters, population
+from .motion import motion_section, read_voxels
 from .page import Blocks, Report
 from .summary import RunSummary, VolumeSummary
 
 # Volumes that decide how large the box of all of them is.
 _MEASURED = 12
 _SIDE_BY_SIDE = 4
-_COMPONENTS_THAT_MOVE = 3
-# Along a component the average is deformed as far as the volumes go, but no further than this, in standard deviations.
-_FARTHEST = 2.5
-_AXES = {"map": "map", "component": "component"}
 
 
 @dataclass(frozen=True)
@@ -67,18 +63,20 @@ def volume_sections(blocks: Blocks, run: RunSummary, projected: ProjectedVolumes
             "axes": [],
             "axis_pairs": [],
             "motion": None,
+            "view_directions": [],
         }
     grid = _grid(run)
     numbers = sorted(
         {volume.cluster for volume in run.volumes if volume.cluster is not None} | {_number(c) for c in clusters(run)}
     )
     states = {number: place for place, number in enumerate(numbers)}
+    views = _view_excess(run)
     blocks.add_pictures("volumes", projected.pictures)
     volumes = []
     for place, volume in enumerate(run.volumes):
         voxels = read_volume(volume.aligned or volume.path).volume.voxels
         blocks.add_density(f"volume-{volume.index}", encode_volume(voxels, grid), grid)
-        volumes.append(_volume(run, volume, place, projected.correlations[place], states))
+        volumes.append(_volume(run, volume, place, projected.correlations[place], states, views))
         track(place / len(run.volumes), "volumes of the page")
     described = [_state(run, number) for number in numbers]
     choices = _choices(blocks, run, grid, described, states)
@@ -90,8 +88,16 @@ def volume_sections(blocks: Blocks, run: RunSummary, projected: ProjectedVolumes
         "side_by_side": _side_by_side(run, choices),
         "axes": axes,
         "axis_pairs": pairs,
-        "motion": _motion(blocks, run, grid),
+        "motion": motion_section(blocks, run, grid),
+        "view_directions": (run.reliability or {}).get("view_directions") or [],
     }
+
+
+def left_out_section(blocks: Blocks, run: RunSummary, images: Float[Tensor, "k side side"]) -> list[dict[str, Any]]:
+    """Show the class averages that were not used, each in its own range of grey."""
+    if run.left_out:
+        blocks.add_pictures("left-out", images[[image.index for image in run.left_out]][:, None])
+    return [{"index": image.index, "reasons": list(image.reasons)} for image in run.left_out]
 
 
 def consensus_density(blocks: Blocks, run: RunSummary) -> str | None:
@@ -115,7 +121,12 @@ def _grid(run: RunSummary) -> PageGrid:
 
 
 def _volume(
-    run: RunSummary, volume: VolumeSummary, place: int, correlation: float, states: dict[int, int]
+    run: RunSummary,
+    volume: VolumeSummary,
+    place: int,
+    correlation: float,
+    states: dict[int, int],
+    views: dict[tuple[int, int], list[float]],
 ) -> dict[str, Any]:
     files = [volume.path] if volume.aligned is None else [volume.path, volume.aligned]
     # from the common frame back to the class average's: the transpose; a mirror leaves the projection as it is
@@ -140,8 +151,15 @@ def _volume(
         "image_reasons": list(volume.image_reasons),
         "view": view if volume.aligned is not None else None,
         "density": f"volume-{volume.index}",
+        "views": views.get((volume.index, volume.seed)),
         "files": [str(path.relative_to(run.folder)) for path in files],
     }
+
+
+def _view_excess(run: RunSummary) -> dict[tuple[int, int], list[float]]:
+    """By index and seed, how unlike class averages a volume's projections are from each direction."""
+    judged = (run.reliability or {}).get("volumes") or []
+    return {(row["index"], row.get("seed", 0)): row["view_excess"] for row in judged if row.get("view_excess")}
 
 
 def _state(run: RunSummary, number: int) -> dict[str, Any]:
@@ -172,14 +190,14 @@ def _choices(
     shown = []
     for path in run.series("clusters/cluster_*.mrc"):
         number = int(path.stem.split("_")[-1])
-        name = blocks.add_density(f"state-{number}", encode_volume(_voxels(path), grid), grid)
+        name = blocks.add_density(f"state-{number}", encode_volume(read_voxels(path), grid), grid)
         label = next((each["label"] for each in described if each["number"] == number), path.stem)
         shown.append({"density": name, "label": label, "state": states.get(number)})
     if shown:
         groups.append({"name": "states", "items": shown})
     together = []
     if (path := run.ensemble / "mean.mrc").exists():
-        name = blocks.add_density("mean", encode_volume(_voxels(path), grid), grid)
+        name = blocks.add_density("mean", encode_volume(read_voxels(path), grid), grid)
         together.append({"density": name, "label": "average of the reliable", "state": None})
     if (name_of_consensus := consensus_density(blocks, run)) is not None:
         together.append({"density": name_of_consensus, "label": "consensus", "state": None})
@@ -222,57 +240,6 @@ def _axes(run: RunSummary) -> tuple[list[tuple[str, str]], list[tuple[str, str]]
             )
         )
     return axes, pairs
-
-
-def _motion(blocks: Blocks, run: RunSummary, grid: PageGrid) -> dict[str, Any] | None:
-    """Collect components to deform the average along, and series between states."""
-    shares = explained_shares(run.landscape or {})
-    components = []
-    for path in run.series("component_*.mrc")[:_COMPONENTS_THAT_MOVE] if "mean" in blocks.densities else []:
-        number = int(path.stem.split("_")[-1])
-        name = f"component_{number}"
-        density = blocks.add_density(f"component-{number}", encode_difference(_voxels(path), grid), grid)
-        share = shares[number - 1] if number <= len(shares) else None
-        components.append(
-            {
-                "name": name,
-                "label": f"component {number}" + ("" if share is None else f" ({share:.0%})"),
-                "density": density,
-                "range": _range(run, name),
-                "note": "The average plus so many standard deviations of this component. Click a point: its volume.",
-            }
-        )
-    paths = _paths(blocks, run, grid)
-    if not components and not paths:
-        return None
-    variance = None
-    if (path := run.ensemble / "variance.mrc").exists():
-        variance = blocks.add_density("variance", encode_difference(_voxels(path).clamp(min=0).sqrt(), grid), grid)
-    mean = "mean" if "mean" in blocks.densities else None
-    return {"mean": mean, "variance": variance, "components": components, "paths": paths, "explained": shares}
-
-
-def _paths(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
-    frames = [
-        blocks.add_density(f"path-{place}", encode_volume(_voxels(path), grid), grid)
-        for place, path in enumerate(run.series("path/path_*.mrc"))
-    ]
-    if len(frames) < 2:
-        return []
-    note = "Averages of the volumes that lie near each place of the path, one after another."
-    return [{"name": "path", "label": "path between states", "frames": frames, "note": note}]
-
-
-def _range(run: RunSummary, name: str) -> list[float]:
-    places = [volume.coordinates[name] for volume in run.volumes if volume.trusted and name in volume.coordinates]
-    if not places:
-        return [-2.0, 2.0]
-    return [max(-_FARTHEST, min(places)), min(_FARTHEST, max(places))]
-
-
-def _voxels(path: Path) -> Float[Tensor, "n n n"]:
-    voxels: Tensor = read_volume(path).volume.voxels
-    return voxels
 
 
 def volume_table(run: RunSummary, correlations: Sequence[float]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class VolumeSummary:
     cluster
         Number of its state; None for volumes that belong to none.
     coordinates
-        ``map_1``, ``component_1``, ... in standard units.
+        ``map_1``, ``component_1``, ... in standard units, and ``phase``, from 0 to 1 along the main path.
     spread
         Uncertainty of the coordinates, from the repeats.
     image_verdict, image_reasons
@@ -75,6 +75,14 @@ class VolumeSummary:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A class average that was not used, and why."""
+
+    index: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """A run folder as the report sees it; what is not there is None or empty.
 
@@ -88,6 +96,8 @@ class RunSummary:
         How the images were prepared.
     volumes
         In the order of their class averages.
+    left_out
+        Class averages that were not used.
     reliability, symmetry, landscape
         ``reliability.json``, ``symmetry.json`` and ``landscape.json`` of ``ensemble/``.
     consensus, consensus_fsc
@@ -100,6 +110,7 @@ class RunSummary:
     table: Mapping[str, Any]
     preprocessing: Preprocessing
     volumes: tuple[VolumeSummary, ...]
+    left_out: tuple[LeftOut, ...]
     reliability: Mapping[str, Any] | None
     symmetry: Mapping[str, Any] | None
     landscape: Mapping[str, Any] | None
@@ -140,6 +151,7 @@ def read_summary(folder: Path) -> RunSummary:
         table,
         Preprocessing.from_dict(preprocessing),
         _volumes(folder),
+        _left_out(folder, table["input"].get("left_out", ())),
         _json(ensemble / "reliability.json"),
         _json(ensemble / "symmetry.json"),
         _json(ensemble / "landscape.json"),
@@ -200,12 +212,22 @@ def _volume(
         {
             name: value
             for name, text in mapped.items()
-            if name.startswith(("map_", "component_")) and (value := _number(text)) is not None
+            if name.startswith(("map_", "component_", "phase")) and (value := _number(text)) is not None
         },
         _number(mapped.get("spread")),
         checked.get("verdict"),
         _words(checked.get("reasons")),
     )
+
+
+def _left_out(folder: Path, indices: Sequence[int]) -> tuple[LeftOut, ...]:
+    checked = {int(row["index"]): row for row in _rows(folder / "quality.csv")}
+    asked = ("left out as asked",)
+    found = []
+    for index in indices:
+        row = checked.get(index, {})
+        found.append(LeftOut(index, _words(row.get("reasons")) if row.get("verdict") == "junk" else asked))
+    return tuple(found)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

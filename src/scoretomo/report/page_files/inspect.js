@@ -1,14 +1,19 @@
 // One volume in full: class average, projection, surface, verdict, figures and files; in the map and in a dialog.
 
 const PARTS = {
-  seed_agreement: "agreement of independent repeats",
-  score_excess: "projections unlike any class average",
+  seed_agreement: "agreement of independent repeats (1 is perfect)",
+  neighbour_agreement: "agreement with volumes of like images (1 is perfect)",
+  score_excess: "projections unlike class averages (sd)",
+  worst_view: "the worst of its projections (sd)",
+  base_support: "other volumes that explain its image as well (part)",
+  match: "match with class averages from other sides",
+  coverage: "class averages that it explains best (part)",
+  sphere_coverage: "directions that class averages confirm (part)",
   base_correlation: "match with its own class average",
-  coverage: "class averages that it explains",
-  sphere_coverage: "directions from which it is seen",
-  sharpness: "share of fine detail",
-  density_outlier: "amount of density, against the others",
-  radius_outlier: "size, against the others",
+  sharpness: "fine detail",
+  contrast: "contrast of density (logarithm)",
+  density: "spread of density (logarithm)",
+  radius: "radius (part of the box)",
 };
 const partName = (name) => PARTS[name] ?? name.replaceAll("_", " ");
 
@@ -44,6 +49,7 @@ function inspect(holder, volume, { close = null } = {}) {
     volume.reasons.length ? make("ul", { class: "reasons" }, volume.reasons.map((words) => make("li", {}, words))) : null,
     volume.image_reasons.length || volume.image_verdict === "junk"
       ? make("p", { class: "note" }, `Class average: ${volume.image_verdict}. ${volume.image_reasons.join("; ")}`) : null,
+    volume.views ? viewsPlot(volume.views) : null,
     Object.keys(volume.parts).length ? make("table", {}, make("tbody", {}, Object.entries(volume.parts).map(([name, value]) =>
       make("tr", { title: name }, make("td", {}, partName(name)), make("td", {}, short(value)))))) : null,
     make("div", { class: "file" }, volume.files.join("  ·  "))));
@@ -59,4 +65,23 @@ function inspect(holder, volume, { close = null } = {}) {
     scene.show(field);
   });
   inspected.set(holder, scene);
+}
+
+// Residuals of projections, in standard deviations of class averages, at which the colour is full.
+const FULL_EXCESS = 4;
+
+/** The hemisphere of directions, seen from the class average's side: which projections look wrong. */
+function viewsPlot(excess) {
+  const radius = 62;
+  const svg = draw("svg", { viewBox: "-70 -70 140 140", class: "hemisphere", role: "img", "aria-label": "directions" });
+  svg.append(draw("circle", { r: radius + 5, class: "rim" }));
+  page.view_directions.forEach(([x, y, z], i) => {
+    // the area of the hemisphere is kept (Lambert)
+    const scale = radius / Math.sqrt(1 + z);
+    const dot = draw("circle", { cx: x * scale, cy: -y * scale, r: 5.5, fill: rampColour(0.5 + excess[i] / (2 * FULL_EXCESS)) });
+    dot.append(draw("title", {}, `${excess[i] >= 0 ? "+" : "−"}${Math.abs(excess[i]).toFixed(1)} standard deviations`));
+    svg.append(dot);
+  });
+  return make("div", { class: "views-plot" }, svg, make("p", { class: "note" },
+    "Its projections from all sides, the middle being the side of its class average. Red: unlike the class averages; blue: like them."));
 }

@@ -2,7 +2,7 @@
 
 async function startMotion() {
   const { motion } = page;
-  const ways = [...motion.components, ...motion.paths];
+  const { ways } = motion;
   const scene = new Scene(byId("motion-scene"));
   const [mean, variance] = await Promise.all([motion.mean, motion.variance].map((name) => (name ? fieldOf(name) : null)));
   byId("colour-variable").hidden = !variance;
@@ -14,10 +14,10 @@ async function startMotion() {
   const paint = onceAFrame(() => {
     if (!way) return;
     const place = +along.value;
-    const field = way.density ? sum(mean, place, series[0]) : between(series, place);
+    const field = way.density ? sum(mean, place, series[0]) : between(series, place * (series.length - 1));
     const coloured = variance && byId("variable").checked;
     scene.show(field, { colour: "#7fa6d8", second: coloured ? variance : null, most: coloured ? 0.6 * variance.peak : 1 });
-    byId("along-value").textContent = way.density ? `${place >= 0 ? "+" : "−"}${Math.abs(place).toFixed(1)} sd` : percent(place / (series.length - 1));
+    byId("along-value").textContent = way.density ? `${place >= 0 ? "+" : "−"}${Math.abs(place).toFixed(1)} sd` : percent(place);
     byId("motion-scene").dataset.place = place.toFixed(2);
     markPlace(place);
   });
@@ -25,12 +25,10 @@ async function startMotion() {
   async function take(name) {
     way = ways.find((each) => each.name === name);
     series = await Promise.all((way.density ? [way.density] : way.frames).map(fieldOf));
-    along.min = way.density ? way.range[0] : 0;
-    along.max = way.density ? way.range[1] : series.length - 1;
+    [along.min, along.max] = way.range;
     along.value = 0;
     level.value = (mean ?? series[0]).level;
-    byId("motion-points").hidden = !way.density;
-    if (way.density) inWidth(byId("motion-points"), () => { drawPlaces(way); markPlace(+along.value); });
+    inWidth(byId("motion-points"), () => { drawPlaces(way); markPlace(+along.value); });
     byId("motion-note").textContent = way.note;
     paint();
   }
@@ -77,15 +75,16 @@ function player(button, slider, act) {
   });
 }
 
-/** Where the volumes lie along a component, and where the slider is. */
+/** Where the volumes lie along the motion, and where the slider is. */
 let placeMark = null;
 function drawPlaces(way) {
   placeMark = null;
   const volumes = page.volumes.filter((volume) => volume.coordinates[way.name] !== undefined && volume.trusted);
+  byId("motion-points").hidden = !volumes.length;
   if (!volumes.length) return;
   const area = pointChart(byId("motion-points"), {
     height: 190,
-    x: { range: [way.range[0] - 0.15, way.range[1] + 0.15], name: `${way.label}: where the volumes lie (standard deviations)` },
+    x: { range: around(way.range, 0.05), name: `where the volumes lie: ${way.axis}` },
     y: { range: [-1, 1], hidden: true },
     points: volumes.map((volume) => ({
       x: volume.coordinates[way.name], y: ((volume.index * 0.618034) % 1) * 1.4 - 0.7, index: volume.index, trusted: true,

@@ -77,4 +77,14 @@ function startVolumes() {
   chosen.listeners.push((index) => { markCard(index); if (byId("detail").open) openDetail(); });
   byId("detail").addEventListener("click", (event) => { if (event.target === byId("detail")) byId("detail").close(); });
   drawCards();
+  drawLeftOut();
+}
+
+function drawLeftOut() {
+  byId("left-out").hidden = !page.left_out.length;
+  byId("left-out-images").replaceChildren(...page.left_out.map(({ index, reasons }, place) => {
+    const canvas = make("canvas", { role: "img", "aria-label": `class average ${index}` });
+    whenNear(canvas, () => drawPicture(canvas, "left-out", place));
+    return make("figure", {}, canvas, make("figcaption", {}, `${index}: ${reasons.join("; ")}`));
+  }));
 }

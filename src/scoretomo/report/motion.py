@@ -1,0 +1,91 @@
+"""How the molecule moves, for the page: averages along the main path, and the average deformed along components."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..io.mrc import read_volume
+from .density import PageGrid, encode_difference, encode_volume
+from .headline import explained_shares
+from .page import Blocks
+from .summary import RunSummary
+
+_COMPONENTS = 3
+# Along a component the average is deformed as far as the volumes go, but no further than this, in standard deviations.
+_FARTHEST = 2.5
+
+
+def motion_section(blocks: Blocks, run: RunSummary, grid: PageGrid) -> dict[str, Any] | None:
+    """Collect what can be played; None where there is nothing. The average, if any, is in ``blocks`` as ``mean``."""
+    has_mean = "mean" in blocks.densities
+    ways = [*_path(blocks, run, grid), *(_components(blocks, run, grid) if has_mean else [])]
+    if not ways:
+        return None
+    variance = None
+    if (path := run.ensemble / "variance.mrc").exists():
+        variance = blocks.add_density("variance", encode_difference(read_voxels(path).clamp(min=0).sqrt(), grid), grid)
+    return {
+        "mean": "mean" if has_mean else None,
+        "variance": variance,
+        "ways": ways,
+        "explained": explained_shares(run.landscape or {}),
+    }
+
+
+def read_voxels(path: Path) -> Float[Tensor, "n n n"]:
+    """Read a volume of the run folder."""
+    voxels: Tensor = read_volume(path).volume.voxels
+    return voxels
+
+
+def _path(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
+    """Take in the main path; points lie along it by their phase."""
+    frames = [
+        blocks.add_density(f"path-{place}", encode_volume(read_voxels(path), grid), grid)
+        for place, path in enumerate(run.series("path/path_*.mrc"))
+    ]
+    if len(frames) < 2:
+        return []
+    share = ((run.landscape or {}).get("main_path") or {}).get("share")
+    return [
+        {
+            "name": "phase",
+            "label": "main path" + ("" if share is None else f" ({share:.0%})"),
+            "frames": frames,
+            "range": [0.0, 1.0],
+            "axis": "place along the path",
+            "note": "Averages of the volumes near each place of the path: what was seen, nothing extrapolated.",
+        }
+    ]
+
+
+def _components(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
+    landscape = run.landscape or {}
+    shares, significant = explained_shares(landscape), landscape.get("significant")
+    found = []
+    for path in run.series("component_*.mrc")[:_COMPONENTS]:
+        number = int(path.stem.split("_")[-1])
+        name = f"component_{number}"
+        share = shares[number - 1] if number <= len(shares) else None
+        noise = significant is not None and number <= len(significant) and not significant[number - 1]
+        note = "The average plus so many standard deviations of this component, a straight line in density."
+        found.append(
+            {
+                "name": name,
+                "label": f"component {number}" + ("" if share is None else f" ({share:.0%})"),
+                "density": blocks.add_density(f"component-{number}", encode_difference(read_voxels(path), grid), grid),
+                "range": _range(run, name),
+                "axis": "standard deviations",
+                "note": f"{note} It is no more than noise would give." if noise else note,
+            }
+        )
+    return found
+
+
+def _range(run: RunSummary, name: str) -> list[float]:
+    places = [volume.coordinates[name] for volume in run.volumes if volume.trusted and name in volume.coordinates]
+    if not places:
+        return [-2.0, 2.0]
+    return [max(-_FARTHEST, min(places)), min(_FARTHEST, max(places))]

@@ -17,7 +17,10 @@ from scoretomo.runs import open_run
 
 TINY = (
     "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1 --budget 16 --held-out 0 "
-    "--optimiser.batch-size 8 --optimiser.warmup-images 16 --growth.nuclei 2 --growth.rounds 1 "
+    "--optimiser.batch-size 8 --optimiser.warmup-images 16"
+)
+GROWTH = (
+    "--growth.nuclei 2 --growth.rounds 1 "
     "--growth.matching.base-order 1 --growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2"
 )
 
@@ -35,7 +38,11 @@ def write(path: Path, images: torch.Tensor) -> Path:
 
 
 def run(images: Path, folder: Path, *more: str) -> int:
-    return cli.main(["run", str(images), "-o", str(folder), *TINY.split(), *more])
+    return cli.main(["run", str(images), "-o", str(folder), *TINY.split(), *GROWTH.split(), *more])
+
+
+def train(images: Path, folder: Path, *more: str) -> int:
+    return cli.main(["train", str(images), "-o", str(folder), *TINY.split(), *more])
 
 
 def volumes(folder: Path) -> list[str]:
@@ -91,20 +98,19 @@ def test_empty_classes_are_left_out_of_a_run_unless_they_are_asked_for(
 ) -> None:
     particles[2] = 0
     stack = write(tmp_path / "averages.mrcs", particles[:6])
-    assert run(stack, tmp_path / "kept", "--keep", "2") == 2
+    assert train(stack, tmp_path / "kept", "--keep", "2") == 2
     assert "constant (index 2)" in capsys.readouterr().err
     assert not (tmp_path / "kept").exists()
-    assert run(stack, tmp_path / "run", "--images", "0", "3") == 0
+    assert train(stack, tmp_path / "run") == 0
     assert "left out: image 2: empty" in capsys.readouterr().err
-    assert volumes(tmp_path / "run") == ["volume_0000.mrc", "volume_0003.mrc"]
+    assert open_run(tmp_path / "run").used == [0, 1, 3, 4, 5]
 
 
 def test_a_run_from_before_there_was_a_check_goes_on(particles: torch.Tensor, tmp_path: Path) -> None:
     """Its settings know nothing of it, and all of its images are used."""
     stack, folder = write(tmp_path / "averages.mrcs", particles[:6]), tmp_path / "run"
-    assert run(stack, folder, "--images", "0") == 0
+    assert train(stack, folder) == 0
     (folder / "quality.csv").unlink()
     assert not {"check", "keep", "exclude"} & set(tomllib.loads((folder / "config.toml").read_text())["settings"])
-    assert run(stack, folder, "--images", "0", "1") == 0
+    assert train(stack, folder) == 0
     assert open_run(folder).used == list(range(6))
-    assert volumes(folder) == ["volume_0000.mrc", "volume_0001.mrc"]

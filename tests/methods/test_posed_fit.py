@@ -43,7 +43,7 @@ def _in_band(volume: Tensor) -> Tensor:
 
 
 def _error(found: Tensor, truth: Tensor) -> float:
-    return float((_in_band(found - truth).abs().norm() / _in_band(truth).abs().norm()))
+    return float(_in_band(found - truth).abs().norm() / _in_band(truth).abs().norm())
 
 
 def test_slices_of_all_directions_give_the_volume_back(volume: Tensor) -> None:

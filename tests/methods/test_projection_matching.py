@@ -51,7 +51,7 @@ def shifts() -> Tensor:
 
 @pytest.fixture(scope="module")
 def images(volume: Tensor, rotations: Tensor, shifts: Tensor) -> Tensor:
-    """Moved projections with a fifth of their standard deviation of noise, one in three of them at half the amplitude."""
+    """Moved projections with a fifth of their standard deviation of noise, one in three of them weaker."""
     clean = translate(project(volume[None], rotations[None])[0], shifts)
     clean[::3] *= 0.6
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))

@@ -156,7 +156,7 @@ class PosedFit:
         """Volume within the support that explains the views, by preconditioned conjugate gradients.
 
         ``ratio`` is the power of signal to noise in the volume, by shell. It makes the prior: with a weight D of the
-        data in a shell, the signal there has the variance ratio / D (Scheres 2012, Eq. 5), about ``expected`` or zero.
+        data in a shell, the signal there has the variance ratio / D (Scheres 2012), about ``expected`` or zero.
         """
         grid = self.grid
         support = soft_ball(grid.side, 3, grid.radius * grid.side / grid.full, _EDGE, start.device)

@@ -55,7 +55,7 @@ def write_report(run: Run, device: torch.device) -> Path:
     """Write the page, its pictures and its tables; returns the page."""
     summary = read_summary(run.folder)
     run.figures.mkdir(exist_ok=True)
-    checks = _denoiser_checks(run, device)
+    checks = denoiser_checks(run, device)
     with progress("report") as track:
         projected = project_volumes(summary, run.images, lambda part, note: track(0.3 * part, note))
         page = build_page(
@@ -82,7 +82,7 @@ def write_report(run: Run, device: torch.device) -> Path:
     return path
 
 
-def _denoiser_checks(run: Run, device: torch.device) -> DenoiserChecks | None:
+def denoiser_checks(run: Run, device: torch.device) -> DenoiserChecks | None:
     """Let the denoiser make up images, or take those of the last report; None before it is trained."""
     weights = list(run.denoiser_folder.glob("*.safetensors"))
     if not weights:

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..imaging.fourier import radius_grid, recentre_crop, resize
 from .isosurface import smooth, surface_level
 
-# A page of some 40 MB opens everywhere: three quarters are bytes of volumes, were they not compressed.
-_BYTES_OF_VOLUMES = 30_000_000
+# As text these are 33 MB even if they cannot be compressed: a page of some 40 MB opens everywhere.
+_BYTES_OF_VOLUMES = 25_000_000
 _LARGEST_SIDE, _SMALLEST_SIDE = 48, 24
 # Finer sampling than twice the volume's own shows nothing new.
 _FINEST = 2

@@ -228,7 +228,7 @@ def _side_by_side(run: RunSummary, choices: list[dict[str, Any]]) -> list[str]:
 def _axes(run: RunSummary) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Name the coordinates that there are, and pairs of them to draw; a single one is drawn against itself."""
     names = list(dict.fromkeys(name for volume in run.volumes for name in volume.coordinates))
-    axes = [(name, name.replace("_", " ")) for name in names]
+    axes = [(name, "place along the main path" if name == "phase" else name.replace("_", " ")) for name in names]
     pairs = []
     for kind in ("map", "component"):
         of_kind = [name for name in names if name.startswith(kind)]

@@ -58,7 +58,7 @@ function inspect(holder, volume, { close = null } = {}) {
     camera.set(camera.home, 1);
   });
   const scene = new Scene(canvas, camera);
-  scene.colour = volume.state === null ? STATE_COLOURS[0] : stateColour(volume.state);
+  scene.colour = surfaceColour(volume);
   fieldOf(volume.density).then((field) => {
     level.value = field.level;
     level.addEventListener("input", () => scene.setLevel(+level.value));

@@ -24,6 +24,11 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const stateColour = (state) => (state === null || state === undefined ? NO_STATE : STATE_COLOURS[state % STATE_COLOURS.length]);
+/** Of a volume's surface: its state's colour; grey if it is not reliable. */
+function surfaceColour(volume) {
+  if (!volume.trusted) return NO_STATE;
+  return volume.state === null ? STATE_COLOURS[0] : stateColour(volume.state);
+}
 const stateName = (state) => page.states[state]?.label ?? `state ${state + 1}`;
 const verdictOf = (volume) => volume.verdict ?? "unjudged";
 const percent = (part) => `${Math.round(100 * part)}%`;

@@ -10,13 +10,13 @@ function rampColour(part) {
 }
 
 function startStates() {
-  const placed = page.volumes.filter((volume) => page.axes.every(([name]) => volume.coordinates[name] !== undefined));
+  const placed = page.volumes.filter((volume) => page.axis_pairs[0].every((name) => volume.coordinates[name] !== undefined));
   const pairs = page.axis_pairs.map(([a, b]) => [`${a} ${b}`, `${axisName(a)} and ${axisName(b)}`]);
   options(byId("axes"), pairs, pairs[0][0]);
   const colours = [
     ...(page.states.length ? [["state", "state"]] : []),
     ...(placed.some((volume) => volume.probability !== null) ? [["probability", "probability of being right"]] : []),
-    ...page.axes.filter(([name]) => name.startsWith("component")).map(([name, words]) => [name, words]),
+    ...page.axes.filter(([name]) => !name.startsWith("map")).map(([name, words]) => [name, words]),
   ];
   options(byId("colouring"), colours, colours[0]?.[0]);
   const redraw = () => inWidth(byId("map"), () => drawMap(placed, byId("axes").value.split(" "), byId("colouring").value));

@@ -30,7 +30,7 @@ function card(volume) {
   whenNear(thumb, async () => {
     const field = await fieldOf(volume.density);
     const scene = new Scene(thumb, new Camera(volume.view ?? STRAIGHT), { still: true });
-    scene.show(field, { colour: volume.state === null ? STATE_COLOURS[0] : stateColour(volume.state) });
+    scene.show(field, { colour: surfaceColour(volume) });
   });
   const why = volume.reasons.length ? volume.reasons.join("; ") : `matches its class average at ${volume.correlation.toFixed(2)}`;
   return make("button", { type: "button", class: "card", "data-index": volume.index, onclick: () => { choose(volume.index); openDetail(); } },

@@ -1,0 +1,84 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scoretomo.datatypes import InputError
+from scoretomo.report.headline import facts, headline, sentences
+from scoretomo.report.summary import RunSummary, read_summary
+
+
+@pytest.fixture
+def folder(make_run: Callable[..., Path], tmp_path: Path) -> Path:
+    """A run folder of which a test may break parts."""
+    return Path(shutil.copytree(make_run(), tmp_path / "box"))
+
+
+def test_tables_are_joined_by_the_number_of_the_class_average(folder: Path) -> None:
+    run = read_summary(folder)
+    assert [volume.index for volume in run.volumes] == list(range(14))
+    third, sixth = run.volumes[3], run.volumes[6]
+    assert third.verdict == "doubtful" and third.reasons[0].startswith("repeats agree on the core")
+    assert third.hand_certain is False and third.mirrored and not third.trusted
+    assert sixth.verdict == "wrong" and sixth.cluster is None
+    assert run.volumes[0].parts["seed_agreement"] == pytest.approx(0.95)
+    assert set(run.volumes[0].coordinates) == {"map_1", "map_2", "component_1", "component_2", "phase"}
+    assert run.volumes[0].aligned == folder / "ensemble" / "volumes" / "volume_0000.mrc"
+    assert [(image.index, image.reasons) for image in run.left_out] == [(14, ("nothing in the middle", "blurred"))]
+    assert [path.name for path in run.series("component_*.mrc")] == ["component_1.mrc", "component_2.mrc"]
+
+
+def test_the_kept_repeat_is_the_one_that_is_shown(folder: Path) -> None:
+    table = folder / "ensemble" / "reliability.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    lines[1] = lines[1].replace("0,0,", "0,2,", 1)
+    table.write_text("\n".join(lines), encoding="utf-8")
+    assert read_summary(folder).volumes[0].path.name == "volume_0000_seed2.mrc"
+
+
+def test_a_series_is_in_the_order_of_its_numbers(folder: Path) -> None:
+    (folder / "ensemble" / "component_10.mrc").touch()
+    names = [path.name for path in read_summary(folder).series("component_*.mrc")]
+    assert names == ["component_1.mrc", "component_2.mrc", "component_10.mrc"]
+
+
+def test_the_headline_grows_with_the_run(folder: Path) -> None:
+    assert headline(read_summary(folder)) == "10 of 14 volumes are reliable; they show 2 states and D2 symmetry."
+    said = " ".join(sentences(read_summary(folder)))
+    assert "2 volumes are doubtful and 2 wrong" in said
+    assert "D2 symmetry (correlation 0.96)" in said and "for 10 of 10 the hand is certain" in said
+    assert "11.3 Å" in said and "1 class average was left out" in said
+    shutil.rmtree(folder / "consensus")
+    (folder / "ensemble" / "landscape.json").unlink()
+    (folder / "ensemble" / "symmetry.json").unlink()
+    run = read_summary(folder)
+    assert headline(run) == "10 of 14 volumes are reliable."
+    assert [fact["label"] for fact in facts(run)] == ["volumes reliable", "frame and hand", "pixel size"]
+    shutil.rmtree(folder / "ensemble")
+    assert "nobody has judged" in headline(read_summary(folder))
+    shutil.rmtree(folder / "volumes")
+    assert headline(read_summary(folder)) == "15 class averages; no volumes have been reconstructed yet."
+
+
+def test_a_motion_that_may_be_noise_is_not_announced(folder: Path) -> None:
+    def said(run: RunSummary) -> str:
+        return " ".join(sentences(run))
+
+    assert "One motion explains 62%" in said(read_summary(folder))
+    path = folder / "ensemble" / "landscape.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("true", "false"), encoding="utf-8")
+    assert "No motion stands out" in said(read_summary(folder))
+
+
+@pytest.mark.parametrize("name", ["config.toml", "preprocessing.json"])
+def test_a_folder_that_is_no_run_is_refused_by_name(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{folder.name}.*{name}"):
+        read_summary(folder)
+
+
+def test_a_broken_file_is_named(folder: Path) -> None:
+    (folder / "ensemble" / "landscape.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"landscape\.json"):
+        read_summary(folder)

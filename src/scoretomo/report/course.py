@@ -169,11 +169,11 @@ def missing(run: RunSummary, *, has_samples: bool) -> list[tuple[str, str]]:
 
 
 def _consensus_words(found: Mapping[str, Any]) -> str:
-    if not found.get("resolution_angstrom"):
-        return "A map of all reliable class averages together."
+    used = found.get("images_used")
     symmetry = found.get("symmetry")
-    with_symmetry = f", {symmetry} symmetry imposed" if symmetry and symmetry != "C1" else ""
-    return (
-        f"Two halves of the class averages, reconstructed independently, agree to {found['resolution_angstrom']:.1f} Å "
-        f"(FSC 0.143{with_symmetry})."
-    )
+    made = f"Made of {used} class averages" if used else "Made of all reliable class averages"
+    made += f" with {symmetry} symmetry imposed. " if symmetry and symmetry != "C1" else ". "
+    if not found.get("resolution_angstrom"):
+        return made + "Its resolution is not known without independent halves."
+    resolution = found["resolution_angstrom"]
+    return f"{made}Two halves of them, reconstructed independently, agree to {resolution:.1f} Å (FSC 0.143)."

@@ -25,6 +25,7 @@ BENCHMARKS = (
     "pose_search",
     "scaling",
     "accuracy",
+    "synchronisation",
 )
 
 _USAGE = """usage: python -m benchmarks NAME [--no-record] [options of NAME; --help shows them]

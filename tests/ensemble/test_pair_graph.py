@@ -2,7 +2,13 @@
 
 import torch
 
-from scoretomo.ensemble.pair_graph import Pairs, random_pairs, synchronise_hands, synchronise_matrices
+from scoretomo.ensemble.pair_graph import (
+    Pairs,
+    nearest_orthogonal,
+    random_pairs,
+    synchronise_hands,
+    synchronise_matrices,
+)
 from scoretomo.geometry.rotations import angle_between, from_rotation_vectors, random_rotations
 from scoretomo.geometry.symmetry import symmetry_group
 
@@ -84,3 +90,22 @@ def test_pairs_are_known_up_to_the_group_only(generator: torch.Generator) -> Non
     same_hand = torch.linalg.det(relative) * torch.linalg.det(group) > 0
     degrees = torch.where(same_hand, angle_between(relative, group.expand_as(relative)), 180.0)
     assert degrees.amin(1)[~bad].max() < 6
+
+
+def test_volumes_that_agree_with_each_other_only_do_not_rule(generator: torch.Generator) -> None:
+    truth = random_rotations(30, generator=generator)
+    pairs = measured(truth, torch.eye(3)[None], generator, wrong=0.3)
+    own = pairs.indices >= 26
+    between, rest = own.any(1), ~own.all(1)  # the four have their pairs below
+    at_random = random_rotations(len(own), generator=generator)[:, None].expand(-1, 2, -1, -1)
+    matrices = torch.where(between[:, None, None, None], at_random, pairs.matrices)
+    scores = torch.where(between[:, None], 0.0 * pairs.correlation, pairs.correlation)
+    outsiders = Pairs(
+        torch.cat([pairs.indices[rest], torch.combinations(torch.arange(26, 30))]),
+        torch.cat([matrices[rest], torch.eye(3).expand(6, 2, 3, 3)]),
+        torch.cat([scores[rest], torch.tensor([[1.0, 0.0]]).expand(6, 2)]),
+    )
+    found = synchronise_matrices(outsiders, torch.eye(3).expand(30, 3, 3), torch.eye(3)[None], torch.ones(30).bool())
+    relative = (found @ truth.mT)[:26]
+    common = nearest_orthogonal(relative.median(0).values)
+    assert angle_between(relative, common.expand_as(relative)).quantile(0.9) < 8

@@ -68,7 +68,7 @@ class SynchronisationConfig:
     search: AlignmentConfig = field(default_factory=lambda: AlignmentConfig(shells=(6, 12), kept=(6, 2), iterations=6))
     rounds: int = 3
     symmetry: SymmetryConfig = field(default_factory=SymmetryConfig)
-    least_margin: float = 0.02
+    least_margin: float = 0.03
     least_evidence: float = 2.5
     seed: int = 0
 

@@ -17,6 +17,7 @@ _VERBS = {
     "run": "class averages in, one volume for each of them out",
     "train": "the first half of run: train the denoiser",
     "reconstruct": "the second half of run: make the volumes, or more of them",
+    "consensus": "one refined volume of all reliable ones, with a resolution",
     "particles": "the particles of each state of the molecule, and a starting model for them",
     "report": "all that a run has found, on one page that opens anywhere",
     "evaluate": "compare volumes with a reference",
@@ -122,6 +123,10 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
             from .commands.evaluate import evaluate
 
             return evaluate
+        case "consensus":
+            from .commands.consensus import consensus
+
+            return consensus
         case "particles":
             from .commands.particles import particles
 

@@ -25,6 +25,7 @@ BENCHMARKS = (
     "pose_search",
     "scaling",
     "accuracy",
+    "reliability",
     "synchronisation",
 )
 

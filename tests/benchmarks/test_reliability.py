@@ -41,7 +41,7 @@ def test_the_fit_finds_what_predicts_the_truth(reliability: Any) -> None:
     fresh = simulated(reliability, "box_9", 9, 0.01)
     probability = judge(fresh.parts, found).probability.double().numpy()
     right = fresh.relative >= FAILURE_LINE
-    assert reliability.auroc(~right.ravel(), probability.ravel()) > 0.9
+    assert reliability.auroc(~right.ravel(), probability.ravel()) > 0.85  # five parts of seven are noise
     assert abs(probability.mean() - right.mean()) < 0.1
 
 

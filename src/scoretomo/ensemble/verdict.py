@@ -44,14 +44,14 @@ _OFF = 3.5
 _WORDS = {
     "seed_agreement": (
         "independent seeds disagree (FSC area {value:.2f}, usually {usual:.2f})",
-        "independent seeds agree (FSC area {value:.2f})",
+        "independent seeds agree (FSC area {value:.2f}, usually {usual:.2f})",
     ),
     "neighbour_agreement": (
         "volumes of similar images look different (FSC area {value:.2f}, usually {usual:.2f})",
-        "volumes of similar images look the same (FSC area {value:.2f})",
+        "volumes of similar images look the same (FSC area {value:.2f}, usually {usual:.2f})",
     ),
     "score_excess": (
-        "its projections do not look like class averages to the denoiser",
+        "the denoiser finds its projections less like class averages than those of the others",
         "its projections look like class averages to the denoiser",
     ),
     "worst_view": (
@@ -59,8 +59,8 @@ _WORDS = {
         "it looks like class averages from all sides",
     ),
     "match": (
-        "no class averages but its own match it well (correlation {correlation:.3f}, usually {usual_correlation:.3f})",
-        "other class averages match it well (correlation {correlation:.3f})",
+        "class averages match it less well (correlation {correlation:.3f}, usually {usual_correlation:.3f})",
+        "class averages match it well (correlation {correlation:.3f}, usually {usual_correlation:.3f})",
     ),
     "coverage": (
         "explains few class averages better than other volumes do ({value:.0%}, usually {usual:.0%})",
@@ -212,7 +212,7 @@ def reasons_in_words(
         off = _deviations(getattr(parts, name))[seed, image].item()
         if name not in pulls and abs(off) >= _OFF and not (name == "base_correlation" and off > 0):
             words.append(_say(parts, name, seed, image, good=off > 0))
-    return tuple(words)
+    return tuple(words) or ("no evidence against it" if favourable else "a little less of everything than the others",)
 
 
 def _say(parts: Parts, name: str, seed: int, image: int, *, good: bool) -> str:

@@ -14,10 +14,8 @@ from scoretomo.ensemble.reliability import (
     Evidence,
     Parts,
     ReliabilityConfig,
-    denoising_residuals,
     gather_evidence,
     gather_evidence_progressive,
-    hemisphere_views,
     ring_correlation_area,
 )
 from scoretomo.geometry.rotations import from_rotation_vectors
@@ -122,23 +120,6 @@ def test_progress_reaches_the_end_with_the_evidence(case: Case) -> None:
 def test_the_same_seed_gives_the_same_evidence(case: Case) -> None:
     first, second = case.gather(case.volumes[:1]), case.gather(case.volumes[:1])
     assert torch.equal(first.view_excess, second.view_excess)
-
-
-def test_views_cover_the_hemisphere_evenly() -> None:
-    directions = hemisphere_views(64)[:, 2]
-    assert (directions[:, 2] > 0).all()
-    cosines = directions @ directions.T - 2 * torch.eye(64)
-    nearest = torch.rad2deg(cosines.max(1).values.acos())
-    assert nearest.min() > 9 and nearest.max() < 19  # 64 discs of the hemisphere are 14 degrees apart
-
-
-def test_residuals_are_those_of_the_closed_form() -> None:
-    """Data of one point: everything is denoised to it."""
-    point = torch.randn(1, 8, 8)
-    images = point + torch.tensor([0.0, 0.5, 2.0])[:, None, None]
-    residuals = denoising_residuals(images, IdealDenoiser(point), (0.5, 1.0), torch.randn(3, 8, 8))
-    expected = torch.tensor([0.0, 0.25, 4.0])[:, None] / torch.tensor([0.25, 1.0])
-    assert torch.allclose(residuals, expected, atol=1e-5)
 
 
 def test_ring_correlation_of_an_image_with_itself_scaled_is_perfect() -> None:

@@ -21,14 +21,13 @@ from torch import Tensor
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
 from ..evaluation.fsc import area_under_curve
-from ..geometry.rotations import about_y, about_z
 from ..imaging.fourier import centred_fft, radius_grid, resize, shell_index, shell_sum
 from ..imaging.projection import project
 from ..imaging.resampling import rotate_volumes
 from ..methods.pose_search import PoseSearchConfig
-from ..methods.score_tomography import PIXELS_AT_ONCE_ON_CPU
 from .agreement import agreement_in_frame
 from .parents import Matches, match_parents, sharpness
+from .score_consistency import ScoreConsistency, hemisphere_views
 
 # Side of the grid on which volumes are compared and matched.
 _COMPARED_SIDE = 32
@@ -226,12 +225,14 @@ def gather_evidence_progressive(
     total = seeds * count * 2 + count
     rotations = hemisphere_views(config.views).to(images)
     residuals = []
-    judge = _Judge(images, denoiser, config, generator)
+    averages = images[torch.linspace(0, len(images) - 1, min(len(images), config.class_averages)).long()]
+    judge = ScoreConsistency(averages, denoiser, views=config.views, sigmas=config.sigmas, generator=generator)
     for done, volume in enumerate(volumes.flatten(0, 1)):
         projections = project(volume[None], rotations[None], None if mask_radius is None else mask_radius + 2)[0]
         residuals.append(judge.excess(projections))
         yield EvidenceStep(done + 1, total)
-    small = resize(volumes.flatten(0, 1), min(volumes.shape[-1], _COMPARED_SIDE), 3)
+    # one spectrum at a time: a set of volumes may fill the memory
+    small = torch.stack([resize(volume, min(len(volume), _COMPARED_SIDE), 3) for volume in volumes.flatten(0, 1)])
     small_images = resize(images, small.shape[-1], 2)
     found = []
     for done, volume in enumerate(small, start=seeds * count):
@@ -255,69 +256,15 @@ def gather_evidence_progressive(
     yield EvidenceStep(total, total, Evidence(parts, rotations[:, 2], view_excess, seed_fsc))
 
 
-def hemisphere_views(count: int) -> Float[Tensor, "count 3 3"]:
-    """Rotations that show an object from evenly spaced directions of the hemisphere z > 0 (Fibonacci lattice).
-
-    Each is turned in its plane by another angle. The viewing directions are the last rows.
-    """
-    step = torch.arange(count) + 0.5
-    polar = torch.acos(1 - step / count)
-    longitude = math.pi * (1 + math.sqrt(5)) * step
-    return about_z(longitude * math.sqrt(2)) @ about_y(-polar) @ about_z(-longitude)
-
-
-def denoising_residuals(
-    images: Float[Tensor, "b s s"], denoiser: Denoiser, sigmas: Sequence[float], noise: Float[Tensor, "b s s"]
-) -> Float[Tensor, "b levels"]:
-    """Mean square change of images by noising and denoising, ``|x - D(x + sigma noise, sigma)|^2 / sigma^2``.
-
-    Up to a constant this is an image's share of the negative log likelihood under the learned distribution
-    (Kingma and Gao 2023); what the denoiser has not seen it changes more.
-    """
-    at_once = max(1, PIXELS_AT_ONCE_ON_CPU // images[0].numel())
-    columns = []
-    for sigma in sigmas:
-        changed = []
-        for clean, added in zip(images.split(at_once), noise.split(at_once), strict=True):
-            level = clean.new_full((len(clean),), sigma)
-            changed.append((denoiser(clean + sigma * added, level) - clean).square().mean((1, 2)) / sigma**2)
-        columns.append(torch.cat(changed))
-    return torch.stack(columns, dim=1)
-
-
-class _Judge:
-    """The denoiser's opinion of projections, calibrated by that of class averages."""
-
-    def __init__(
-        self,
-        images: Float[Tensor, "m s s"],
-        denoiser: Denoiser,
-        config: ReliabilityConfig,
-        generator: torch.Generator,
-    ) -> None:
-        self.denoiser, self.sigmas = denoiser, config.sigmas
-        shape = (config.views, *images.shape[1:])
-        # the same noise for every volume: what it does to one it does to all
-        self.noise = torch.randn(shape, generator=generator, device=generator.device).to(images)
-        chosen = torch.linspace(0, len(images) - 1, min(len(images), config.class_averages)).long()
-        noise = self.noise[torch.arange(len(chosen)) % len(self.noise)]
-        residuals = self._residuals(images[chosen], noise)
-        # in the logarithm the residuals of class averages are about normal
-        self.mean, self.deviation = residuals.mean(0), residuals.std(0).clamp(min=1e-6)
-
-    def excess(self, projections: Float[Tensor, "v s s"]) -> Float[Tensor, " v"]:
-        """Residual above that of class averages, in their standard deviations, mean over the noise levels."""
-        return ((self._residuals(projections, self.noise) - self.mean) / self.deviation).mean(1)
-
-    @torch.no_grad()
-    def _residuals(self, images: Tensor, noise: Tensor) -> Float[Tensor, "b levels"]:
-        return denoising_residuals(images, self.denoiser, self.sigmas, noise).clamp(min=1e-12).log()
-
-
 def agreement_of_seeds(volumes: Float[Tensor, "k n s s s"]) -> Float[Tensor, "k k n bins"]:
     """FSC between the volumes of an image from each two seeds, up to the hand and a shift along the view."""
-    curves = [agreement_in_frame(volumes[:, i], volumes[:, i]).fsc for i in range(volumes.shape[1])]
-    return torch.stack(curves, dim=2)
+    seeds, count, side = volumes.shape[:3]
+    fsc = volumes.new_ones(seeds, seeds, count, side // 2 + 1)
+    for image in range(count):
+        for seed in range(seeds - 1):
+            found = agreement_in_frame(volumes[seed, image][None], volumes[seed + 1 :, image]).fsc[0]
+            fsc[seed, seed + 1 :, image] = fsc[seed + 1 :, seed, image] = found
+    return fsc
 
 
 def neighbour_agreement(
@@ -386,19 +333,27 @@ def match_parts(matches: Matches, indices: Sequence[int], seeds: int) -> dict[st
 def own_parts(volumes: Float[Tensor, "k n s s s"], base_images: Float[Tensor, "n s s"]) -> dict[str, Tensor]:
     """Measure what a volume shows by itself, and beside its own image."""
     side = volumes.shape[-1]
-    inside = radius_grid(side, 3, volumes.device) <= side / 2
-    squared = radius_grid(side, 3, volumes.device)[inside] ** 2
-    density = volumes[..., inside]  # (k, n, p)
-    centred = density - density.mean(-1, keepdim=True)
-    variance = centred.square().mean(-1).clamp(min=1e-20)
-    mass = density.clamp(min=0)
-    total = mass.sum(-1).clamp(min=1e-20)
+    radius = radius_grid(side, 3, volumes.device)
+    inside = radius <= side / 2
+    squared = radius[inside] ** 2
+    rows = []
+    for volume in volumes.flatten(0, 1):
+        density = volume[inside]
+        centred = density - density.mean()
+        variance = centred.square().mean().clamp(min=1e-20)
+        mass = density.clamp(min=0)
+        total = mass.sum().clamp(min=1e-20)
+        contrast = (centred.pow(4).mean() / variance**2).clamp(min=1e-20).log()
+        rows.append(
+            torch.stack([contrast, (variance.sqrt() * len(density) / total).log(), (mass @ squared / total).sqrt()])
+        )
+    contrast, density, gyration = torch.stack(rows).T.unflatten(1, volumes.shape[:2])
     return {
         "base_correlation": ring_correlation_area(volumes.sum(2), base_images.expand(len(volumes), -1, -1, -1)),
         "sharpness": sharpness(volumes.flatten(0, 1)).clamp(min=1e-6).log().view(volumes.shape[:2]),
-        "contrast": (centred.pow(4).mean(-1) / variance**2).clamp(min=1e-20).log(),
-        "density": (variance.sqrt() * inside.sum() / total).log(),
-        "radius": ((mass @ squared) / total).sqrt() / side,
+        "contrast": contrast,
+        "density": density,
+        "radius": gyration / side,
     }
 
 

@@ -14,9 +14,10 @@ from . import __version__
 
 _VERBS = {
     "demo": "see it work on simulated images, in minutes",
-    "run": "class averages in, one volume for each of them out",
-    "train": "the first half of run: train the denoiser",
-    "reconstruct": "the second half of run: make the volumes, or more of them",
+    "run": "class averages in, one volume for each of them and a report out",
+    "train": "the first part of run: train the denoiser",
+    "reconstruct": "the second part of run: make the volumes, or more of them",
+    "ensemble": "which volumes to trust, all in one frame and hand, and how the molecule moves",
     "consensus": "one refined volume of all reliable ones, with a resolution",
     "particles": "the particles of each state of the molecule, and a starting model for them",
     "report": "all that a run has found, on one page that opens anywhere",
@@ -139,6 +140,10 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
             from .commands.demo import demo
 
             return partial(demo, config=_preset(["--preset", "demo", *arguments]))
+        case "ensemble":
+            from .commands.ensemble import ensemble
+
+            return ensemble
         case "reconstruct":
             from .commands.reconstruct import reconstruct
 

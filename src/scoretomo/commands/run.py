@@ -1,4 +1,4 @@
-"""``scoretomo run``: train, reconstruct and draw, in one command that may be interrupted."""
+"""``scoretomo run``: train, reconstruct, judge and report, in one command that may be interrupted."""
 
 from functools import partial
 from typing import Annotated
@@ -12,7 +12,9 @@ from ..io.metrics import read_metrics
 from ..io.mrc import read_volume
 from ..report.figures import overview, training_curves
 from ..runs import Run, RunConfig, locked
+from .ensemble import EnsembleConfig, analyse
 from .reconstruct import Selection, reconstruct_volumes, refuse_replacing
+from .report import write_report
 from .train import Source, choose_device, is_trained, open_source, train_denoiser
 
 # Columns of the overview.
@@ -25,14 +27,15 @@ def run(
     config: Annotated[RunConfig, tyro.conf.arg(name="")],
     selection: Annotated[Selection, tyro.conf.arg(name="")] = _ALL,
 ) -> None:
-    """Class averages in, one volume for each of them out: train, then reconstruct, then draw an overview.
+    """Class averages in, one volume for each of them out, with a report that says which to trust.
 
-    Results are in the folder RUN: volumes/, figures/, the trained denoiser and all settings. The same command again
-    goes on where an earlier one was interrupted.
+    Trains a denoiser, reconstructs, judges the volumes, brings them into one frame and finds the states of the
+    molecule. Results are in the folder RUN: report.html, volumes/, ensemble/, figures/, the trained denoiser and all
+    settings. The same command again goes on where an earlier one was interrupted.
     """
     with locked(source.output):
         opened = run_all(source, config, selection)
-    print(f"volumes: {opened.volumes}\npictures: {opened.figures}")
+    print(f"volumes: {opened.volumes}\nreport: {opened.folder / 'report.html'}")
 
 
 def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
@@ -43,8 +46,15 @@ def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
         refuse_replacing(opened, selection)
     train_denoiser(opened, device)
     reconstruct_volumes(opened, opened.config.growth, selection, device)
-    processes.by_main(partial(draw, opened, selection))
+    processes.by_main(partial(_conclude, opened, selection, device))
     return opened
+
+
+def _conclude(run: Run, selection: Selection, device: torch.device) -> None:
+    """Judge the volumes, bring them together, draw and report."""
+    draw(run, selection)
+    analyse(run, EnsembleConfig(), device)
+    write_report(run, device)
 
 
 def draw(run: Run, selection: Selection) -> None:

@@ -1,4 +1,4 @@
-"""Volumes of the peers against the beta-galactosidase reference: a table on the terminal, and a picture.
+"""Volumes of the peers and of scoretomo against the beta-galactosidase reference: a table, and a picture.
 
 Runs in scoretomo's environment. All volumes are judged on the grid of the reference, 100 voxels of 3.54 A, whatever
 the size they were made at. The area is taken under the FSC to 14.16 A, the limit of 50 pixels of 7.08 A: averages hold

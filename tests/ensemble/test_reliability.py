@@ -10,14 +10,19 @@ from torch import Tensor
 
 from scoretomo.datatypes import InputError
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
+from scoretomo.ensemble.agreement import agreement_in_frame
+from scoretomo.ensemble.parents import Matches
 from scoretomo.ensemble.reliability import (
     Evidence,
     Parts,
     ReliabilityConfig,
     gather_evidence,
     gather_evidence_progressive,
+    match_parts,
+    neighbour_agreement,
     ring_correlation_area,
 )
+from scoretomo.evaluation.fsc import area_under_curve
 from scoretomo.geometry.rotations import from_rotation_vectors
 from scoretomo.imaging.fourier import radius_grid
 from scoretomo.imaging.resampling import rotate_volumes
@@ -73,6 +78,40 @@ def test_each_part_sees_the_volume_of_another_object(case: Case) -> None:
         assert values[1, WRONG] < others.min(), name
     assert parts.coverage[1, WRONG] == 0
     assert parts.score_excess[1, WRONG] > parts.score_excess[right].median()
+
+
+def test_seeds_agree_as_their_fsc_says(case: Case) -> None:
+    evidence = case.gather()
+    expected = area_under_curve(evidence.seed_fsc[0, 1])
+    assert torch.allclose(evidence.parts.seed_agreement, expected.expand(2, -1))
+    assert evidence.seed_fsc[0, 0].eq(1).all()
+
+
+def test_a_volume_is_not_its_own_witness(phantom: Phantom) -> None:
+    """Own volumes match their image best and agree with each other; others match less well and are something else."""
+    own, others = phantom(), phantom()
+    volumes = torch.stack([own, *[others] * 5] * 2)  # two seeds of six images
+    scores = torch.full((12, 6), 0.5)
+    scores[[0, 6], 0] = 0.99
+    matches = Matches(scores, torch.eye(3).expand(12, 6, 3, 3), torch.zeros(12, 6, 2))
+    expected = agreement_in_frame(own[None], others[None]).area
+    found = neighbour_agreement(volumes, matches, range(6), 0, seeds=2, most=4)
+    assert found.tolist() == pytest.approx([expected.item()] * 2, abs=1e-4)
+    parts = match_parts(matches, range(6), seeds=2)
+    assert parts["match"].allclose(torch.tensor(-math.log(0.5)))  # 0.99 is that of its own image
+    assert parts["base_support"].tolist() == [[0, 1, 1, 1, 1, 1]] * 2  # 0.5 is not as good as 0.99
+    scores[3, 0] = 0.98  # one of ten volumes of other images explains the first image as well
+    assert match_parts(matches, range(6), seeds=2)["base_support"][:, 0].tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_coverage_counts_what_a_volume_matches_better_than_the_others() -> None:
+    scores = torch.full((10, 20), 0.5) + 0.01 * torch.rand(10, 20)
+    scores[3, 10:] = 0.9
+    rotations = from_rotation_vectors(torch.rand(10, 20, 3) * 6)
+    parts = match_parts(Matches(scores, rotations, torch.zeros(10, 20, 2)), range(10), seeds=1)
+    assert parts["coverage"][0, 3].item() >= 10 / 19
+    assert parts["coverage"][0, [0, 1, 2, 4, 5, 6, 7, 8, 9]].max() < 10 / 19
+    assert parts["sphere_coverage"].argmax() == 3
 
 
 def test_a_right_volume_in_a_wrong_pose_does_not_fit_its_image(case: Case) -> None:

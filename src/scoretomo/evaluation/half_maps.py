@@ -96,7 +96,7 @@ def randomise_phases(
 
 
 def molecular_mask(
-    volume: Float[Tensor, "n n n"], *, blur: float = 1.5, extend: float = 1.5, edge: float = 3.0
+    volume: Float[Tensor, "n n n"], *, blur: float = 2.0, extend: float = 2.0, edge: float = 4.0
 ) -> Float[Tensor, "n n n"]:
     """Soft mask around the molecule: one where a blurred copy is dense and a little beyond, falling to zero.
 

@@ -32,7 +32,19 @@ GROWTH = (
     "--growth.nuclei 2 --growth.rounds 1 --growth.matching.base-order 1 "
     "--growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2"
 )
-VERBS = ("simulate", "train", "reconstruct", "ensemble", "particles", "report", "check", "evaluate", "run", "demo", "info")
+VERBS = (
+    "simulate",
+    "train",
+    "reconstruct",
+    "ensemble",
+    "particles",
+    "report",
+    "check",
+    "evaluate",
+    "run",
+    "demo",
+    "info",
+)
 
 
 @pytest.fixture

@@ -69,6 +69,9 @@ def test_a_motion_that_may_be_noise_is_not_announced(folder: Path) -> None:
     path = folder / "ensemble" / "landscape.json"
     path.write_text(path.read_text(encoding="utf-8").replace("true", "false"), encoding="utf-8")
     assert "No motion stands out" in said(read_summary(folder))
+    config = folder / "config.toml"
+    config.write_text(config.read_text(encoding="utf-8").replace("[settings]", "[settings]\nrigid = true"))
+    assert "taken as rigid" in said(read_summary(folder)) and "motion stands out" not in said(read_summary(folder))
 
 
 @pytest.mark.parametrize("name", ["config.toml", "preprocessing.json"])

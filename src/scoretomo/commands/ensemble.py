@@ -88,8 +88,8 @@ def ensemble(
     print(f"ensemble: {run / 'ensemble'}")
 
 
-def analyse(run: Run, config: EnsembleConfig, device: torch.device) -> None:
-    """Do what :func:`ensemble` does, in a folder that is locked already."""
+def analyse(run: Run, config: EnsembleConfig, device: torch.device) -> int:
+    """Do what :func:`ensemble` does, in a folder that is locked already; returns how many volumes are reliable."""
     found = _find_volumes(run, device)
     evidence = _gather(run, found, config.reliability)
     judgement = judge(evidence.parts)
@@ -98,6 +98,7 @@ def analyse(run: Run, config: EnsembleConfig, device: torch.device) -> None:
         say(_verdicts(judgement))
         if len(found.indices) > 1:
             _bring_together(folder, run, found, judgement, config)
+    return judgement.verdicts.count("reliable")
 
 
 def _bring_together(folder: Path, run: Run, found: _Found, judgement: Judgement, config: EnsembleConfig) -> None:

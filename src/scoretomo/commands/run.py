@@ -10,8 +10,10 @@ from .. import processes
 from ..imaging.fourier import recentre_crop
 from ..io.metrics import read_metrics
 from ..io.mrc import read_volume
+from ..methods.projection_matching import MatchingConfig
 from ..report.figures import overview, training_curves
 from ..runs import Run, RunConfig, locked
+from .consensus import ConsensusConfig, make_consensus
 from .ensemble import EnsembleConfig, analyse
 from .reconstruct import Selection, reconstruct_volumes, refuse_replacing
 from .report import write_report
@@ -30,8 +32,9 @@ def run(
     """Class averages in, one volume for each of them out, with a report that says which to trust.
 
     Trains a denoiser, reconstructs, judges the volumes, brings them into one frame and finds the states of the
-    molecule. Results are in the folder RUN: report.html, volumes/, ensemble/, figures/, the trained denoiser and all
-    settings. The same command again goes on where an earlier one was interrupted.
+    molecule; of one that is taken as rigid, a consensus is refined too. Results are in the folder RUN: report.html,
+    volumes/, ensemble/, figures/, the trained denoiser and all settings. The same command again goes on where an
+    earlier one was interrupted.
     """
     with locked(source.output):
         opened = run_all(source, config, selection)
@@ -53,7 +56,9 @@ def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
 def _conclude(run: Run, selection: Selection, device: torch.device) -> None:
     """Judge the volumes, bring them together, draw and report."""
     draw(run, selection)
-    analyse(run, EnsembleConfig(), device)
+    reliable = analyse(run, EnsembleConfig(), device)
+    if run.config.rigid and reliable > 1:
+        make_consensus(run, ConsensusConfig(halves=False), MatchingConfig(), device)
     write_report(run, device)
 
 

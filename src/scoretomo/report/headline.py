@@ -127,6 +127,8 @@ def _hand(run: RunSummary) -> str:
 
 def _motion(run: RunSummary) -> list[str]:
     said = []
+    if run.table["settings"].get("rigid"):
+        return ["The molecule was taken as rigid: what differs between the volumes is error and no motion."]
     states = clusters(run)
     if len(states) > 1:
         shares = " : ".join(f"{population(each, states):.0%}" for each in states)

@@ -37,6 +37,7 @@ VERBS = (
     "train",
     "reconstruct",
     "ensemble",
+    "consensus",
     "particles",
     "report",
     "check",

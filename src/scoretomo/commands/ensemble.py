@@ -88,17 +88,21 @@ def ensemble(
     print(f"ensemble: {run / 'ensemble'}")
 
 
-def analyse(run: Run, config: EnsembleConfig, device: torch.device) -> int:
-    """Do what :func:`ensemble` does, in a folder that is locked already; returns how many volumes are reliable."""
+def analyse(run: Run, config: EnsembleConfig, device: torch.device, *, again: bool = True) -> int:
+    """Do what :func:`ensemble` does, in a folder that is locked already; returns how many volumes are reliable.
+
+    If not ``again``, an earlier analysis of the same volumes is left as it is.
+    """
     found = _find_volumes(run, device)
-    evidence = _gather(run, found, config.reliability)
-    judgement = judge(evidence.parts)
-    with ensemble_folder.replaced(run) as folder:
-        ensemble_folder.write_reliability(folder, run, found.indices, found.seeds, evidence, judgement)
-        say(_verdicts(judgement))
-        if len(found.indices) > 1:
-            _bring_together(folder, run, found, judgement, config)
-    return judgement.verdicts.count("reliable")
+    if again or not ensemble_folder.is_current(run, found.volumes, config):
+        evidence = _gather(run, found, config.reliability)
+        judgement = judge(evidence.parts)
+        with ensemble_folder.replaced(run, found.volumes, config) as folder:
+            ensemble_folder.write_reliability(folder, run, found.indices, found.seeds, evidence, judgement)
+            say(_verdicts(judgement))
+            if len(found.indices) > 1:
+                _bring_together(folder, run, found, judgement, config)
+    return ensemble_folder.count_reliable(run)
 
 
 def _bring_together(folder: Path, run: Run, found: _Found, judgement: Judgement, config: EnsembleConfig) -> None:

@@ -1,11 +1,12 @@
 """RUN/ensemble: the tables and volumes that ``scoretomo ensemble`` leaves, for people, ChimeraX and the report."""
 
 import hashlib
+import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from ..imaging.preprocess import restore_volume
 from ..io.chimerax import MapSeries, enclosed_volume_angstrom3, write_chimerax_script
 from ..io.files import write_json
 from ..io.mrc import read_volume, write_volume
-from ..io.tables import write_table
+from ..io.tables import read_table, write_table
 from ..report.isosurface import surface_level
 from ..runs import Run, load_checkpoint, save_checkpoint
 
@@ -41,16 +42,29 @@ _AXES = "xyz"
 
 
 @contextmanager
-def replaced(run: Run) -> Iterator[Path]:
+def replaced(run: Run, volumes: Tensor, config: object) -> Iterator[Path]:
     """Give a folder to write to, which takes the place of RUN/ensemble when all of it is written."""
     partial, folder = run.folder / ".ensemble.partial", run.folder / "ensemble"
     partial.mkdir()
     try:
         yield partial
+        write_json(partial / "made_of.json", {"sha256": _fingerprint(run, volumes, config)})
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_current(run: Run, volumes: Tensor, config: object) -> bool:
+    """Whether RUN/ensemble was made of these volumes with these settings."""
+    path = run.folder / "ensemble" / "made_of.json"
+    return path.exists() and bool(json.loads(path.read_text())["sha256"] == _fingerprint(run, volumes, config))
+
+
+def count_reliable(run: Run) -> int:
+    """Count the volumes that RUN/ensemble calls reliable."""
+    rows = read_table(run.folder / "ensemble" / "reliability.csv", ["verdict"])
+    return sum(row["verdict"] == "reliable" for row in rows)
 
 
 def load_evidence(run: Run, volumes: Tensor, config: ReliabilityConfig) -> Evidence | None:
@@ -289,10 +303,10 @@ def _evidence_file(run: Run) -> Path:
     return run.folder / "checkpoint" / "evidence.pt"
 
 
-def _fingerprint(run: Run, volumes: Tensor, config: ReliabilityConfig) -> str:
-    """Hash what evidence depends on; the denoiser that has made these volumes is settled with them."""
+def _fingerprint(run: Run, volumes: Tensor, config: object) -> str:
+    """Hash what results depend on; the denoiser that has made these volumes is settled with them."""
     content = hashlib.sha256(volumes.cpu().contiguous().numpy().tobytes())
-    content.update(repr((sorted(asdict(config).items(), key=str), run.config.seed, run.used)).encode())
+    content.update(repr((config, run.config.seed, run.used)).encode())
     return content.hexdigest()
 
 

@@ -56,7 +56,7 @@ def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
 def _conclude(run: Run, selection: Selection, device: torch.device) -> None:
     """Judge the volumes, bring them together, draw and report."""
     draw(run, selection)
-    reliable = analyse(run, EnsembleConfig(), device)
+    reliable = analyse(run, EnsembleConfig(), device, again=False)
     if run.config.rigid and reliable > 1:
         make_consensus(run, ConsensusConfig(halves=False), MatchingConfig(), device)
     write_report(run, device)

@@ -34,7 +34,7 @@ def choose_cosets(
     rests = _rests(aligned, group, weights)
     products = _products(group)
     table = torch.stack([rests @ _turned(rests, element).T for element in group])  # (g, i, j): <y_i, g y_j>
-    best, best_score = torch.zeros(len(aligned), dtype=torch.long), -torch.inf
+    best, best_score = torch.zeros(len(aligned), dtype=torch.long, device=aligned.device), -torch.inf
     strength = weights * table[0].diagonal()
     for first in strength.topk(min(_STARTS, len(strength))).indices.tolist():
         chosen = _sweep(_grow(first, table, products, weights), table, products, weights)
@@ -71,9 +71,9 @@ def _grow(
 ) -> Int[Tensor, " n"]:
     """From one volume on, always the volume next that agrees most clearly with those that are there."""
     count = table.shape[1]
-    chosen = torch.zeros(count, dtype=torch.long)
+    chosen = torch.zeros(count, dtype=torch.long, device=table.device)
     norms = table[0].diagonal().clamp(min=torch.finfo(table.dtype).tiny).sqrt()
-    left = torch.ones(count, dtype=torch.bool)
+    left = torch.ones(count, dtype=torch.bool, device=table.device)
     agreement = table.new_zeros(count, len(products))
     newest = first
     for _ in range(count):

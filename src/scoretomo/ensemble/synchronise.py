@@ -245,8 +245,9 @@ def _to_standard_orientation(
 def _core_symmetry(consensus: Consensus, config: SynchronisationConfig) -> Symmetry:
     """Point group of the core; what two halves of the set have in common says how well it is known."""
     halves = []
+    place = torch.arange(len(consensus.weights), device=consensus.weights.device)
     for remainder in (0, 1):
-        own = consensus.weights * (torch.arange(len(consensus.weights)) % 2 == remainder)
+        own = consensus.weights * (place % 2 == remainder)
         halves.append(torch.einsum("n,nzyx->zyx", own, consensus.aligned) / own.sum().clamp(min=1e-6) * consensus.core)
     fsc = fourier_shell_correlation(halves[0], halves[1]).clamp(min=0)
     return find_symmetry(consensus.mean * consensus.core, config.symmetry, quality=2 * fsc / (1 + fsc))

@@ -141,7 +141,9 @@ def test_run_makes_a_volume_of_every_image_and_the_same_command_does_nothing_mor
         "train",
         "reconstruct_seed0",
     }
-    stamps = {path: path.stat().st_mtime_ns for path in [*volumes, run / "checkpoint" / "training.pt"]}
+    assert (run / "report.html").exists()
+    kept = [*volumes, run / "checkpoint" / "training.pt", *(run / "ensemble").rglob("*.*")]
+    stamps = {path: path.stat().st_mtime_ns for path in kept}
     assert cli.main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 

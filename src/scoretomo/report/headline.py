@@ -138,7 +138,9 @@ def _motion(run: RunSummary) -> list[str]:
     if beyond_noise is not None and not any(beyond_noise):
         said.append("No motion stands out from the errors of the volumes: what differs between them may be noise.")
     elif explained and explained[0] >= _NOTHING_MOVES:
-        said.append(f"One motion explains {explained[0]:.0%} of all differences between them; it can be played below.")
+        motions = sum(map(bool, beyond_noise or ()))
+        which = f"The strongest of {motions} motions" if motions > 1 else "One motion"
+        said.append(f"{which} explains {explained[0]:.0%} of all differences between them; it can be played below.")
     return said
 
 

@@ -227,6 +227,5 @@ def _in_company() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessLost(
-            "another process of this job has ended or cannot be reached; give the same command again to go on "
-            f"({str(error).splitlines()[0]})"
+            "another process of this job has ended or cannot be reached; give the same command again to go on"
         ) from error

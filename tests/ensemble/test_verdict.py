@@ -18,7 +18,7 @@ from scoretomo.ensemble.verdict import (
     standardised,
 )
 
-PLAIN = Calibration({"neighbour_agreement": 0.2, "match": 0.1, "score_excess": 0.05}, offset=-0.1, width=0.02)
+PLAIN = Calibration({"neighbour_agreement": 0.4, "match": 0.2, "score_excess": 0.1}, offset=-0.4, width=0.02)
 
 
 def parts_of(seeds: int, count: int, **given: Tensor) -> Parts:
@@ -89,7 +89,7 @@ def test_the_log_odds_are_those_of_being_above_the_failure_line() -> None:
     """A volume that is expected at the line is as likely right as wrong."""
     parts = parts_of(1, 10)
     line = torch.tensor(FAILURE_LINE).log().item()
-    at_line = Calibration({}, offset=line / spread(parts) ** 0.5, width=0.02)
+    at_line = Calibration({}, offset=line / spread(parts), width=0.02)
     assert sum(contributions(parts, at_line).values()).abs().max() < 1e-4
 
 

@@ -42,7 +42,7 @@ def test_the_fit_finds_what_predicts_the_truth(reliability: Any) -> None:
     probability = judge(fresh.parts, found).probability.double().numpy()
     right = fresh.relative >= FAILURE_LINE
     assert reliability.auroc(~right.ravel(), probability.ravel()) > 0.85  # five parts of seven are noise
-    assert abs(probability.mean() - right.mean()) < 0.1
+    assert abs(probability.mean() - right.mean()) < 0.15
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order(reliability: Any) -> None:

@@ -51,8 +51,9 @@ DEMO_VOLUMES = 24
 
 PRESETS: dict[PresetName, RunConfig] = {
     "default": _DEFAULT,
+    # so many images and not minutes, so that it comes out as well where other programs share the machine
     "demo": RunConfig(
-        minutes=2.5,
+        budget=18_000,
         preprocess=PreprocessConfig(contrast="bright"),
         unet=_DEFAULT.unet,
         noise=_DEFAULT.noise,

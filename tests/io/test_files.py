@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scoretomo.datatypes import InputError, Volume
-from scoretomo.io.files import replacing, write_json, write_text
+from scoretomo.io.files import replacing, replacing_folder, write_json, write_text
 from scoretomo.io.mrc import write_volume
 
 
@@ -88,3 +88,15 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
         assert path.read_text() == "second"
     assert path.read_text() == "first"  # the last to finish wins
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    for name in ("first", "second"):
+        with replacing_folder(folder) as new:
+            (new / name).touch()
+        assert [path.name for path in folder.iterdir()] == [name]
+    with pytest.raises(KeyboardInterrupt), replacing_folder(folder) as new:
+        (new / "third").touch()
+        raise KeyboardInterrupt
+    assert [path.name for path in folder.iterdir()] == ["second"] and len(list(tmp_path.iterdir())) == 1

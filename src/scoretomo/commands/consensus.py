@@ -2,9 +2,6 @@
 
 import json
 import math
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +18,7 @@ from ..evaluation.half_maps import THRESHOLD, filter_to_resolution
 from ..evaluation.symmetry import find_symmetry
 from ..geometry.symmetry import symmetry_group
 from ..imaging.preprocess import restore_volume, working_volume
-from ..io.files import write_json
+from ..io.files import replacing_folder, write_json
 from ..io.images import read_image_stack
 from ..io.mrc import read_volume, write_images, write_volume
 from ..io.tables import read_table, write_table
@@ -116,7 +113,7 @@ def make_consensus(run: Run, config: ConsensusConfig, matching: MatchingConfig, 
         ]
         generator = torch.Generator(device).manual_seed(run.config.seed)
         halves = bring_together(refined.volume, torch.stack(volumes), generator=generator)
-    with _replaced(run.folder / "consensus") as folder:
+    with replacing_folder(run.folder / "consensus") as folder:
         _write(folder, run, start, symmetry, refined, halves, config)
     say(_words(run, symmetry, halves))
 
@@ -225,19 +222,6 @@ def _half_images(run: Run, half: int) -> Path:
     path.parent.mkdir(exist_ok=True)
     write_images(path, ImageStack(stack.images[_of_half(run, half)], stack.pixel_size_angstrom))
     return path
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to, which takes the place of ``folder`` when all of it is written."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    partial.mkdir()
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,7 +30,7 @@ from ..ensemble.verdict import Judgement
 from ..evaluation.alignment import Alignment, apply_alignment
 from ..imaging.preprocess import restore_volume
 from ..io.chimerax import MapSeries, enclosed_volume_angstrom3, write_chimerax_script
-from ..io.files import write_json
+from ..io.files import replacing_folder, write_json
 from ..io.mrc import read_volume, write_volume
 from ..io.tables import read_table, write_table
 from ..report.isosurface import surface_level
@@ -44,15 +43,9 @@ _AXES = "xyz"
 @contextmanager
 def replaced(run: Run, volumes: Tensor, config: object) -> Iterator[Path]:
     """Give a folder to write to, which takes the place of RUN/ensemble when all of it is written."""
-    partial, folder = run.folder / ".ensemble.partial", run.folder / "ensemble"
-    partial.mkdir()
-    try:
-        yield partial
-        write_json(partial / "made_of.json", {"sha256": _fingerprint(run, volumes, config)})
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with replacing_folder(run.folder / "ensemble") as folder:
+        yield folder
+        write_json(folder / "made_of.json", {"sha256": _fingerprint(run, volumes, config)})
 
 
 def is_current(run: Run, volumes: Tensor, config: object) -> bool:

@@ -14,6 +14,7 @@ from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging.resampling import mirror_z
 from scoretomo.io.mrc import read_volume, write_images, write_volume
 from scoretomo.io.tables import read_table
+from scoretomo.runs import Run
 from scoretomo.simulation.phantoms import box
 
 _COUNT, _SIDE, _PIXEL = 8, 16, 6.0
@@ -103,7 +104,7 @@ def test_an_interrupted_analysis_leaves_the_last_one_as_it_was(run: Path, monkey
 def test_a_run_without_volumes_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(command.open_run(run)), "volumes", property(lambda self: self.folder / "nowhere"))
+    monkeypatch.setattr(Run, "volumes", property(lambda self: self.folder / "nowhere"))
     assert cli.main(["ensemble", str(run)]) == 2
     assert "scoretomo reconstruct" in capsys.readouterr().err
 

@@ -23,9 +23,10 @@ from ..io.images import read_image_stack
 from ..io.mrc import read_volume, write_images, write_volume
 from ..io.tables import read_table, write_table
 from ..methods.projection_matching import MatchingConfig, MatchingStep, refine_progressive
-from ..runs import Run, RunConfig, locked, open_run, read_source
+from ..runs import Run, RunConfig, locked, read_source
 from .progress import interruptible, progress, say
 from .reconstruct import Selection, reconstruct_volumes
+from .run_folder import opened
 from .train import Device, Source, choose_device, open_source, train_denoiser
 
 # Halves of fewer images than this are no measure of anything.
@@ -88,12 +89,10 @@ def consensus(
     device
         Where to compute; auto takes a GPU if there is one.
     """
-    if not (run / "config.toml").exists():
-        raise InputError(f"{run}: is no run folder (no config.toml); make one with `scoretomo train`")
     if config.symmetry != "auto":
         symmetry_group(config.symmetry)  # a wrong name is said before anything takes long
-    with locked(run):
-        make_consensus(open_run(run), config, matching, choose_device(device))
+    with opened(run) as ready:
+        make_consensus(ready, config, matching, choose_device(device))
     print(f"consensus: {run / 'consensus'}")
 
 
@@ -187,12 +186,12 @@ def _refined_half(
     source = Source(images, folder, device="cuda" if device.type == "cuda" else "cpu")
     say(f"half {half} of the images, in {folder}")
     with locked(folder):
-        opened = open_source(source, half_config(run), device)
-        train_denoiser(opened, device)
-        reconstruct_volumes(opened, opened.config.growth, Selection(), device)
+        own = open_source(source, half_config(run), device)
+        train_denoiser(own, device)
+        reconstruct_volumes(own, own.config.growth, Selection(), device)
     kept = [place for place, index in enumerate(_of_half(run, half)) if index in wanted]
-    start = replace(_start(opened, device), images=kept)
-    return _refine(f"refine half {half}", opened, start, symmetry, matching).volume
+    start = replace(_start(own, device), images=kept)
+    return _refine(f"refine half {half}", own, start, symmetry, matching).volume
 
 
 def _of_half(run: Run, half: int) -> list[int]:

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import InputError
-from ..diffusion.edm import EDMDenoiser
 from ..ensemble.agreement import agreement_in_frame, bring_onto
 from ..ensemble.landscape import LandscapeConfig, analyse_landscape
 from ..ensemble.metric import Seeds
@@ -22,10 +21,11 @@ from ..ensemble.verdict import Judgement, judge
 from ..evaluation.alignment import apply_alignment
 from ..imaging.preprocess import working_volume
 from ..io.mrc import read_volume
-from ..networks.unet import supports_fast_bfloat16
-from ..runs import Run, load_denoiser, locked, open_run
+from ..runs import Run
 from . import ensemble_folder
 from .progress import interruptible, progress, say
+from .reconstruct import trained_denoiser
+from .run_folder import opened
 from .train import Device, choose_device
 
 _NAME = re.compile(r"volume_(\d+)(?:_seed(\d+))?\.mrc")
@@ -80,11 +80,8 @@ def ensemble(
     device
         Where to compute; auto takes a GPU if there is one.
     """
-    if not (run / "config.toml").exists():
-        raise InputError(f"{run}: is no run folder (no config.toml); make one with `scoretomo train`")
-    with locked(run):
-        opened = open_run(run)
-        analyse(opened, config, choose_device(device))
+    with opened(run) as ready:
+        analyse(ready, config, choose_device(device))
     print(f"ensemble: {run / 'ensemble'}")
 
 
@@ -157,13 +154,11 @@ def _gather(run: Run, found: _Found, config: ReliabilityConfig) -> Evidence:
     if cached is not None:
         return cached
     device = found.volumes.device
-    denoiser = EDMDenoiser(load_denoiser(run), bfloat16=supports_fast_bfloat16(device)).to(device).eval()
-    denoiser.requires_grad_(False)
     steps = gather_evidence_progressive(
         found.volumes,
         run.images[run.used].to(device),
         [run.used.index(index) for index in found.indices],
-        denoiser,
+        trained_denoiser(run, device),
         config,
         generator=torch.Generator(device).manual_seed(run.config.seed),
         mask_radius=run.mask_radius,

@@ -1,7 +1,6 @@
 """``scoretomo particles``: from the states of the molecule back to the particles, and to starting models for each."""
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 
 from ..datatypes import InputError
 from ..imaging.starting_model import starting_model
-from ..io.files import replacing, write_text
+from ..io.files import replacing
 from ..io.mrc import read_volume, write_volume
 from ..io.particle_rows import ParticleRows, read_particle_rows
+from ..io.tables import write_table
 from ..runs import locked, read_source
 from .progress import say
 
@@ -223,14 +223,20 @@ def _states_of(class_numbers: NDArray[np.int64], fates: Mapping[int, Fate]) -> N
 
 
 def _write_classes(path: Path, fates: Mapping[int, Fate], counts: Mapping[int, int], first: int) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "index", "particles", "state", "why_none", "reasons"])
+    rows = []
     for number in sorted({*fates, *counts}):
         fate = fates.get(number, Fate(None, None, _NOT_IN_RUN))
-        row = [number - 1 + first, fate.image, counts.get(number, 0), fate.state, fate.why, fate.reasons]
-        writer.writerow(["" if value is None else value for value in row])
-    write_text(path, text.getvalue())
+        rows.append(
+            {
+                "class": number - 1 + first,
+                "index": fate.image,
+                "particles": counts.get(number, 0),
+                "state": fate.state,
+                "why_none": fate.why,
+                "reasons": fate.reasons,
+            }
+        )
+    write_table(path, rows)
 
 
 def _table(

@@ -28,9 +28,10 @@ from ..io.files import write_json, write_text
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
 from ..networks.unet import supports_fast_bfloat16
-from ..runs import Run, load_denoiser, locked, open_run
+from ..runs import Run, load_denoiser
 from .growth_folder import GrowthFolder
 from .progress import Pace, Report, interruptible, progress, say
+from .run_folder import opened
 from .train import Device, choose_device
 
 # Part of the free memory that volumes may take: the rest is for matching parents, and for what others begin meanwhile.
@@ -100,19 +101,15 @@ def reconstruct(
     device
         Where to compute; auto takes a GPU if there is one.
     """
-    if not (run / "config.toml").exists():
-        raise InputError(f"{run}: is no run folder (no config.toml); make one with `scoretomo train`")
-    with locked(run):
-        opened = open_run(run)
-        reconstruct_volumes(opened, growth, selection, choose_device(device))
-    print(f"volumes: {opened.volumes}")
+    with opened(run) as ready:
+        reconstruct_volumes(ready, growth, selection, choose_device(device))
+    print(f"volumes: {ready.volumes}")
 
 
 def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, device: torch.device) -> None:
     """Make the selected volumes that are not there yet; processes that work together share them out."""
     indices = _indices(run, selection)
-    denoiser = EDMDenoiser(load_denoiser(run), bfloat16=supports_fast_bfloat16(device)).to(device).eval()
-    denoiser.requires_grad_(False)
+    denoiser = trained_denoiser(run, device)
     processes.by_main(lambda: _settle(run, growth, overwrite=selection.overwrite))
     images, chunk = run.images[run.used].to(device), 0
     for seed in range(selection.seeds):
@@ -127,6 +124,12 @@ def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, de
         with _one_volume_fits(images.shape[-1], device):
             chunk = chunk or chunk_size(denoiser, images, growth, len(indices))
             chunk = _reconstruct_seed(run, denoiser, images, growth, indices, seed, chunk)
+
+
+def trained_denoiser(run: Run, device: torch.device) -> EDMDenoiser:
+    """Read the denoiser of a run, to be used and not trained."""
+    denoiser = EDMDenoiser(load_denoiser(run), bfloat16=supports_fast_bfloat16(device))
+    return denoiser.to(device).eval().requires_grad_(False)
 
 
 def _reconstruct_seed(

@@ -10,19 +10,19 @@ import torch
 import tyro
 
 from .. import __version__
-from ..datatypes import ImageStack, InputError
-from ..diffusion.edm import EDMDenoiser
+from ..datatypes import ImageStack
 from ..io.files import write_text
 from ..io.mrc import read_images, write_images
 from ..io.tables import write_table
-from ..networks.unet import supports_fast_bfloat16
 from ..report.contents import build_page
 from ..report.denoiser_checks import DenoiserChecks, MadeUp, check_samples, make_up, references
 from ..report.pictures import draw_pictures
 from ..report.sections import project_volumes, volume_table
 from ..report.summary import read_summary
-from ..runs import Run, load_denoiser, locked, open_run
+from ..runs import Run
 from .progress import progress
+from .reconstruct import trained_denoiser
+from .run_folder import opened
 from .train import Device, choose_device
 
 _SAMPLES = 8
@@ -44,10 +44,8 @@ def report(
     device
         Where the denoiser makes up some images; auto takes a GPU if there is one.
     """
-    if not (run / "config.toml").exists():
-        raise InputError(f"{run}: is no run folder (no config.toml); make one with `scoretomo train`")
-    with locked(run):
-        path = write_report(open_run(run), choose_device(device))
+    with opened(run) as ready:
+        path = write_report(ready, choose_device(device))
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -92,11 +90,10 @@ def denoiser_checks(run: Run, device: torch.device) -> DenoiserChecks | None:
         stack = read_images(path, run.preprocessing.working_pixel_size_angstrom).stack.images
         if len(stack) == _SAMPLES + len(references(len(images))):
             return _numbered(check_samples(MadeUp(stack[:_SAMPLES], stack[_SAMPLES:]), images), run)
-    denoiser = EDMDenoiser(load_denoiser(run), bfloat16=supports_fast_bfloat16(device)).to(device).eval()
     noise = run.config.noise
     with torch.no_grad():
         made = make_up(
-            denoiser,
+            trained_denoiser(run, device),
             images.to(device),
             _SAMPLES,
             median=noise.median,

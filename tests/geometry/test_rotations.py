@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from scipy.stats import kstest
+from torch import Tensor
 
 from scoretomo.geometry.rotations import (
     about_y,
@@ -14,6 +15,7 @@ from scoretomo.geometry.rotations import (
     from_quaternions,
     from_relion_euler,
     from_rotation_vectors,
+    low_discrepancy_rotations,
     random_rotations,
     to_relion_euler,
 )
@@ -60,6 +62,38 @@ def test_a_generator_decides_the_draw_and_the_global_state_is_left_alone() -> No
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(first, random_rotations(7, generator=torch.Generator().manual_seed(4)))
+
+
+def test_members_of_the_sequence_are_uniform_over_random_starts(generator: torch.Generator) -> None:
+    start = torch.rand(20_000, 3, generator=generator, dtype=torch.float64)
+    rotations = low_discrepancy_rotations(start, 1000, 1)[:, 0]
+    angles = torch.deg2rad(angle_between(rotations, torch.eye(3).expand(len(rotations), 3, 3))).numpy()
+    assert kstest(angles, lambda angle: (angle - torch.sin(torch.as_tensor(angle)).numpy()) / math.pi).pvalue > 0.01
+    for entry in range(9):
+        assert kstest(rotations.flatten(1)[:, entry].numpy(), "uniform", args=(-1, 2)).pvalue > 0.001
+
+
+@pytest.mark.parametrize("count", [30, 200])
+def test_a_sequence_fills_the_rotations_more_evenly_than_independent_draws(
+    count: int, generator: torch.Generator
+) -> None:
+    """Sums over the sequence come nearer to the integral: of entries (0) and of their products (1/3 or 0)."""
+
+    def error(rotations: Tensor) -> float:
+        entries = rotations.flatten(2)
+        second = torch.einsum("bki, bkj -> bij", entries, entries) / count - torch.eye(9) / 3
+        return float(entries.mean(1).square().mean() + second.square().mean())
+
+    starts = torch.rand(50, 3, generator=generator, dtype=torch.float64)
+    even, independent = low_discrepancy_rotations(starts, 0, count), random_rotations(50, count, generator=generator)
+    assert error(even) < 0.25 * error(independent)
+
+
+def test_a_sequence_goes_on_where_it_stopped(generator: torch.Generator) -> None:
+    start = torch.rand(2, 3, generator=generator, dtype=torch.float64)
+    whole = low_discrepancy_rotations(start, 0, 9)
+    parts = [low_discrepancy_rotations(start, 0, 4), low_discrepancy_rotations(start, 4, 5)]
+    assert torch.equal(whole, torch.cat(parts, dim=1))
 
 
 def test_exponential_map_agrees_with_scipy(generator: torch.Generator) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import weakref
+from itertools import islice
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from scoretomo.datatypes import InputError
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
 from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
 from scoretomo.geometry.grids import so3_grid
-from scoretomo.geometry.rotations import from_quaternions, random_rotations
+from scoretomo.geometry.rotations import low_discrepancy_rotations, random_rotations
 from scoretomo.imaging.fourier import radius_grid
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import mirror_z
@@ -53,10 +54,11 @@ def test_gradient_equals_autograd(generator: torch.Generator) -> None:
     config = ReconstructionConfig(steps=1, views=4, final_views=4, sigma=0.3, final_sigma=0.3, support=2.0)
     moved = reconstruct(shrink, base, config, generators=seeded(5), start=start)
 
-    draws = torch.randn(1, 3, 4 + SIDE**2, generator=torch.Generator().manual_seed(5))
+    begin = torch.rand(1, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     volume = start.clone().requires_grad_()
-    views = project(volume, from_quaternions(draws[..., :4]))
-    noisy = (views + 0.3 * draws[..., 4:].view_as(views)).detach()
+    views = project(volume, low_discrepancy_rotations(begin, 0, 3))
+    noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
+    noisy = (views + 0.3 * noise).detach()
     clean = shrink(noisy[0], torch.full((3,), 0.3))
     loss = 0.5 * ((views[0] - clean).square().sum() + (volume.sum(1) - base).square().sum())
     (gradient,) = torch.autograd.grad(loss, volume)
@@ -209,6 +211,19 @@ def test_a_volume_does_not_depend_on_those_it_advances_with(together: list[int],
     assert torch.allclose(part, whole[together], atol=1e-6)
     others = reconstruct(shrink, base, config, generators=seeded(17, 18, 19), anchors=anchors)
     assert not torch.allclose(others, whole, atol=1e-3)
+
+
+def test_an_interrupted_reconstruction_goes_on_as_if_it_had_not_been(generator: torch.Generator) -> None:
+    base = torch.rand(2, SIDE, SIDE, generator=generator)
+    config = ReconstructionConfig(steps=6, views=2, final_views=6, average=0.5)
+    whole = reconstruct(shrink, base, config, generators=seeded(1, 2))
+    generators = seeded(1, 2)
+    half = next(islice(reconstruct_progressive(shrink, base, config, generators=generators), 3, None))
+    others = seeded(1, 2)
+    for other, interrupted in zip(others, generators, strict=True):
+        other.set_state(interrupted.get_state())
+    *_, last = reconstruct_progressive(shrink, base, config, generators=others, resume=half)
+    assert torch.equal(last.result, whole)
 
 
 def test_no_step_waits_for_the_device(generator: torch.Generator) -> None:

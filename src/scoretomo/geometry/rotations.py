@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_R3_RATIO = 1.2207440846057596  # root of x^4 = x + 1, the golden ratio of three dimensions
+
 
 def random_rotations(
     *shape: int,
@@ -19,6 +21,30 @@ def random_rotations(
     source = generator.device if generator is not None else device
     quaternions = torch.randn(*shape, 4, generator=generator, device=source).to(device)
     return from_quaternions(quaternions)
+
+
+def low_discrepancy_rotations(
+    start: Float[Tensor, "*batch 3"], first: int, count: int
+) -> Float[Tensor, "*batch count 3 3"]:
+    """Members of a sequence that fills SO(3) more evenly than independent draws do, from its beginning to any length.
+
+    The additive recurrence of Roberts (2018, "R3") on the unit cube, which Shoemake's map (1992) takes to unit
+    quaternions without changing volumes. With a start that is uniform on the cube, each member is uniform on SO(3).
+
+    Parameters
+    ----------
+    start
+        ``(..., 3)``, float64, where the recurrence begins in the unit cube.
+    first, count
+        The members ``first`` to ``first + count - 1``, counted from 0.
+    """
+    powers = torch.arange(1, 4, device=start.device)
+    members = torch.arange(first, first + count, device=start.device)
+    cube = (start[..., None, :] + members[:, None] * _R3_RATIO ** -powers.double()) % 1
+    height, (angle, other) = cube[..., 0], (2 * math.pi * cube[..., 1:]).unbind(-1)
+    within, without = height.sqrt(), (1 - height).sqrt()
+    quaternions = (within * other.cos(), without * angle.sin(), without * angle.cos(), within * other.sin())
+    return from_quaternions(torch.stack(quaternions, dim=-1).float())
 
 
 def from_quaternions(quaternions: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:

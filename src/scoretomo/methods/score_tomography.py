@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser, denoising_error, lognormal_sigmas, loss_weight
-from ..geometry.rotations import from_quaternions
+from ..geometry.rotations import low_discrepancy_rotations
 from ..imaging.augmentation import augment
 from ..imaging.masks import ball
 from ..imaging.projection import back_project, project
@@ -158,8 +158,8 @@ def reconstruct_progressive(
     config
         Step sizes and schedules.
     generators
-        One for each base image, all on one device. It makes every draw of that volume, so that what becomes of a volume
-        does not depend on those it advances with.
+        One for each base image, all on one device. It makes every draw of that volume, and its seed says where the
+        sequence of views begins, so that what becomes of a volume does not depend on those it advances with.
     start
         Volumes to begin with; zeros if not given.
     resume
@@ -183,16 +183,20 @@ def reconstruct_progressive(
     support = ball(side, 3, radius, base_images.device)
     floor = config.floor * base_images.amin((1, 2)).clamp(max=0).view(-1, 1, 1, 1) / side
     volumes = base_images.new_zeros(count, side, side, side) if start is None else start
+    begin = _sequence_starts(generators, base_images.device)
     first, average = 0, None
     if resume is not None:
         first, volumes, average = resume.step, resume.volumes, resume.average
     del start, resume  # large volumes leave little memory: nothing holds on to those that have changed
+    drawn = sum(_schedule(config, step)[1] - 1 for step in range(first))
     first_averaged = config.steps - round(config.average * config.steps)
 
     for step in range(first, config.steps):
         sigma, views = _schedule(config, step)
         # 1. project
-        rotations, noise = _draw_views(generators, views - 1, base_images)
+        rotations = low_discrepancy_rotations(begin, drawn, views - 1)
+        noise = _draw_noise(generators, views - 1, base_images)
+        drawn += views - 1
         targets = base_images.new_zeros(count, 0, side, side)
         if anchors is not None and config.anchors:
             targets, known = _draw_anchors(generators, config.anchors, anchors)
@@ -235,16 +239,20 @@ def reconstruct(
     return deque(steps, maxlen=1)[0].result
 
 
-def _draw_views(
+def _sequence_starts(generators: Sequence[torch.Generator], device: torch.device) -> Float[Tensor, "b 3"]:
+    """Where the views of each volume begin: from its seed, so that an interrupted call finds the place again."""
+    own = (torch.Generator().manual_seed(generator.initial_seed()) for generator in generators)
+    return torch.stack([torch.rand(3, generator=source, dtype=torch.float64) for source in own]).to(device)
+
+
+def _draw_noise(
     generators: Sequence[torch.Generator], views: int, images: Float[Tensor, "b n n"]
-) -> tuple[Float[Tensor, "b views 3 3"], Float[Tensor, "b views n n"]]:
-    """Rotations, uniform on SO(3), and noise of some views of each volume; both in one call of its generator."""
-    side = images.shape[-1]
-    draws = torch.empty(len(generators), views, 4 + side**2, device=generators[0].device)
+) -> Float[Tensor, "b views n n"]:
+    """Noise of some views of each volume, in one call of its generator."""
+    draws = images.new_empty(len(generators), views, *images.shape[1:], device=generators[0].device)
     for own, generator in zip(draws, generators, strict=True):
         own.normal_(generator=generator)
-    quaternions, noise = draws.to(images.device).split([4, side**2], dim=-1)
-    return from_quaternions(quaternions), noise.unflatten(-1, (side, side))
+    return draws.to(images.device)
 
 
 def _draw_anchors(

@@ -101,7 +101,7 @@ def reconstruct(
     device
         Where to compute; auto takes a GPU if there is one.
     """
-    with opened(run) as ready:
+    with opened(run, shared=True) as ready:
         reconstruct_volumes(ready, growth, selection, choose_device(device))
     print(f"volumes: {ready.volumes}")
 

@@ -1,13 +1,24 @@
-"""The types at the edges of the package: images, volumes and poses with their units.
+"""The types at the edges of the package: images, volumes, poses and contrast transfer with their units.
 
 Algorithms take and return bare tensors; these frozen dataclasses carry what a bare tensor cannot say,
 and refuse at construction what no algorithm could use.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+# What the fields of CTFParams may be: least, most, and the unit as a person would say it.
+_CTF_RANGES = {
+    "defocus_u_angstrom": (-1e6, 1e6, "Angstrom, positive for underfocus"),
+    "defocus_v_angstrom": (-1e6, 1e6, "Angstrom, positive for underfocus"),
+    "astigmatism_degrees": (-1e4, 1e4, "degrees"),
+    "phase_shift_degrees": (-1e4, 1e4, "degrees"),
+    "voltage_kv": (10.0, 3000.0, "kV"),
+    "spherical_aberration_mm": (-100.0, 100.0, "mm"),
+    "amplitude_contrast": (0.0, 1.0, "as a fraction of all contrast"),
+}
 
 
 class InputError(ValueError):
@@ -103,7 +114,7 @@ class Poses:
     Raises
     ------
     InputError
-        Shapes that do not fit together.
+        Shapes that do not fit together, or values that are not finite.
     """
 
     rotations: Tensor
@@ -113,9 +124,78 @@ class Poses:
         if self.rotations.shape[1:] != (3, 3) or self.shifts_angstrom.shape != (len(self.rotations), 2):
             shapes = f"{tuple(self.rotations.shape)} and {tuple(self.shifts_angstrom.shape)}"
             raise InputError(f"poses need rotations (n, 3, 3) and shifts (n, 2), not {shapes}")
+        finite = torch.isfinite(self.rotations).all((1, 2)) & torch.isfinite(self.shifts_angstrom).all(1)
+        if not finite.all():
+            raise InputError(f"poses {_enumerate((~finite).nonzero().flatten().tolist())} are NaN or infinite")
 
     def __len__(self) -> int:
         return len(self.rotations)
+
+    def select(self, indices: Tensor) -> "Poses":
+        """Poses of some images: their indices in any order, or a mask."""
+        return Poses(self.rotations[indices], self.shifts_angstrom[indices])
+
+
+@dataclass(frozen=True)
+class CTFParams:
+    """What the contrast transfer function of each image depends on, all ``(n,)``; see :mod:`scoretomo.imaging.ctf`.
+
+    Attributes
+    ----------
+    defocus_u_angstrom, defocus_v_angstrom
+        Defocus along the axis of astigmatism and across it, in Angstrom; positive is underfocus.
+    astigmatism_degrees
+        Angle of the axis of ``defocus_u_angstrom``, from x towards y (RELION's ``rlnDefocusAngle``).
+    phase_shift_degrees
+        Of a phase plate; 0 without one.
+    voltage_kv, spherical_aberration_mm
+        Of the microscope.
+    amplitude_contrast
+        Fraction of the contrast that is amplitude contrast, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit together, NaN, or values that no microscope has.
+    """
+
+    defocus_u_angstrom: Tensor
+    defocus_v_angstrom: Tensor
+    astigmatism_degrees: Tensor
+    phase_shift_degrees: Tensor
+    voltage_kv: Tensor
+    spherical_aberration_mm: Tensor
+    amplitude_contrast: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = {tuple(values.shape) for values in self._columns()}
+        if len(shapes) > 1 or len(shapes.pop()) != 1:
+            all_shapes = ", ".join(str(tuple(values.shape)) for values in self._columns())
+            raise InputError(f"CTF parameters must be (n,) each, of the same n, not {all_shapes}")
+        values = torch.stack(self._columns())
+        low, high = values.new_tensor([limits[:2] for limits in _CTF_RANGES.values()]).T[:, :, None]
+        good = (values >= low) & (values <= high)  # of NaN neither holds
+        if not good.all():
+            row = int((~good).any(1).nonzero()[0])
+            name, (least, most, unit) = list(_CTF_RANGES.items())[row]
+            bad = (~good[row]).nonzero().flatten().tolist()
+            raise InputError(
+                f"{name} of images {_enumerate(bad)} must be {least:g} to {most:g} {unit}, not {values[row, bad[0]]:g}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.defocus_u_angstrom)
+
+    def select(self, indices: Tensor) -> "CTFParams":
+        """Parameters of some images: their indices in any order, or a mask."""
+        return CTFParams(*(values[indices] for values in self._columns()))
+
+    def to(self, device: torch.device | str) -> "CTFParams":
+        """Copy the parameters to a device."""
+        return CTFParams(*(values.to(device) for values in self._columns()))
+
+    def _columns(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 def _check_pixel_size(pixel_size_angstrom: float) -> None:

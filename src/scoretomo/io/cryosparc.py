@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ..datatypes import InputError
+from ..datatypes import CTFParams, InputError, Poses
+from ..geometry.rotations import from_rotation_vectors
 from .mrc import LoadedImages
 from .named_images import NamedImages, decide_pixel_size, gather_images
 
 _COMPRESSED = b"\x95CSDAT"
 _PIXEL_SIZE = "blob/psize_A"
+_DEFOCUS_FIELDS = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
+_CTF_FIELDS = (*_DEFOCUS_FIELDS, "ctf/phase_shift_rad", "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast")
 
 
 @dataclass(frozen=True)
@@ -90,16 +95,81 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedI
 
 def read_named_images(path: Path) -> NamedImages:
     """Read the images of a .cs file before anything is decided about their pixel size; see :func:`read_images`."""
-    rows = read_cs(path).rows
-    names = rows.dtype.names or ()
-    missing = [name for name in ("blob/path", "blob/idx") if name not in names]
-    if missing:
+    return gather_images(path, *image_places([read_cs(path)]))
+
+
+def image_places(files: Sequence[CsFile]) -> tuple[list[str], list[int], tuple[float, ...]]:
+    """Stack of every image, its place in it (from 0), and the distinct pixel sizes stated.
+
+    Raises
+    ------
+    InputError
+        Fields that are missing (named), or no rows.
+    """
+    path = files[0].path
+    fields = {name: find_field(files, name) for name in ("blob/path", "blob/idx", _PIXEL_SIZE)}
+    stacks, sections, sizes = fields.values()
+    if stacks is None or sections is None:
+        missing = [name for name in ("blob/path", "blob/idx") if fields[name] is None]
         raise InputError(f"{path}: names no images: no {' and no '.join(missing)}")
-    if not len(rows):
+    if not len(stacks):
         raise InputError(f"{path}: names no images: it has no rows")
-    files = [file_name(value) for value in rows["blob/path"]]
-    stated = stated_pixel_sizes(rows[_PIXEL_SIZE]) if _PIXEL_SIZE in names else ()
-    return gather_images(path, files, [int(index) for index in rows["blob/idx"]], stated)
+    stated = stated_pixel_sizes(sizes) if sizes is not None else ()
+    return [file_name(value) for value in stacks], [int(section) for section in sections], stated
+
+
+def read_poses(files: Sequence[CsFile], pixel_size_angstrom: float) -> Poses | None:
+    """Read the poses of 3D refinement from a particle file and its passthrough files; None if they have none.
+
+    ``alignments3D/pose`` is a rotation vector, axis times angle in radians, whose rotation takes the microscope frame
+    to the object's, the transpose of ours. ``alignments3D/shift`` is RELION's origin, in pixels of
+    ``alignments3D/psize_A``: the density lies at its negative.
+
+    Raises
+    ------
+    InputError
+        Values that are not finite.
+    """
+    vectors, shifts = find_field(files, "alignments3D/pose"), find_field(files, "alignments3D/shift")
+    if vectors is None:
+        return None
+    rotations = from_rotation_vectors(-torch.from_numpy(vectors.astype(np.float64)))
+    moved = torch.zeros(len(vectors), 2, dtype=torch.float64)
+    if shifts is not None:
+        pixels = _alignment_pixels(files, pixel_size_angstrom)
+        moved = -torch.from_numpy(shifts.astype(np.float64)) * pixels
+    try:
+        return Poses(rotations.float(), moved.float())
+    except InputError as error:
+        raise InputError(f"{files[0].path}: alignments3D: {error}") from None
+
+
+def read_ctf(files: Sequence[CsFile]) -> CTFParams | None:
+    """Read the contrast transfer from a particle file and its passthrough files; None if they have no defocus.
+
+    Scale, B-factor, beam tilt and higher aberrations are left out.
+
+    Raises
+    ------
+    InputError
+        Some of the fields only, or values that are not finite or impossible.
+    """
+    fields = {name: find_field(files, name) for name in _CTF_FIELDS}
+    if all(fields[name] is None for name in _DEFOCUS_FIELDS):
+        return None
+    missing = [name for name, values in fields.items() if values is None]
+    if missing:
+        raise InputError(
+            f"{files[0].path}: has some fields of the CTF, but no {', '.join(missing)}; give the file that has them "
+            "with --passthrough"
+        )
+    values = (torch.from_numpy(values.astype(np.float64)) for values in fields.values() if values is not None)
+    u, v, angle, shift, voltage, aberration, contrast = values
+    columns = (u, v, angle.rad2deg(), shift.rad2deg(), voltage, aberration, contrast)
+    try:
+        return CTFParams(*(column.float() for column in columns))
+    except InputError as error:
+        raise InputError(f"{files[0].path}: {error}") from None
 
 
 def file_name(value: bytes | str) -> str:
@@ -138,6 +208,15 @@ def find_field(files: Sequence[CsFile], name: str) -> NDArray[Any] | None:
         return None
     values: NDArray[Any] = file.rows[name]
     return values if file is files[0] else values[_places(file, files[0])]
+
+
+def _alignment_pixels(files: Sequence[CsFile], pixel_size_angstrom: float) -> Tensor | float:
+    """Angstrom per pixel of the shifts, ``(n, 1)``: particles may have been aligned at another sampling."""
+    aligned, images = find_field(files, "alignments3D/psize_A"), find_field(files, _PIXEL_SIZE)
+    if aligned is None or images is None or not ((aligned > 0) & (images > 0)).all():
+        return pixel_size_angstrom
+    # where the images' own pixel size is overruled, so is that of the alignment
+    return pixel_size_angstrom * torch.from_numpy((aligned / images.astype(np.float64))[:, None])
 
 
 def rows_of(file: CsFile, particles: CsFile) -> NDArray[np.bool_]:

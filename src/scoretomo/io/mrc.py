@@ -71,6 +71,47 @@ class MrcArray:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class StoredSections:
+    """Where the sections of an MRC file lie in it, with no file held open: thousands of stacks may be known at once.
+
+    Attributes
+    ----------
+    path
+        The file.
+    shape
+        ``(sections, y, x)``.
+    dtype, offset, strides
+        Type of the values, the byte where they begin, and the bytes between neighbours on each axis.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    offset: int
+    strides: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, path: Path, array: MrcArray) -> "StoredSections":
+        """Sections of an array from :func:`read_array`."""
+        mapped: Any = array.values  # a memory map, which knows its place in the file
+        return cls(path, mapped.shape, mapped.dtype, mapped.offset, mapped.strides)
+
+    def map(self) -> NDArray[Any]:
+        """Map the sections into memory, ``(sections, y, x)`` of the stored type.
+
+        Raises
+        ------
+        InputError
+            The file is gone, or has become shorter.
+        """
+        try:
+            everything = np.memmap(self.path, dtype=np.uint8, mode="r")
+            return np.ndarray(self.shape, self.dtype, everything, self.offset, self.strides)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{self.path}: has changed since it was opened: {error}") from error
+
+
 def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
     """Read a stack of images; a single image is a stack of one.
 

@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..datatypes import InputError
-from .mrc import LoadedImages, MrcArray, choose_pixel_size, read_array, to_stack
+from .mrc import LoadedImages, MrcArray, StoredSections, choose_pixel_size, read_array, to_stack
 
 _SAME_SIZE = 1e-4
+
+Indices = Sequence[int] | NDArray[np.intp] | NDArray[np.bool_] | Tensor
+"""Some of many: their places from 0 in any order, or a mask of all."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +46,100 @@ class NamedImages:
     notes: tuple[str, ...]
 
 
-def gather_images(
-    path: Path,
-    files: list[str],
-    sections: list[int],
-    stated_pixel_sizes_angstrom: tuple[float, ...],
-    *,
-    class_numbers: Sequence[int] | None = None,
-) -> NamedImages:
-    """Read the images that a table names.
+@dataclass(frozen=True)
+class StoredImages:
+    """Images on disk, in one or several stacks, which are read when they are asked for. No file is held open.
+
+    Attributes
+    ----------
+    path
+        The file that names them.
+    stacks
+        The distinct stacks, all with images of one size.
+    stack_numbers, sections
+        ``(n,)``, the stack of each image and its place in it, from 0.
+    """
+
+    path: Path
+    stacks: tuple[StoredSections, ...]
+    stack_numbers: NDArray[np.intp]
+    sections: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.sections)
+
+    @property
+    def side(self) -> int:
+        """Edge of an image in pixels."""
+        return self.stacks[0].shape[-1]
+
+    def select(self, indices: NDArray[np.intp]) -> "StoredImages":
+        """Take some of the images, which stay on disk."""
+        return StoredImages(self.path, self.stacks, self.stack_numbers[indices], self.sections[indices])
+
+    def read(self, indices: Indices) -> Float[Tensor, "k side side"]:
+        """Read images from disk, ``(k, side, side)`` float32 in the order asked; an index may come twice.
+
+        Raises
+        ------
+        InputError
+            A stack is gone, or the images hold NaN.
+        """
+        chosen = which(indices, len(self))
+        images = torch.from_numpy(self.gather(chosen))
+        finite = torch.isfinite(images).flatten(1).all(1).numpy()
+        if not finite.all():
+            first = chosen[~finite][0]
+            file = self.stacks[self.stack_numbers[first]].path
+            raise InputError(
+                f"{self.path}: image {self.sections[first] + 1} of {file.name} holds NaN or infinite values; remove or "
+                "repair it"
+            )
+        return images
+
+    def gather(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Read images as they are, ``(k, y, x)``, NaN and sides that differ among them."""
+        images = np.empty((len(indices), *self.stacks[0].shape[1:]), dtype=np.float32)
+        numbers, sections = self.stack_numbers[indices], self.sections[indices]
+        for number in np.unique(numbers):
+            values = self.stacks[number].map()
+            places = np.flatnonzero(numbers == number)
+            for place in places[np.argsort(sections[places])]:  # forwards through the file
+                images[place] = values[sections[place]]
+        return images
+
+
+def which(indices: Indices, count: int) -> NDArray[np.intp]:
+    """Places 0 to ``count - 1`` that indices in any order, or a mask of all, stand for."""
+    array: NDArray[Any] = torch.as_tensor(indices).cpu().numpy()
+    if array.dtype != bool:  # an empty list has no type
+        array = array.astype(np.intp, casting="same_kind" if array.size else "unsafe")
+    places: NDArray[np.intp] = np.arange(count)[array]
+    return places
+
+
+@dataclass(frozen=True)
+class OpenedImages:
+    """Images that a table names, found but not read.
+
+    Attributes
+    ----------
+    images
+        The images.
+    first_stack, first_stack_path
+        The file of the first row, whose header may have a pixel size.
+    notes
+        What was repaired or odd in the headers of the stacks.
+    """
+
+    images: StoredImages
+    first_stack: MrcArray
+    first_stack_path: Path
+    notes: tuple[str, ...]
+
+
+def open_images(path: Path, files: Sequence[str], sections: Sequence[int]) -> OpenedImages:
+    """Find the images that a table names, and read the headers of their stacks.
 
     Stacks are looked for in the folder of the table, then in the folders above it, since RELION and cryoSPARC write
     names relative to their projects.
@@ -58,6 +150,51 @@ def gather_images(
         The table's file.
     files, sections
         Stack of every row and the image in it, counted from 0.
+
+    Raises
+    ------
+    InputError
+        Stacks or images in them that are missing (named), images of several sizes.
+    """
+    places = find_stacks(path, files)
+    stacks, notes = {}, []
+    for file, place in places.items():
+        array = read_array(place)
+        stacks[file] = StoredSections.of(place, array)
+        notes += [f"{file}: {note}" for note in array.notes]
+    _check_sizes(path, list(stacks.values()))
+    numbers = {file: number for number, file in enumerate(stacks)}
+    images = StoredImages(
+        path,
+        tuple(stacks.values()),
+        np.array([numbers[file] for file in files], dtype=np.intp),
+        np.array(sections, dtype=np.intp),
+    )
+    lengths = np.array([stack.shape[0] for stack in images.stacks])[images.stack_numbers]
+    beyond = np.flatnonzero(images.sections >= lengths)
+    if len(beyond):
+        row = beyond[0]
+        raise InputError(
+            f"{path}: row {row + 1} asks for image {sections[row] + 1} of {files[row]}, which has {lengths[row]}"
+        )
+    first = places[files[0]]
+    return OpenedImages(images, read_array(first), first, tuple(notes))
+
+
+def gather_images(
+    path: Path,
+    files: list[str],
+    sections: list[int],
+    stated_pixel_sizes_angstrom: tuple[float, ...],
+    *,
+    class_numbers: Sequence[int] | None = None,
+) -> NamedImages:
+    """Read the images that a table names, all of them.
+
+    Parameters
+    ----------
+    path, files, sections
+        As for :func:`open_images`.
     stated_pixel_sizes_angstrom
         Distinct pixel sizes in the table, rising.
     class_numbers
@@ -69,30 +206,46 @@ def gather_images(
     InputError
         Stacks or images in them that are missing (named), images of several sizes.
     """
-    places = find_stacks(path, files)
-    stacks = {file: read_array(place) for file, place in places.items()}
-    if class_numbers is None and len(stacks) == 1:
+    opened = open_images(path, files, sections)
+    if class_numbers is None and len(opened.images.stacks) == 1:
         class_numbers = [section + 1 for section in sections]
     distinct = class_numbers is not None and len(set(class_numbers)) == len(class_numbers)
     return NamedImages(
-        values=_gather(path, stacks, files, sections),
+        values=opened.images.gather(np.arange(len(sections))),
         stated_pixel_sizes_angstrom=stated_pixel_sizes_angstrom,
-        first_stack=stacks[files[0]],
-        first_stack_path=places[files[0]],
+        first_stack=opened.first_stack,
+        first_stack_path=opened.first_stack_path,
         class_numbers=tuple(class_numbers) if class_numbers is not None and distinct else None,
-        notes=tuple(f"{file}: {note}" for file, array in stacks.items() for note in array.notes),
+        notes=opened.notes,
     )
 
 
 def decide_pixel_size(path: Path, named: NamedImages, given: float | None, table: str) -> LoadedImages:
-    """Make an image stack of named images: the given pixel size wins over the table's, that over the stacks' headers.
+    """Make an image stack of named images, with the pixel size of :func:`known_pixel_size`.
+
+    Raises
+    ------
+    InputError
+        Pixel size unknown, or several; images that are not square or hold NaN.
+    """
+    stated = named.stated_pixel_sizes_angstrom
+    pixel_size, notes = known_pixel_size(path, named, stated, given, table)
+    return LoadedImages(to_stack(path, named.values, pixel_size), named.notes + notes, named.class_numbers)
+
+
+def known_pixel_size(
+    path: Path, images: NamedImages | OpenedImages, stated: tuple[float, ...], given: float | None, table: str
+) -> tuple[float, tuple[str, ...]]:
+    """Decide on a pixel size, and say why: the given one wins over the table's, that over the stacks' headers.
 
     Parameters
     ----------
     path
         The table's file.
-    named
-        Its images.
+    images
+        The images that it names.
+    stated
+        Distinct pixel sizes in the table, rising.
     given
         Pixel size in Angstrom, or None.
     table
@@ -101,23 +254,19 @@ def decide_pixel_size(path: Path, named: NamedImages, given: float | None, table
     Raises
     ------
     InputError
-        Pixel size unknown, or several; images that are not square or hold NaN.
+        Pixel size unknown, or several.
     """
-    stated = named.stated_pixel_sizes_angstrom
     if given is not None:
         note = f"the pixel size of {max(stated, default=0):.5g} A in {table} is overruled by {given:.5g} A"
         differs = any(abs(given / size - 1) > _SAME_SIZE for size in stated)
-        pixel_size = given
-        notes: tuple[str, ...] = (note,) if differs else ()
-    elif stated:
-        pixel_size, notes = only_pixel_size(path, stated), (f"pixel size from {table}",)
-    else:
-        try:
-            pixel_size, notes = choose_pixel_size(named.first_stack_path, named.first_stack, None, axes=2)
-        except InputError as error:
-            raise InputError(f"{path}: no pixel size in {table}, and {error}") from None
-        notes += (f"pixel size from the header of {named.first_stack_path.name}",)
-    return LoadedImages(to_stack(path, named.values, pixel_size), named.notes + notes, named.class_numbers)
+        return given, (note,) if differs else ()
+    if stated:
+        return only_pixel_size(path, stated), (f"pixel size from {table}",)
+    try:
+        pixel_size, notes = choose_pixel_size(images.first_stack_path, images.first_stack, None, axes=2)
+    except InputError as error:
+        raise InputError(f"{path}: no pixel size in {table}, and {error}") from None
+    return pixel_size, (*notes, f"pixel size from the header of {images.first_stack_path.name}")
 
 
 def only_pixel_size(path: Path, sizes: tuple[float, ...]) -> float:
@@ -133,7 +282,7 @@ def only_pixel_size(path: Path, sizes: tuple[float, ...]) -> float:
     return sizes[0]
 
 
-def find_stacks(path: Path, files: list[str]) -> dict[str, Path]:
+def find_stacks(path: Path, files: Sequence[str]) -> dict[str, Path]:
     """Find the place of every distinct file that a table names.
 
     Raises
@@ -158,16 +307,8 @@ def find_stacks(path: Path, files: list[str]) -> dict[str, Path]:
     return found
 
 
-def _gather(path: Path, stacks: dict[str, MrcArray], files: list[str], sections: list[int]) -> NDArray[np.float32]:
-    """Images in the order of the rows; only the sections that are named are read from disk."""
-    shapes = {array.values.shape[1:] for array in stacks.values()}
+def _check_sizes(path: Path, stacks: Sequence[StoredSections]) -> None:
+    shapes = {stack.shape[1:] for stack in stacks}
     if len(shapes) > 1:
         sizes = ", ".join(sorted(f"{width} x {height}" for height, width in shapes))
         raise InputError(f"{path}: images of several sizes: {sizes}; write one file for each")
-    images = np.empty((len(files), *shapes.pop()), dtype=np.float32)
-    for row, (file, section) in enumerate(zip(files, sections, strict=True)):
-        values = stacks[file].values
-        if section >= len(values):
-            raise InputError(f"{path}: row {row + 1} asks for image {section + 1} of {file}, which has {len(values)}")
-        images[row] = values[section]
-    return images

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,36 @@ class ParticleRows:
     only: Callable[[NDArray[np.bool_]], tuple[bytes, ...]]
 
 
+def select_rows(files: Sequence[Path], rows: NDArray[np.intp]) -> tuple[bytes, ...]:
+    """Contents of particle files with some of their rows only, every byte of those as it was.
+
+    Parameters
+    ----------
+    files
+        A RELION .star file, or a cryoSPARC .cs file and its passthrough files, which keep the same particles.
+    rows
+        Rows to keep, from 0, in any order; they stay in the order of the file.
+
+    Returns
+    -------
+    tuple of bytes
+        One for each file.
+
+    Raises
+    ------
+    InputError
+        Another type of file, or rows that it does not have.
+    """
+    path, *passthrough = files
+    match _suffix(path, passthrough):
+        case ".star":
+            lines, _, loop = _particle_loop(path)
+            return (_only_lines(lines, loop, _mask(path, rows, len(loop.rows))),)
+        case _:
+            tables = [read_cs(each) for each in files]
+            return _only_particles(tables, _mask(path, rows, len(tables[0].rows)))
+
+
 def read_particle_rows(path: Path, passthrough: Sequence[Path] = ()) -> ParticleRows:
     """Read the classes of the particles in a RELION .star or cryoSPARC .cs file.
 
@@ -57,17 +88,27 @@ def read_particle_rows(path: Path, passthrough: Sequence[Path] = ()) -> Particle
     InputError
         Another type of file, no class numbers, or particles that a passthrough file does not have.
     """
+    return _read_star(path) if _suffix(path, passthrough) == ".star" else _read_cs(path, passthrough)
+
+
+def _suffix(path: Path, passthrough: Sequence[Path]) -> str:
     match path.suffix.lower():
         case ".star" if passthrough:
             raise InputError(f"{passthrough[0]}: passthrough files belong to .cs files, and {path.name} is a STAR file")
-        case ".star":
-            return _read_star(path)
-        case ".cs":
-            return _read_cs(path, passthrough)
+        case ".star" | ".cs" as suffix:
+            return suffix
         case suffix:
             raise InputError(
                 f"{path}: cannot read particles from files of type {suffix or '(none)'!r}; give .star or .cs"
             )
+
+
+def _mask(path: Path, rows: NDArray[np.intp], count: int) -> NDArray[np.bool_]:
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise InputError(f"{path}: has rows 0 to {count - 1}, not {rows.min()} to {rows.max()}; has it changed?")
+    mask = np.zeros(count, dtype=bool)
+    mask[rows] = True
+    return mask
 
 
 def _read_cs(path: Path, passthrough: Sequence[Path]) -> ParticleRows:
@@ -82,18 +123,19 @@ def _read_cs(path: Path, passthrough: Sequence[Path]) -> ParticleRows:
     pixel_sizes, shapes = find_field(files, "blob/psize_A"), find_field(files, "blob/shape")
     distinct = stated_pixel_sizes(pixel_sizes) if pixel_sizes is not None else ()
     sides = {int(side) for side in np.unique(shapes)} if shapes is not None else set()
-
-    def only(mask: NDArray[np.bool_]) -> tuple[bytes, ...]:
-        chosen = CsFile(path, files[0].rows[mask])
-        return cs_bytes(chosen.rows), *(cs_bytes(each.rows[rows_of(each, chosen)]) for each in files[1:])
-
     return ParticleRows(
         class_numbers=classes.astype(np.int64) + 1,
         first_class=0,
         pixel_size_angstrom=distinct[0] if len(distinct) == 1 else None,
         side=sides.pop() if len(sides) == 1 else None,
-        only=only,
+        only=partial(_only_particles, files),
     )
+
+
+def _only_particles(files: Sequence[CsFile], mask: NDArray[np.bool_]) -> tuple[bytes, ...]:
+    """Contents of a .cs file with some of its rows, and of its passthrough files with the same particles."""
+    chosen = CsFile(files[0].path, files[0].rows[mask])
+    return cs_bytes(chosen.rows), *(cs_bytes(each.rows[rows_of(each, chosen)]) for each in files[1:])
 
 
 @dataclass
@@ -106,6 +148,25 @@ class _Loop:
 
 
 def _read_star(path: Path) -> ParticleRows:
+    lines, loops, particles = _particle_loop(path)
+    if "rlnClassNumber" not in particles.columns:
+        raise InputError(
+            f"{path}: the particles have no rlnClassNumber; give run_itNNN_data.star of the 2D classification that "
+            "made the class averages, or particles.star of a selection from it"
+        )
+    classes = [_class_number(path, values[0]) for values in _columns(path, lines, particles, ["rlnClassNumber"])]
+    pixel_size, side = _grid(path, lines, loops, particles)
+    return ParticleRows(
+        class_numbers=np.array(classes, dtype=np.int64),
+        first_class=1,
+        pixel_size_angstrom=pixel_size,
+        side=side,
+        only=lambda mask: (_only_lines(lines, particles, mask),),
+    )
+
+
+def _particle_loop(path: Path) -> tuple[list[bytes], list[_Loop], _Loop]:
+    """Lines of a STAR file, its tables, and the one of the particles."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
@@ -114,20 +175,13 @@ def _read_star(path: Path) -> ParticleRows:
     particles = next((loop for loop in loops if "rlnImageName" in loop.columns and loop.rows), None)
     if particles is None:
         raise InputError(f"{path}: has no table of particles (loop_ with rlnImageName)")
-    if "rlnClassNumber" not in particles.columns:
-        raise InputError(
-            f"{path}: the particles have no rlnClassNumber; give run_itNNN_data.star of the 2D classification that "
-            "made the class averages, or particles.star of a selection from it"
-        )
-    classes = [_class_number(path, values[0]) for values in _columns(path, lines, particles, ["rlnClassNumber"])]
-    rows = np.array(particles.rows)
+    return lines, loops, particles
 
-    def only(mask: NDArray[np.bool_]) -> tuple[bytes, ...]:
-        dropped = set(rows[~mask].tolist())
-        return (b"".join(line for number, line in enumerate(lines) if number not in dropped),)
 
-    pixel_size, side = _grid(path, lines, loops, particles)
-    return ParticleRows(np.array(classes, dtype=np.int64), 1, pixel_size, side, only)
+def _only_lines(lines: Sequence[bytes], loop: _Loop, mask: NDArray[np.bool_]) -> bytes:
+    """All lines but those of the rows of a table that the mask leaves out."""
+    dropped = set(np.array(loop.rows)[~mask].tolist())
+    return b"".join(line for number, line in enumerate(lines) if number not in dropped)
 
 
 def _find_loops(lines: Sequence[bytes]) -> list[_Loop]:

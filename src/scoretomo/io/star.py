@@ -1,7 +1,8 @@
-"""RELION's STAR files: particles and class averages with their images, and poses."""
+"""RELION's STAR files: particles and class averages with their images, poses and contrast transfer."""
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import starfile
 import torch
 
-from ..datatypes import InputError, Poses
+from ..datatypes import CTFParams, InputError, Poses
 from ..geometry.rotations import from_relion_euler, to_relion_euler
 from .files import write_text
 from .mrc import LoadedImages
@@ -19,6 +20,35 @@ from .named_images import NamedImages, decide_pixel_size, gather_images, only_pi
 _IMAGE_COLUMNS = ("rlnImageName", "rlnReferenceImage")
 _CLASS_COLUMNS = {"populations": "rlnClassDistribution", "resolutions_angstrom": "rlnEstimatedResolution"}
 _ANGLE_COLUMNS = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+_DEFOCUS_COLUMNS = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
+_ROW_CTF = [*_DEFOCUS_COLUMNS, "rlnPhaseShift"]
+_CTF_COLUMNS = [*_DEFOCUS_COLUMNS, "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]
+# Images that are no longer object times CTF, and what they are instead.
+_CTF_APPLIED = {"rlnCtfDataArePhaseFlipped": "phase-flipped", "rlnCtfDataAreCtfPremultiplied": "multiplied by the CTF"}
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """The table of a STAR file that names images.
+
+    Attributes
+    ----------
+    path
+        The file.
+    rows
+        The table, with the columns of the optics group of each row besides (RELION 3.1); a column of the table itself
+        wins, as in RELION.
+    sections, files
+        Place of the image of each row in its stack, from 0, and the stack.
+    stated_pixel_sizes_angstrom
+        Distinct pixel sizes of the rows, rising; may be none or several.
+    """
+
+    path: Path
+    rows: pd.DataFrame
+    sections: list[int]
+    files: list[str]
+    stated_pixel_sizes_angstrom: tuple[float, ...]
 
 
 def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
@@ -45,14 +75,28 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedI
 
 def read_named_images(path: Path) -> NamedImages:
     """Read the images of a STAR file before anything is decided about their pixel size; see :func:`read_images`."""
+    table = read_image_table(path)
+    # RELION's Subset selection may renumber the averages it keeps, and then says in this column which they were;
+    # in a table of particles the column says something else
+    numbered = _IMAGE_COLUMNS[0] not in table.rows.columns and "rlnClassNumber" in table.rows.columns
+    classes = _numbers(path, table.rows, ["rlnClassNumber"])[:, 0].int().tolist() if numbered else None
+    stated = table.stated_pixel_sizes_angstrom
+    return gather_images(path, table.files, table.sections, stated, class_numbers=classes)
+
+
+def read_image_table(path: Path) -> ImageTable:
+    """Read the table of a STAR file that names images, and nothing of the images.
+
+    Raises
+    ------
+    InputError
+        Not a STAR file, no image names, or optics groups that it does not describe.
+    """
     tables = _read_tables(path)
     column, table = _image_table(path, tables)
     sections, files = _split_names(path, [str(name) for name in table[column]])
-    # RELION's Subset selection may renumber the averages it keeps, and then says in this column which they were;
-    # in a table of particles the column says something else
-    numbered = column == "rlnReferenceImage" and "rlnClassNumber" in table.columns
-    classes = _numbers(path, table, ["rlnClassNumber"])[:, 0].int().tolist() if numbered else None
-    return gather_images(path, files, sections, _stated_pixel_sizes(path, tables), class_numbers=classes)
+    rows = _with_optics(path, tables, table)
+    return ImageTable(path, rows, sections, files, _stated_pixel_sizes(path, rows, tables))
 
 
 def read_class_figures(path: Path) -> dict[str, torch.Tensor]:
@@ -98,18 +142,48 @@ def read_poses(path: Path, pixel_size_angstrom: float | None = None) -> Poses:
     table = next((block for block in tables.values() if set(_ANGLE_COLUMNS) <= set(block.columns)), None)
     if table is None:
         raise InputError(f"{path}: has no table with the columns {', '.join(_ANGLE_COLUMNS)}")
-    angles = _numbers(path, table, _ANGLE_COLUMNS)
-    origins = torch.zeros(len(table), 2, dtype=torch.float64)
-    if {"rlnOriginXAngst", "rlnOriginYAngst"} <= set(table.columns):
-        origins = _numbers(path, table, ["rlnOriginXAngst", "rlnOriginYAngst"])
-    elif {"rlnOriginX", "rlnOriginY"} <= set(table.columns):
-        origins = _numbers(path, table, ["rlnOriginX", "rlnOriginY"])
-        if origins.any():
-            stated = _stated_pixel_sizes(path, tables)
-            if pixel_size_angstrom is None and not stated:
-                raise InputError(f"{path}: origins are in pixels and there is no pixel size; give it with --pixel-size")
-            origins = origins * (pixel_size_angstrom or only_pixel_size(path, stated))
-    return Poses(from_relion_euler(angles).float(), -origins.float())
+    return _poses(path, _with_optics(path, tables, table), tables, pixel_size_angstrom)
+
+
+def table_poses(table: ImageTable, pixel_size_angstrom: float) -> Poses | None:
+    """Poses of the rows of a table, as :func:`read_poses` reads them; None if it has no angles."""
+    if not set(_ANGLE_COLUMNS) <= set(table.rows.columns):
+        return None
+    return _poses(table.path, table.rows, {}, pixel_size_angstrom)
+
+
+def table_ctf(table: ImageTable) -> CTFParams | None:
+    """Contrast transfer of the rows of a table; None if it has no defocus.
+
+    Voltage, spherical aberration and amplitude contrast come from the optics groups (RELION 3.1) or stand in every row
+    (3.0). The phase shift is 0 where there is none. B-factor, scale, beam tilt and higher aberrations are left out.
+
+    Raises
+    ------
+    InputError
+        Some of the columns only, values that are not finite or impossible, or images that had their CTF corrected.
+    """
+    columns = set(table.rows.columns)
+    if not columns & set(_DEFOCUS_COLUMNS):
+        return None
+    missing = [name for name in _CTF_COLUMNS if name not in columns]
+    if missing:
+        raise InputError(
+            f"{table.path}: has some columns of the CTF, but no {', '.join(missing)}; add them, or take the defocus "
+            "columns out for images without CTF"
+        )
+    for name, what in _CTF_APPLIED.items():
+        if name in columns and _numbers(table.path, table.rows, [name]).any():
+            raise InputError(f"{table.path}: images are {what} already ({name}); extract them as they were taken")
+    values = _numbers(table.path, table.rows, _CTF_COLUMNS).float()
+    u, v, angle, voltage, aberration, contrast = values.unbind(1)
+    shift = torch.zeros_like(u)
+    if "rlnPhaseShift" in columns:
+        shift = _numbers(table.path, table.rows, ["rlnPhaseShift"])[:, 0].float()
+    try:
+        return CTFParams(u, v, angle, shift, voltage, aberration, contrast)
+    except InputError as error:
+        raise InputError(f"{table.path}: {error}") from None
 
 
 def write_particles(
@@ -119,9 +193,12 @@ def write_particles(
     *,
     pixel_size_angstrom: float,
     side: int,
+    ctf: CTFParams | None = None,
     extra: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
     """Write a RELION 3.1 particle file for a stack with known poses, complete or not at all.
+
+    Particles of one voltage, spherical aberration and amplitude contrast make an optics group.
 
     Parameters
     ----------
@@ -133,35 +210,47 @@ def write_particles(
         Poses of all images.
     pixel_size_angstrom, side
         Of the images.
+    ctf
+        Contrast transfer of all images; None: no columns for it.
     extra
         More columns by name, such as ``rlnRandomSubset``, one value for each image.
     """
+    # RELION refuses an optics table without these three; images without CTF make no use of them
+    microscopes, groups = torch.tensor([[300.0, 2.7, 0.1]]), torch.zeros(len(poses), dtype=torch.long)
+    if ctf is not None:
+        each = torch.stack([ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast], dim=1)
+        microscopes, groups = torch.unique(each.cpu(), dim=0, return_inverse=True)
+    count = len(microscopes)
     optics = pd.DataFrame(
         {
-            "rlnOpticsGroup": [1],
-            "rlnOpticsGroupName": ["opticsGroup1"],
-            "rlnImagePixelSize": [pixel_size_angstrom],
-            "rlnImageSize": [side],
-            "rlnImageDimensionality": [2],
-            # RELION refuses an optics table without these; images without CTF make no use of them
-            "rlnVoltage": [300.0],
-            "rlnSphericalAberration": [2.7],
-            "rlnAmplitudeContrast": [0.1],
+            "rlnOpticsGroup": range(1, count + 1),
+            "rlnOpticsGroupName": [f"opticsGroup{i + 1}" for i in range(count)],
+            "rlnImagePixelSize": [pixel_size_angstrom] * count,
+            "rlnImageSize": [side] * count,
+            "rlnImageDimensionality": [2] * count,
+            **{name: microscopes[:, i].numpy() for i, name in enumerate(_CTF_COLUMNS[3:])},
         }
     )
     angles = to_relion_euler(poses.rotations.detach().cpu().double()).numpy()
     origins = -poses.shifts_angstrom.detach().cpu().double().numpy()
     particles = {
         "rlnImageName": [f"{i + 1:06d}@{image_file_name}" for i in range(len(poses))],
-        "rlnOpticsGroup": [1] * len(poses),
+        "rlnOpticsGroup": (groups + 1).tolist(),
         **{name: angles[:, i] for i, name in enumerate(_ANGLE_COLUMNS)},
         "rlnOriginXAngst": origins[:, 0],
         "rlnOriginYAngst": origins[:, 1],
+        **({} if ctf is None else _ctf_columns(ctf)),
         **(extra or {}),
     }
     text = starfile.to_string({"optics": optics, "particles": pd.DataFrame(particles)})
     # RELION tells the layout of the tables by this line
     write_text(path, text.replace("\ndata_", "\n# version 30001\n\ndata_"))
+
+
+def _ctf_columns(ctf: CTFParams) -> dict[str, Any]:
+    """Columns of the CTF that stand in every row."""
+    values = (ctf.defocus_u_angstrom, ctf.defocus_v_angstrom, ctf.astigmatism_degrees, ctf.phase_shift_degrees)
+    return {name: value.cpu().numpy() for name, value in zip(_ROW_CTF, values, strict=True)}
 
 
 def _read_tables(path: Path) -> dict[str, pd.DataFrame]:
@@ -190,6 +279,36 @@ def _image_table(path: Path, tables: dict[str, pd.DataFrame]) -> tuple[str, pd.D
     raise InputError(f"{path}: names no images: no rows with {' or '.join(_IMAGE_COLUMNS)}")
 
 
+def _poses(path: Path, rows: pd.DataFrame, tables: dict[str, pd.DataFrame], pixel_size_angstrom: float | None) -> Poses:
+    angles = _numbers(path, rows, _ANGLE_COLUMNS)
+    origins = torch.zeros(len(rows), 2, dtype=torch.float64)
+    if {"rlnOriginXAngst", "rlnOriginYAngst"} <= set(rows.columns):
+        origins = _numbers(path, rows, ["rlnOriginXAngst", "rlnOriginYAngst"])
+    elif {"rlnOriginX", "rlnOriginY"} <= set(rows.columns):
+        origins = _numbers(path, rows, ["rlnOriginX", "rlnOriginY"])
+        if origins.any():
+            stated = _stated_pixel_sizes(path, rows, tables)
+            if pixel_size_angstrom is None and not stated:
+                raise InputError(f"{path}: origins are in pixels and there is no pixel size; give it with --pixel-size")
+            origins = origins * (pixel_size_angstrom or only_pixel_size(path, stated))
+    return Poses(from_relion_euler(angles).float(), -origins.float())
+
+
+def _with_optics(path: Path, tables: dict[str, pd.DataFrame], table: pd.DataFrame) -> pd.DataFrame:
+    """Join to every row the columns of its optics group that it does not have itself."""
+    optics = tables.get("optics")
+    if optics is None or not {"rlnOpticsGroup"} <= set(optics.columns) & set(table.columns):
+        return table
+    optics = optics.set_index(_numbers(path, optics, ["rlnOpticsGroup"])[:, 0].numpy())
+    groups = _numbers(path, table, ["rlnOpticsGroup"])[:, 0].numpy()
+    unknown = sorted(set(groups.tolist()) - set(optics.index))
+    if unknown or optics.index.has_duplicates:
+        what = f"has no optics group {unknown[0]:g}" if unknown else "has an optics group twice"
+        raise InputError(f"{path}: data_optics {what}")
+    more = optics.loc[groups, [name for name in optics.columns if name not in table.columns]]
+    return pd.concat([table.reset_index(drop=True), more.reset_index(drop=True)], axis=1)
+
+
 def _split_names(path: Path, names: list[str]) -> tuple[list[int], list[str]]:
     """Section (from 0) and file of every ``N@stack``; a name without N is a file of one image."""
     sections, files = [], []
@@ -202,10 +321,14 @@ def _split_names(path: Path, names: list[str]) -> tuple[list[int], list[str]]:
     return sections, files
 
 
-def _stated_pixel_sizes(path: Path, tables: dict[str, pd.DataFrame]) -> tuple[float, ...]:
-    """Distinct pixel sizes: of the optics, else of the model, else from magnification and detector pixel."""
+def _stated_pixel_sizes(path: Path, rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> tuple[float, ...]:
+    """Distinct pixel sizes: of the rows and their optics, else of the model; or from magnification and detector pixel.
+
+    Optics groups that no row is of do not count.
+    """
     for columns in (["rlnImagePixelSize"], ["rlnPixelSize"], ["rlnDetectorPixelSize", "rlnMagnification"]):
-        found = [_numbers(path, table, columns) for table in tables.values() if set(columns) <= set(table.columns)]
+        here = [rows] if set(columns) <= set(rows.columns) else list(tables.values())
+        found = [_numbers(path, table, columns) for table in here if set(columns) <= set(table.columns)]
         if found:
             values = torch.cat(found)
             # micrometers on the detector to Angstrom in the specimen

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from scoretomo.datatypes import InputError
 from scoretomo.io.cryosparc import cs_bytes, read_cs
-from scoretomo.io.particle_rows import read_particle_rows
+from scoretomo.io.particle_rows import read_particle_rows, select_rows
 from scoretomo.io.star import read_poses
 
 # everything that a STAR file may hold and a writer would change
@@ -73,6 +73,17 @@ def test_a_strange_star_file_loses_the_other_rows_and_nothing_else(tmp_path: Pat
     dropped = [lines.index(line) for line in lines if b"000002@" in line or b"000004@" in line]
     assert len(dropped) == 2
     assert kept == b"".join(line for number, line in enumerate(lines) if number not in dropped)
+
+
+def test_rows_by_number_are_rows_by_mask(tmp_path: Path) -> None:
+    """With and without classes, in any order and twice: rows are a set, and stay in the order of the file."""
+    path = write(tmp_path / "a.star", STRANGE)
+    rows = read_particle_rows(path)
+    assert select_rows((path,), np.array([4, 0, 2, 0])) == rows.only(mask("x.x.x"))
+    write(path, STRANGE.replace(b"_rlnClassNumber #3", b"_rlnOther #3"))
+    assert b"000004@" not in select_rows((path,), np.array([4, 0, 2]))[0]
+    with pytest.raises(InputError, match=r"a\.star: has rows 0 to 4, not 3 to 5"):
+        select_rows((path,), np.array([5, 3]))
 
 
 def test_line_ends_of_windows_are_kept(tmp_path: Path) -> None:

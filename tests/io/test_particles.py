@@ -159,6 +159,19 @@ def test_every_stored_type_and_byte_order(tmp_path: Path, stored: type) -> None:
         assert torch.equal(found, expected)
 
 
+def test_extended_headers_and_axes_in_another_order(tmp_path: Path) -> None:
+    import mrcfile
+
+    with mrcfile.new(tmp_path / "x.mrcs") as file:
+        file.set_data(np.random.default_rng(0).random((3, 3, 3), np.float32))
+        file.set_extended_header(np.ones(100, np.float32))
+        file.set_volume()
+        file.header.mapc, file.header.maps = 3, 1
+        stored = file.data.copy()
+    found = read_particles(tmp_path / "x.mrcs", pixel_size_angstrom=2.0).images.read([2, 0])
+    assert torch.equal(found, torch.from_numpy(stored.T[[2, 0]]))
+
+
 def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """50 000 particles of 128 pixels in a sparse file of 3.3 GB: only what is asked for may cost memory."""
     count, side = 50_000, 128
@@ -469,6 +482,27 @@ def test_cryosparc_and_relion_say_the_same_of_the_same_particles(data: Path) -> 
     assert torch.equal(*(twin.images.read([6, 0, 3]) for twin in twins))
     for first, second in zip(*(vars(twin.ctf).values() for twin in twins), strict=True):
         torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("name", ["relion31.star", "sample_particles_relion31.star", "empiar_10076_7.star"])
+def test_selections_of_real_star_files(data: Path, tmp_path: Path, name: str) -> None:
+    path = data / "formats" / name
+    particles = read_particles(path)
+    chosen = particles.select(torch.arange(len(particles)) % 3 == 1)
+    (content,) = select_rows(chosen.files, chosen.rows)
+    whole, kept = path.read_bytes().splitlines(), content.splitlines()
+    named = [line for line in whole if b"@" in line]
+    assert [line for line in kept if b"@" in line] == [named[row] for row in chosen.rows]
+    assert [line for line in kept if b"@" not in line] == [line for line in whole if b"@" not in line]
+    assert select_rows(particles.files, particles.rows) == (path.read_bytes(),)
+
+
+def test_a_selection_of_a_real_cs_file(data: Path, tmp_path: Path) -> None:
+    path = data / "formats" / "empiar_10076_7.cs"
+    chosen = read_particles(path).select([5, 2])
+    (tmp_path / "kept.cs").write_bytes(select_rows(chosen.files, chosen.rows)[0])
+    before, after = read_cs(path).rows, read_cs(tmp_path / "kept.cs").rows
+    assert after.dtype == before.dtype and after.tobytes() == before[[2, 5]].tobytes()
 
 
 def test_lazy_reading_is_reading(data: Path, generator: torch.Generator) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from scoretomo.datatypes import InputError
 from scoretomo.imaging.fourier import centred_fft
-from scoretomo.io.atoms import density_of_atoms, read_atoms
+from scoretomo.io.atoms import density_of_atoms, read_atoms, read_atoms_with_part
 
 
 def atom_line(serial: int, residue: str, element: str, xyz: tuple[float, float, float], occupancy: float = 1.0) -> str:
@@ -56,6 +56,41 @@ def test_assembly_is_built_where_the_file_describes_one(tmp_path: Path) -> None:
     coordinates, weights = read_atoms(path)
     assert weights.tolist() == [6.0, 4.0, 6.0, 4.0]
     torch.testing.assert_close(coordinates[2:], torch.tensor([[-10.0, 0.0, 30.0], [0.0, -20.0, 26.0]]))
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("A:1-1", [True, False, False, False]),
+        ("A:-5-1,B:2-9", [True, False, False, True]),
+        ("B", [False, False, True, True]),
+        (" A:2-2 , B ", [False, True, True, True]),
+    ],
+)
+def test_part_is_chains_or_residues_of_one_copy(tmp_path: Path, part: str, expected: list[bool]) -> None:
+    path = tmp_path / "dimer.pdb"
+    path.write_text(ASSEMBLY + TWO_ATOMS)
+    coordinates, weights, in_part = read_atoms_with_part(path, part)
+    assert in_part.tolist() == expected
+    torch.testing.assert_close(coordinates, read_atoms(path)[0])
+    assert weights.tolist() == [6.0, 4.0, 6.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("X", "no chain X; its chains are A, B"),
+        ("A:7-9", "no chain A with residues 7 to 9"),
+        ("A,B", "whole model"),
+        ("A:1", "write a chain"),
+        ("", "write a chain"),
+    ],
+)
+def test_parts_that_are_none_are_refused(tmp_path: Path, part: str, message: str) -> None:
+    path = tmp_path / "dimer.pdb"
+    path.write_text(ASSEMBLY + TWO_ATOMS)
+    with pytest.raises(InputError, match=message):
+        read_atoms_with_part(path, part)
 
 
 @pytest.mark.parametrize(

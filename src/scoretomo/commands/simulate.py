@@ -12,11 +12,14 @@ from ..io.mrc import read_volume, write_images, write_volume
 from ..io.star import write_particles
 from ..io.tables import write_table
 from ..simulation.particles import Simulation, SimulationConfig, simulate_box, simulate_capsid, simulate_map
+from ..simulation.single_particles import ParticleConfig
+from .particle_sets import build_object, write_particle_set
 from .progress import progress, say
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
 _DEFAULT = SimulationConfig()
 Settings = Annotated[SimulationConfig, tyro.conf.arg(name="")]
+_DEFAULT_PARTICLES = ParticleConfig()
 
 
 def box(output: Output, settings: Settings = _DEFAULT, widest_angle_degrees: float = 150.0) -> None:
@@ -104,6 +107,49 @@ def atoms(
     _announce(output)
 
 
+def particles(
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="hand|MAP|MODEL")],
+    output: Output,
+    settings: Annotated[ParticleConfig, tyro.conf.arg(name="")] = _DEFAULT_PARTICLES,
+    moving: Annotated[str | None, tyro.conf.arg(metavar="PART")] = None,
+    resolution: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    map_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    ctf_of: Annotated[Path | None, tyro.conf.arg(metavar="STAR")] = None,
+    true_volumes: int = 10,
+) -> None:
+    """Simulate thousands of single-particle images, of a rigid or a moving object, with CTF and noise.
+
+    The others simulate class averages: hundreds of images, each with a true volume of its own.
+
+    Parameters
+    ----------
+    source
+        A hand with a moving thumb (the word), a map (.mrc), or an atomic model (.pdb or .cif, may be compressed).
+    output
+        Folder for images.mrcs, particles.star with poses and CTF, truth.csv and truth/volume_NNNN.mrc.
+    settings
+        Number and size of images, motion, shifts, CTF, noise.
+    moving
+        Part of the atomic model that turns where a widest angle is given: chains or residues, as in B or A:1-120,B.
+        If none is named, what lies beyond the middle along the model's long axis.
+    resolution
+        Resolution in Angstrom of the density that is made of an atomic model; 2 pixels if not given.
+    map_pixel_size
+        Pixel size of the map in Angstrom, where its file says none or a wrong one.
+    ctf_of
+        Particle file of real images: each simulated one gets the CTF of one of them, in place of a range of defocus.
+    true_volumes
+        True volumes that are written of a moving object, at evenly spaced angles.
+    """
+    _refuse_existing(output)
+    parts, notes = build_object(source, settings, moving=moving, resolution=resolution, map_pixel_size=map_pixel_size)
+    for note in notes:
+        say(f"note: {note}")
+    with progress("simulate") as report:
+        write_particle_set(output, parts, settings, true_volumes=true_volumes, ctf_of=ctf_of, report=report)
+    _announce(output)
+
+
 def write_simulation(folder: Path, simulation: Simulation) -> None:
     """Write images, true poses, true conformations and true volumes."""
     (folder / "truth").mkdir(parents=True, exist_ok=True)
@@ -141,5 +187,11 @@ def show(indices: range) -> Iterator[int]:
             report((index + 1) / len(indices), f"{index + 1} of {len(indices)}")
 
 
-SOURCES: dict[str, Callable[..., None]] = {"box": box, "capsid": capsid, "map": density_map, "atoms": atoms}
+SOURCES: dict[str, Callable[..., None]] = {
+    "box": box,
+    "capsid": capsid,
+    "map": density_map,
+    "atoms": atoms,
+    "particles": particles,
+}
 """What can be simulated."""

@@ -1,11 +1,13 @@
 """Atomic models: PDB and mmCIF files in, density maps out."""
 
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import gemmi
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..datatypes import InputError, Volume
@@ -39,18 +41,89 @@ def read_atoms(path: Path, *, assembly: bool = True) -> tuple[Float[Tensor, "n 3
     InputError
         The file is missing, cannot be read as an atomic model, or has no atoms.
     """
+    # copies of a chain need no names of their own
+    structure = _read_structure(path, gemmi.HowToNameCopiedChain.Dup, assembly=assembly)
+    return _coordinates_and_weights(path, _sites(structure))
+
+
+def read_atoms_with_part(path: Path, part: str) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Read the atoms of the first biological assembly, and which of them are in a part of it.
+
+    Parameters
+    ----------
+    path
+        As for :func:`read_atoms`.
+    part
+        Chains, or ranges of residues of them, both ends included: ``B``, ``A:1-120`` or ``A:1-120,B``. A chain that
+        the assembly has several times keeps its name in the first copy; the others have free ones.
+
+    Returns
+    -------
+    coordinates, weights
+        As :func:`read_atoms` returns them.
+    in_part
+        ``(n,)``.
+
+    Raises
+    ------
+    InputError
+        As for :func:`read_atoms`; or the part is not understood, not in the file, or all of it.
+    """
+    ranges = _residue_ranges(part)
+    structure = _read_structure(path, gemmi.HowToNameCopiedChain.Short, assembly=True)
+    sites = _sites(structure)
+    coordinates, weights = _coordinates_and_weights(path, sites)
+    found = torch.tensor([[_is_in(site, *chosen) for site in sites] for chosen in ranges])
+    for (chain, first, last), atoms in zip(ranges, found, strict=True):
+        if not atoms.any():
+            chains = dict.fromkeys(site.chain.name for site in sites)
+            residues = "" if first == -math.inf else f" with residues {first:g} to {last:g}"
+            raise InputError(f"{path}: has no chain {chain}{residues}; its chains are {', '.join(chains)}")
+    in_part = found.any(0)
+    if in_part.all():
+        raise InputError(f"{path}: {part} is the whole model; choose a part of it")
+    return coordinates, weights, in_part
+
+
+def _residue_ranges(part: str) -> list[tuple[str, float, float]]:
+    """Chain, first and last residue of every item of a part's description; a chain alone is infinitely long."""
+    ranges = []
+    for item in part.split(","):
+        match = re.fullmatch(r"\s*([^\s:]+?)(?::(-?\d+)-(-?\d+))?\s*", item)
+        if match is None:
+            raise InputError(f"{item.strip()!r} is no part of a model; write a chain, B, or residues of it, B:1-120")
+        chain, first, last = match.groups()
+        ranges.append((chain, float(first or -math.inf), float(last or math.inf)))
+    return ranges
+
+
+def _is_in(site: Any, chain: str, first: float, last: float) -> bool:
+    return bool(site.chain.name == chain and first <= site.residue.seqid.num <= last)
+
+
+def _read_structure(path: Path, naming: Any, *, assembly: bool) -> Any:
+    """Model without hydrogens and waters, as its first biological assembly if wanted and described."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
         structure = gemmi.read_structure(str(path))
         if assembly and structure.assemblies:
-            structure.transform_to_assembly(structure.assemblies[0].name, gemmi.HowToNameCopiedChain.Dup)
+            structure.transform_to_assembly(structure.assemblies[0].name, naming)
         structure.remove_hydrogens()  # only now: an assembly may name chains that hold nothing but water
         structure.remove_waters()
     except (ValueError, RuntimeError, IndexError, OSError) as error:  # what gemmi raises for malformed files
         reason = str(error).removeprefix(str(path)).lstrip(": ").splitlines()[:1]
         raise InputError(f"{path}: not a readable PDB or mmCIF file ({''.join(reason)})") from error
-    found = [site.atom for site in structure[0].all()] if len(structure) else []
+    return structure
+
+
+def _sites(structure: Any) -> list[Any]:
+    """Atoms of the first model with the residues and chains they are in; they live no longer than the structure."""
+    return list(structure[0].all()) if len(structure) else []
+
+
+def _coordinates_and_weights(path: Path, sites: list[Any]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
+    found = [site.atom for site in sites]
     coordinates = torch.tensor([atom.pos.tolist() for atom in found]).view(-1, 3)
     weights = torch.tensor([atom.element.atomic_number * atom.occ for atom in found])
     if not weights.sum() > 0:

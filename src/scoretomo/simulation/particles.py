@@ -151,8 +151,45 @@ def simulate_map(volume: Volume, config: SimulationConfig, *, track: Track = ite
         A pixel size far below that of the map, or of a size with the map itself.
     """
     generator = torch.Generator().manual_seed(config.seed)
+    fine = resample_map(volume, config.side, config.pixel_size_angstrom, oversampling=2)
+    pixel_size = 2 * fine.pixel_size_angstrom
+    poses = _draw_poses(config, generator, volume.voxels.device)
+    truth = fine.voxels.new_empty(config.count, config.side, config.side, config.side)
+    for i in track(range(config.count)):
+        turned = rotate_volumes(fine.voxels[None], poses.rotations[i : i + 1])
+        truth[i] = resize(turned[0], config.side, 3)
+    images = _record(truth.sum(1), poses.shifts_angstrom / pixel_size, config.snr, generator)
+    return Simulation(ImageStack(images, pixel_size), truth, poses, truth.new_empty(config.count, 0), ())
+
+
+def resample_map(
+    volume: Volume, side: int, pixel_size_angstrom: float | None = None, *, oversampling: int = 1
+) -> Volume:
+    """Map on the voxels of images to be simulated, or on finer ones, by a change of sampling in Fourier space.
+
+    Parameters
+    ----------
+    volume
+        The map; its turning point is its index ``side // 2``. What lies outside the images' field of view is cut off.
+    side
+        Edge of the images in pixels.
+    pixel_size_angstrom
+        Of the images; met to within one part in ``oversampling`` times the map's side. None: all of the map is seen.
+    oversampling
+        Voxels of the result along the edge of a pixel.
+
+    Returns
+    -------
+    Volume
+        Of ``oversampling * side`` voxels along each edge, with the exact size of these.
+
+    Raises
+    ------
+    InputError
+        A pixel size far below that of the map, or of a size with the map itself.
+    """
     width = volume.side * volume.pixel_size_angstrom
-    wanted = config.pixel_size_angstrom or width / config.side
+    wanted = pixel_size_angstrom or width / side
     smallest, largest = volume.pixel_size_angstrom / 4, width / 8
     if not smallest <= wanted <= largest:
         raise InputError(
@@ -160,16 +197,9 @@ def simulate_map(volume: Volume, config: SimulationConfig, *, track: Track = ite
             f"{wanted:g} Angstrom; choose {smallest:.3g} to {largest:.3g} Angstrom"
         )
     # the resampled map has a whole number of voxels, which is what decides the pixel size
-    fine_side = round(2 * width / wanted)
-    pixel_size = 2 * width / fine_side
-    fine = recentre_crop(resize(volume.voxels, fine_side, 3), 2 * config.side, 3)
-    poses = _draw_poses(config, generator, volume.voxels.device)
-    truth = fine.new_empty(config.count, config.side, config.side, config.side)
-    for i in track(range(config.count)):
-        turned = rotate_volumes(fine[None], poses.rotations[i : i + 1])
-        truth[i] = resize(turned[0], config.side, 3)
-    images = _record(truth.sum(1), poses.shifts_angstrom / pixel_size, config.snr, generator)
-    return Simulation(ImageStack(images, pixel_size), truth, poses, truth.new_empty(config.count, 0), ())
+    fine_side = round(oversampling * width / wanted)
+    voxels = recentre_crop(resize(volume.voxels, fine_side, 3), oversampling * side, 3)
+    return Volume(voxels, width / fine_side)
 
 
 def _draw_poses(config: SimulationConfig, generator: torch.Generator, device: torch.device) -> Poses:

@@ -1,4 +1,7 @@
-"""Two objects that move (001, Fig. 3), as continuous shapes that are evaluated on any grid in any orientation.
+"""Objects that move, as continuous shapes that are evaluated on any grid in any orientation.
+
+The box and the capsid are those of 001, Fig. 3. The hand stands for the one of 003, Fig. S2, which is not described
+there beyond that picture; its thumb moves.
 
 A shape is a signed distance: negative inside, positive outside, zero on its surface. Lengths are fractions of the
 image's field of view, so that the same object is sampled whatever the number of pixels; points are xyz from its centre.
@@ -29,6 +32,28 @@ _CLOSED_ARM = math.radians(105)
 # The neighbouring vertex that each vertex's arm folds towards. Of the 120 symmetry operations of the icosahedron only
 # the identity keeps more than 6 of these arrows, and no two arms fold onto the same edge.
 _FOLDS_TOWARDS = [4, 4, 5, 1, 10, 7, 9, 2, 0, 2, 3, 1]
+
+_PALM_CENTRE, _PALM_HALF_WIDTHS = (0.0, -0.09, 0.0), (0.14, 0.13, 0.042)
+_PALM_ROUNDING = 0.03
+# Base and tip of each finger. They curl towards positive z by different amounts: without the thumb the hand has no
+# symmetry and no mirror plane either.
+_FINGERS = (
+    ((-0.108, 0.02, 0.0), (-0.156, 0.21, 0.048)),
+    ((-0.036, 0.02, 0.0), (-0.054, 0.262, 0.085)),
+    ((0.036, 0.02, 0.0), (0.054, 0.28, 0.062)),
+    ((0.108, 0.02, 0.0), (0.158, 0.235, 0.02)),
+)
+_FINGER_RADIUS = 0.036
+# The thumb turns about a ball joint at the edge of the palm, from a direction in the plane of the palm to one in
+# front of it. The ball belongs to the palm, and what the thumb would share with it is cut off the thumb: the same cut
+# at all angles, so that the two fit together without a gap or an overlap. Beyond 90 degrees the thumb enters the palm.
+THUMB_HINGE = (0.16, -0.12, 0.03)
+"""Centre of the hand's ball joint, xyz, fractions of the field of view."""
+_BALL_RADIUS = 0.058
+_THUMB_STRETCHED, _THUMB_FOLDED = (0.8, 0.6, 0.0), (-0.18, 0.24, 0.9539392)
+_THUMB_LENGTH, _THUMB_RADIUS = 0.2, 0.04
+WIDEST_THUMB_DEGREES = 90.0
+"""To which angle the thumb turns without entering the palm."""
 
 # Points that are evaluated at once: the temporary arrays of one chunk stay near the processor.
 _POINTS_AT_ONCE = 2**16
@@ -180,3 +205,48 @@ def icosahedron_vertices() -> Float[Tensor, "12 3"]:
     ]  # its three cyclic permutations hold all twelve
     corners = [corner[k:] + corner[:k] for k in (0, 1, 2) for corner in rectangle]
     return torch.nn.functional.normalize(torch.tensor(corners), dim=-1)
+
+
+def thumbless_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """Signed distance from the part of the hand that stays: palm, fingers along y and the ball joint at positive x."""
+    # a box with round edges: a smaller one, and all within the radius of its edges
+    smaller = points.new_tensor(_PALM_HALF_WIDTHS) - _PALM_ROUNDING
+    beyond = (points - points.new_tensor(_PALM_CENTRE)).abs() - smaller
+    outside: Tensor = beyond.clamp(min=0).norm(dim=-1)
+    nearest = outside + beyond.amax(-1).clamp(max=0) - _PALM_ROUNDING
+    for base, tip in _FINGERS:
+        nearest = torch.minimum(nearest, _rod_distance(points, base, points.new_tensor(tip), _FINGER_RADIUS))
+    return torch.minimum(nearest, _ball_distance(points))
+
+
+def thumb_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """Signed distance from the part of the hand that moves, at angle 0 and without what the ball joint takes of it."""
+    tip = points.new_tensor(THUMB_HINGE) + _THUMB_LENGTH * points.new_tensor(_THUMB_STRETCHED)
+    return torch.maximum(_rod_distance(points, THUMB_HINGE, tip, _THUMB_RADIUS), -_ball_distance(points))
+
+
+def thumb_axis() -> Float[Tensor, " 3"]:
+    """Return the unit vector about which the thumb turns by positive angles."""
+    axis: Tensor = torch.linalg.cross(torch.tensor(_THUMB_STRETCHED), torch.tensor(_THUMB_FOLDED))
+    return axis
+
+
+def thumb_middle() -> Float[Tensor, " 3"]:
+    """Return the middle of the thumb at angle 0, xyz, fractions of the field of view."""
+    return torch.tensor(THUMB_HINGE) + _THUMB_LENGTH / 2 * torch.tensor(_THUMB_STRETCHED)
+
+
+def _ball_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    from_centre: Tensor = (points - points.new_tensor(THUMB_HINGE)).norm(dim=-1)
+    return from_centre - _BALL_RADIUS
+
+
+def _rod_distance(
+    points: Float[Tensor, "n 3"], start: tuple[float, float, float], end: Float[Tensor, " 3"], radius: float
+) -> Float[Tensor, " n"]:
+    """Signed distance from a rod with round ends, whose axis goes from ``start`` to ``end``."""
+    from_start = points - points.new_tensor(start)
+    axis = end - points.new_tensor(start)
+    along = (from_start @ axis / (axis @ axis)).clamp(0, 1)
+    from_axis: Tensor = (from_start - along[:, None] * axis).norm(dim=-1)
+    return from_axis - radius

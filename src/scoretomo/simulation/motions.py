@@ -1,0 +1,179 @@
+"""Objects in rigid parts, one of which turns about a hinge: continuous motions with one parameter (004, section 5.3).
+
+A part's density is stored about its own centre and never interpolated in real space: where it is after turning, its
+Fourier transform is read off along turned frequencies. So images and volumes at any angle come from two densities.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from ..datatypes import Volume
+from ..geometry.rotations import from_rotation_vectors
+from ..imaging.fourier import hartley, translate
+from ..imaging.slices import SliceFn, voxel_slices
+from .phantoms import THUMB_HINGE, sample, thumb_axis, thumb_distance, thumb_middle, thumbless_distance
+
+# Atoms of two parts touch within this distance; half of it and more lies between atoms that are bonded.
+_CONTACT_ANGSTROM = 5.0
+# Sine below which the parts and their hinge count as lying on one line, so that they span no plane to turn in.
+_ONE_LINE = 0.2
+# Samples of a part's padded transform along each axis: 3 times the part's, as long as that takes no gigabytes.
+_LARGEST_TRANSFORM = 480
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """What a part turns about.
+
+    Attributes
+    ----------
+    point_angstrom
+        ``(3,)``, xyz from the object's origin.
+    axis
+        ``(3,)`` unit vector, xyz; angles are positive counterclockwise seen against it.
+    """
+
+    point_angstrom: Float[Tensor, " 3"]
+    axis: Float[Tensor, " 3"]
+
+
+@dataclass(frozen=True)
+class RigidPart:
+    """A part of an object, which stays, or turns about a hinge.
+
+    Attributes
+    ----------
+    density
+        The part about its own centre, index ``side // 2``; all parts of an object have one side and pixel size.
+    centre_angstrom
+        ``(3,)``, xyz: where that centre lies in the object at angle 0.
+    hinge
+        What the part turns about; None: it stays.
+    """
+
+    density: Volume
+    centre_angstrom: Float[Tensor, " 3"]
+    hinge: Hinge | None = None
+
+
+def place(part: RigidPart, angles: Float[Tensor, " n"]) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 3"]]:
+    """Turn a part about its hinge by ``angles`` in radians.
+
+    Returns
+    -------
+    rotations
+        ``(n, 3, 3)``, active: from the part as it is stored to the object.
+    centres
+        ``(n, 3)``, xyz in Angstrom: where the part's centre comes to lie.
+    """
+    centre = part.centre_angstrom.to(angles)
+    if part.hinge is None:
+        return torch.eye(3).to(angles).expand(len(angles), 3, 3), centre.expand(len(angles), 3)
+    point = part.hinge.point_angstrom.to(angles)
+    rotations = from_rotation_vectors(angles[:, None] * part.hinge.axis.to(angles))
+    return rotations, rotations @ (centre - point) + point
+
+
+def part_slices(part: RigidPart) -> SliceFn:
+    """Make the Hartley transform of a part about its own centre a function of frequency."""
+    return voxel_slices(part.density.voxels, padding=max(2, min(3, _LARGEST_TRANSFORM // part.density.side)))
+
+
+def assemble(parts: Sequence[RigidPart], angle: float) -> Volume:
+    """Volume of the whole object with its moving part at ``angle`` radians, within the sphere of Nyquist's frequency.
+
+    Its projections are the images of :func:`scoretomo.simulation.single_particles.clean_images`.
+    """
+    voxels, pixel_size = parts[0].density.voxels, parts[0].density.pixel_size_angstrom
+    side = len(voxels)
+    axis = (torch.arange(side, device=voxels.device, dtype=voxels.dtype) - side // 2) / side
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    frequencies = torch.stack([x, y, z], dim=-1)
+    # samples at -0.5 have no partner at +0.5 to make a turned density real with
+    inside = (frequencies.norm(dim=-1) <= 0.5) & (frequencies.amin(-1) > -0.5)
+    total = torch.zeros_like(voxels)
+    for part in parts:
+        rotations, centres = place(part, voxels.new_tensor([angle]))
+        transform = torch.zeros_like(voxels)
+        transform[inside] = part_slices(part)(frequencies[inside] @ rotations[0])  # k_part = R^T k, for rows
+        turned = hartley(transform, 3) / side**3  # the Hartley transform is its own inverse but for the number
+        total += translate(turned[None], centres / pixel_size)[0]
+    return Volume(total, pixel_size)
+
+
+def hand_parts(side: int, pixel_size_angstrom: float) -> tuple[RigidPart, RigidPart]:
+    """Hand with a moving thumb, after 003, Fig. S2: density 1 inside, edges as of the box; its size goes with the box.
+
+    Angles of 0 to 90 degrees turn the thumb from the plane of the palm to in front of it.
+    """
+    width = side * pixel_size_angstrom
+    middle = thumb_middle()
+    hinge = Hinge(torch.tensor(THUMB_HINGE) * width, thumb_axis())
+    rest = sample(lambda points, _: thumbless_distance(points), torch.zeros(1, 0), side)
+    thumb = sample(lambda points, _: thumb_distance(points + middle), torch.zeros(1, 0), side)
+    return (
+        RigidPart(Volume(rest[0], pixel_size_angstrom), torch.zeros(3)),
+        RigidPart(Volume(thumb[0], pixel_size_angstrom), middle * width, hinge),
+    )
+
+
+def beyond_the_middle(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """Which atoms lie beyond the centre of mass along the longest principal axis: a part to move where none is chosen.
+
+    Of the axis' two ends it is the one with more of the coordinate that the axis is closest to.
+    """
+    centred = coordinates - centre_of_mass(coordinates, weights)
+    longest = _principal_axes(centred, weights)[:, -1]
+    return centred @ (longest * longest[longest.abs().argmax()].sign()) > 0
+
+
+def hinge_between(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"], moving: Bool[Tensor, " n"]) -> Hinge:
+    """Hinge about which the moving atoms open away from the others.
+
+    It is the middle of the contacts between the two, all pairs of a moving atom and the nearest other one within 5
+    Angstrom, or the closest pair. The axis is at right angles to the plane through the hinge and the centres of mass
+    of the two, and where these are on one line, along the whole's shortest principal axis instead, as far as that is
+    at right angles to the line. At small positive angles the moving part's centre goes away from the other's.
+    """
+    there, here = coordinates[moving], coordinates[~moving]
+    distances, nearest = KDTree(here.numpy()).query(there.numpy())
+    touching = torch.from_numpy(distances <= max(distances.min(), _CONTACT_ANGSTROM))
+    point = (there[touching] + here[torch.from_numpy(nearest)[touching]]).mean(0) / 2
+    to_moving = torch.nn.functional.normalize(centre_of_mass(there, weights[moving]) - point, dim=0)
+    to_fixed = torch.nn.functional.normalize(centre_of_mass(here, weights[~moving]) - point, dim=0)
+    axis = torch.linalg.cross(to_fixed, to_moving)
+    if axis.norm() < _ONE_LINE:
+        shortest = _principal_axes(coordinates - centre_of_mass(coordinates, weights), weights)[:, 0]
+        axis = shortest - (shortest @ to_moving) * to_moving
+    return Hinge(point, torch.nn.functional.normalize(axis, dim=0))
+
+
+def reach(
+    coordinates: Float[Tensor, "n 3"], moving: Bool[Tensor, " n"], hinge: Hinge | None, widest_angle: float
+) -> float:
+    """Largest distance of an atom from the origin while the moving ones turn from 0 to ``widest_angle`` radians."""
+    furthest = float(coordinates.norm(dim=1).max())
+    if hinge is not None:
+        # every 10 degrees: between them an atom at distance r from the hinge is at most 0.004 r further out
+        angles = torch.linspace(0, widest_angle, 2 + int(abs(widest_angle) / math.radians(10)))
+        for rotation in from_rotation_vectors(angles[:, None] * hinge.axis):
+            turned = (coordinates[moving] - hinge.point_angstrom) @ rotation.T + hinge.point_angstrom
+            furthest = max(furthest, float(turned.norm(dim=1).max()))
+    return furthest
+
+
+def centre_of_mass(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"]) -> Float[Tensor, " 3"]:
+    """Weighted mean of coordinates."""
+    return (weights[:, None] * coordinates).sum(0) / weights.sum()
+
+
+def _principal_axes(centred: Float[Tensor, "n 3"], weights: Float[Tensor, " n"]) -> Float[Tensor, "3 3"]:
+    """Columns: unit vectors along the principal axes, the shortest first."""
+    axes: Tensor = torch.linalg.eigh((weights[:, None] * centred).T @ centred).eigenvectors
+    return axes

@@ -111,7 +111,7 @@ def test_named_part_of_a_model_moves_and_the_rest_stays(tmp_path: Path) -> None:
     # B lies along y from the corner: its middle is left of and above that of A
     assert part.centre_angstrom[0] < rest.centre_angstrom[0] and part.centre_angstrom[1] > rest.centre_angstrom[1]
     assert part.hinge.axis[2].abs() > 0.95
-    closed, open_ = (assemble(parts, angle).voxels for angle in (0.0, math.radians(80)))
+    closed, open_ = (volume.voxels for volume in assemble(parts, [0.0, math.radians(80)]))
     far_end = slice(None), slice(None), slice(24, 32)  # of A
     assert (closed - open_)[far_end].abs().max() < 0.05 * closed.max()
     assert correlation(closed, open_) < 0.9

@@ -55,7 +55,7 @@ def two_parts(coordinates: Tensor, weights: Tensor, moving: Tensor, hinge: Hinge
 def test_assembled_volume_is_the_density_of_turned_atoms(atoms: tuple[Tensor, Tensor, Tensor], degrees: float) -> None:
     coordinates, weights, moving = atoms
     hinge = Hinge(torch.tensor([3.0, 2.0, -1.0]), torch.nn.functional.normalize(torch.tensor([1.0, -2.0, 2.0]), dim=0))
-    volume = assemble(two_parts(coordinates, weights, moving, hinge), math.radians(degrees))
+    (volume,) = assemble(two_parts(coordinates, weights, moving, hinge), [math.radians(degrees)])
     turned = torch.where(moving[:, None], rodrigues(coordinates, hinge, math.radians(degrees)), coordinates)
     expected = density_of_atoms(turned, weights, PIXEL, resolution_angstrom=12.0, side=SIDE).voxels
     expected = translate(expected[None], centre_of_mass(turned, weights)[None] / PIXEL)[0]
@@ -93,7 +93,7 @@ def test_thumb_fits_the_hand_at_every_angle(degrees: float) -> None:
 
 def test_only_the_thumb_moves_and_it_folds_in_front_of_the_palm() -> None:
     parts = hand_parts(SIDE, 6.0)
-    stretched, folded = (assemble(parts, angle).voxels for angle in (0.0, math.pi / 2))
+    stretched, folded = (volume.voxels for volume in assemble(parts, [0.0, math.pi / 2]))
     assert stretched.sum() == pytest.approx(folded.sum().item(), rel=1e-3)
     z, _, x = torch.meshgrid(*[torch.arange(SIDE) - SIDE // 2] * 3, indexing="ij")
     # fingers and the other half of the palm
@@ -139,6 +139,6 @@ def test_reach_is_the_radius_of_the_sphere_that_the_motion_needs() -> None:
 
 
 def test_odd_sides_have_the_same_hand() -> None:
-    mass = [assemble(hand_parts(side, 192 / side), 0.5).voxels for side in (31, 32)]
+    mass = [next(assemble(hand_parts(side, 192 / side), [0.5])).voxels for side in (31, 32)]
     radii = [((v * radius_grid(len(v), 3) ** 2).sum() / v.sum()).sqrt() / len(v) for v in mass]
     assert radii[0] == pytest.approx(radii[1].item(), rel=0.01)

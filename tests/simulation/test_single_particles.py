@@ -41,8 +41,7 @@ def correlation(a: Tensor, b: Tensor) -> float:
 def test_poses_carry_the_assembled_object_to_the_images() -> None:
     truth, _ = draw(replace(CONFIG, count=5))
     images = torch.cat(list(clean_images(HAND, truth)))
-    for i, image in enumerate(images):
-        volume = assemble(HAND, truth.angles[i].item())
+    for i, (image, volume) in enumerate(zip(images, assemble(HAND, truth.angles.tolist()), strict=True)):
         projection = project(volume.voxels[None], truth.poses.rotations[i][None, None])[0]
         shifted = translate(projection, truth.poses.shifts_angstrom[i : i + 1] / 12.0)[0]
         assert correlation(image, shifted) > 0.995

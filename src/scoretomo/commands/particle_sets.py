@@ -150,8 +150,8 @@ def write_particle_set(
     truth = draw_particles(config, generator, recorded)
     (folder / "truth").mkdir(parents=True, exist_ok=True)
     angles = torch.linspace(0, config.widest_angle_degrees, true_volumes if config.widest_angle_degrees else 1)
-    for index, angle in enumerate(angles.tolist()):
-        write_volume(folder / "truth" / f"volume_{index:04d}.mrc", assemble(parts, math.radians(angle)))
+    for index, volume in enumerate(assemble(parts, torch.deg2rad(angles).tolist())):
+        write_volume(folder / "truth" / f"volume_{index:04d}.mrc", volume)
     write_table(folder / "truth" / "volumes.csv", _rows("volume", angles))
     write_table(folder / "truth.csv", _rows("image", torch.rad2deg(truth.angles)))
     write_particles(

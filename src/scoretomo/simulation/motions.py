@@ -5,7 +5,7 @@ Fourier transform is read off along turned frequencies. So images and volumes at
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,10 +85,11 @@ def part_slices(part: RigidPart) -> SliceFn:
     return voxel_slices(part.density.voxels, padding=max(2, min(3, _LARGEST_TRANSFORM // part.density.side)))
 
 
-def assemble(parts: Sequence[RigidPart], angle: float) -> Volume:
-    """Volume of the whole object with its moving part at ``angle`` radians, within the sphere of Nyquist's frequency.
+def assemble(parts: Sequence[RigidPart], angles: Sequence[float]) -> Iterator[Volume]:
+    """Yield the volume of the whole object with its moving part at each of ``angles``, in radians.
 
-    Its projections are the images of :func:`scoretomo.simulation.single_particles.clean_images`.
+    Within the sphere of Nyquist's frequency, as the images of
+    :func:`scoretomo.simulation.single_particles.clean_images` are within its disc: they are its projections.
     """
     voxels, pixel_size = parts[0].density.voxels, parts[0].density.pixel_size_angstrom
     side = len(voxels)
@@ -97,14 +98,16 @@ def assemble(parts: Sequence[RigidPart], angle: float) -> Volume:
     frequencies = torch.stack([x, y, z], dim=-1)
     # samples at -0.5 have no partner at +0.5 to make a turned density real with
     inside = (frequencies.norm(dim=-1) <= 0.5) & (frequencies.amin(-1) > -0.5)
-    total = torch.zeros_like(voxels)
-    for part in parts:
-        rotations, centres = place(part, voxels.new_tensor([angle]))
-        transform = torch.zeros_like(voxels)
-        transform[inside] = part_slices(part)(frequencies[inside] @ rotations[0])  # k_part = R^T k, for rows
-        turned = hartley(transform, 3) / side**3  # the Hartley transform is its own inverse but for the number
-        total += translate(turned[None], centres / pixel_size)[0]
-    return Volume(total, pixel_size)
+    slices = [part_slices(part) for part in parts]
+    for angle in angles:
+        total = torch.zeros_like(voxels)
+        for part, slice_fn in zip(parts, slices, strict=True):
+            rotations, centres = place(part, voxels.new_tensor([angle]))
+            transform = torch.zeros_like(voxels)
+            transform[inside] = slice_fn(frequencies[inside] @ rotations[0])  # k_part = R^T k, for rows
+            turned = hartley(transform, 3) / side**3  # the Hartley transform is its own inverse but for the number
+            total += translate(turned[None], centres / pixel_size)[0]
+        yield Volume(total, pixel_size)
 
 
 def hand_parts(side: int, pixel_size_angstrom: float) -> tuple[RigidPart, RigidPart]:

@@ -187,10 +187,15 @@ def clean_images(parts: Sequence[RigidPart], truth: ParticleTruth) -> Iterator[F
     Tensor
         ``(k, side, side)``, sums over z of the rotated object in density times voxels.
     """
+    yield from _project(parts, [part_slices(part) for part in parts], truth)
+
+
+def _project(
+    parts: Sequence[RigidPart], slices: Sequence[SliceFn], truth: ParticleTruth
+) -> Iterator[Float[Tensor, "k side side"]]:
     first = parts[0].density
     side, device = first.side, first.voxels.device
     frequencies = disc_frequencies(side, side / 2, device)
-    slices = [part_slices(part) for part in parts]
     at_once = max(1, _SAMPLES_AT_ONCE // len(frequencies))
     for chosen in torch.arange(len(truth)).split(at_once):
         coefficients = _object_slices(parts, slices, _of(truth, chosen), frequencies)
@@ -218,11 +223,12 @@ def noisy_images(
     InputError
         An SNR is asked for, and there is no signal.
     """
-    images = clean_images(parts, truth)
+    slices = [part_slices(part) for part in parts]
+    images = _project(parts, slices, truth)
     if config.snr is None:
         yield from images
         return
-    sample = clean_images(parts, _of(truth, torch.arange(min(len(truth), _IMAGES_FOR_NOISE_LEVEL))))
+    sample = _project(parts, slices, _of(truth, torch.arange(min(len(truth), _IMAGES_FOR_NOISE_LEVEL))))
     signal = torch.cat([signal_variance(some, config.snr_radius_pixels) for some in sample]).mean()
     if not signal > 0:
         raise InputError("the images show nothing, so that no noise could have an SNR; is the density zero?")

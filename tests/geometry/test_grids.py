@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scoretomo.geometry.grids import healpix_angles, so3_grid
+from scoretomo.geometry.grids import healpix_angles, so3_children, so3_grid
 from scoretomo.geometry.rotations import angle_between, random_rotations
 
 
@@ -114,3 +114,19 @@ def test_consecutive_rotations_share_a_viewing_direction_and_turn_the_image() ->
     torch.testing.assert_close(step[..., 2, 2], torch.ones_like(step[..., 2, 2]))
     torch.testing.assert_close(angle_between(turned[:, 1:], turned[:, :-1]), torch.full((48, 11), 30.0))
     assert (step[..., 1, 0] > 0).all()  # x towards y
+
+
+def test_chosen_cells_are_rows_of_the_whole() -> None:
+    cells = torch.tensor([[4607, 3], [100, 0]])
+    assert torch.equal(so3_grid(2, cells), so3_grid(2)[cells])
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_the_cells_of_a_grid_are_subdivided_into_those_of_the_next(order: int) -> None:
+    parents = torch.arange(len(so3_grid(order)))
+    children = so3_children(order, parents)
+    assert torch.equal(children.flatten().sort().values, torch.arange(len(so3_grid(order + 1))))
+    away = angle_between(so3_grid(order + 1, children), so3_grid(order)[:, None])
+    # the centres of the eighths of a cube are at a quarter of its edge along each axis
+    assert away.mean() == pytest.approx(60 / 2**order * math.sqrt(3) / 4, rel=0.05)
+    assert away.max() < 60 / 2**order * 0.65

@@ -11,6 +11,7 @@ from scoretomo.imaging.projection import project
 from scoretomo.imaging.slices import (
     disc_frequencies,
     image_coefficients,
+    lattice_slices,
     slice_coefficients,
     translate_coefficients,
     voxel_slices,
@@ -99,3 +100,55 @@ def test_shifts_of_fractions_add_up_and_keep_the_norm(generator: torch.Generator
     torch.testing.assert_close(
         twice, translate_coefficients(coefficients, frequencies, first + second), rtol=1e-4, atol=1e-4
     )
+
+
+def _waves(places: Tensor, points: Tensor) -> Tensor:
+    phases = 2 * math.pi * (points @ places.T)
+    return (phases.cos() + phases.sin()).sum(-1)
+
+
+def _within(radius: float, count: int, generator: torch.Generator) -> Tensor:
+    directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
+    return directions * radius * torch.rand(count, 1, generator=generator) ** (1 / 3)
+
+
+@pytest.mark.parametrize(("extent", "error"), [(0.25, 0.017), (0.5, 0.065)])
+@pytest.mark.parametrize("radius", [4.0, 6.3])
+def test_a_lattice_has_the_stated_accuracy_up_to_its_rim(
+    extent: float, error: float, radius: float, generator: torch.Generator
+) -> None:
+    """Point sources in a sphere, whose transform is known everywhere."""
+    side, calls = 32, []
+    places = _within(extent * side, 300, generator)
+
+    def slice_fn(points: Tensor) -> Tensor:
+        calls.append(points[..., 0].numel())
+        return _waves(places, points)
+
+    interpolated = lattice_slices(slice_fn, side, radius)
+    assert sum(calls) < 4 / 3 * math.pi * (2 * radius + 3.5) ** 3
+    calls.clear()
+    points = _within(radius / side, 2000, generator)
+    rim = radius / side * torch.nn.functional.normalize(points, dim=1)
+    for place in (points, rim):
+        values = _waves(places, place)
+        assert (interpolated(place) - values).square().mean().sqrt() < error * values.square().mean().sqrt()
+        assert (interpolated(place) * values).mean() / values.square().mean() == pytest.approx(1, abs=0.03)
+    assert not calls
+
+
+def test_several_volumes_are_sliced_at_once_as_each_is_alone(generator: torch.Generator) -> None:
+    volumes, points = torch.rand(3, 12, 12, 12, generator=generator), torch.rand(3, 5, 3, generator=generator) - 0.5
+    together = voxel_slices(volumes)
+    alone = [voxel_slices(volume) for volume in volumes]
+    expected = torch.stack([one(row) for one, row in zip(alone, points, strict=True)])
+    torch.testing.assert_close(together(points), expected)
+    torch.testing.assert_close(together(points[:1]), torch.stack([one(points[0]) for one in alone]))
+    lattice = lattice_slices(together, 12, 3.0)
+    expected = torch.stack([lattice_slices(one, 12, 3.0)(row / 4) for one, row in zip(alone, points, strict=True)])
+    torch.testing.assert_close(lattice(points / 4), expected)
+    rotations, frequencies = random_rotations(3, 4, generator=generator), disc_frequencies(12, 3.0)
+    for which, one in enumerate(alone):
+        sliced = slice_coefficients(together, rotations, frequencies)[which]
+        torch.testing.assert_close(sliced, slice_coefficients(one, rotations[which], frequencies))
+    assert slice_coefficients(together, rotations[:1], frequencies).shape == (3, 4, len(frequencies))

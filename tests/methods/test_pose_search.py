@@ -1,6 +1,7 @@
 """Pose search finds the poses that made the images, in the package's one convention."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from scoretomo.geometry.rotations import angle_between, random_rotations
 from scoretomo.imaging.fourier import centred_fft, centred_inverse_fft
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import mirror_z
-from scoretomo.imaging.slices import voxel_slices
-from scoretomo.methods.pose_search import PoseSearchConfig, find_poses, refine_poses, search_grid
+from scoretomo.imaging.slices import lattice_slices, voxel_slices
+from scoretomo.methods.pose_search import PoseSearchConfig, find_poses, find_poses_each, refine_poses, search_grid
 
 SIDE = 32
 QUICK = PoseSearchConfig(refinements=3, kept=4, low_radius=10.0, high_radius=14.0)
@@ -155,6 +156,122 @@ def test_defaults_end_at_the_resolution_of_cryodrgn2() -> None:
     assert math.degrees(config.rotation_spacing(4)) == pytest.approx(0.94, abs=0.005)
     assert config.shift_spacing(4) == pytest.approx(0.18, abs=0.005)
     assert [config.radius(level) for level in range(5)] == [12, 21, 30, 39, 48]
+
+
+def _transfer(images: Tensor, frequencies: Tensor) -> Tensor:
+    """Oscillate along the radius, and change sign, at another pace for each image."""
+    pace = 60 + 4.0 * images[:, None]
+    return -(pace * frequencies.square().sum(-1) + 0.1).sin()
+
+
+@pytest.fixture(scope="module")
+def blurred(images: Tensor) -> Tensor:
+    """Images as the microscope would make them, by a Fourier transform in the place of a Hartley transform."""
+    axis = torch.arange(SIDE) / SIDE - 0.5
+    points = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).flatten(0, 1)
+    values = _transfer(torch.arange(len(images)), points).view(-1, SIDE, SIDE)
+    return centred_inverse_fft(centred_fft(images, 2) * values, 2)
+
+
+def test_finds_rotations_and_shifts_under_a_contrast_transfer_of_each_image(
+    volume: Tensor, blurred: Tensor, rotations: Tensor
+) -> None:
+    shifts = 4 * torch.rand(len(blurred), 2, generator=torch.Generator().manual_seed(2)) - 2
+    config = PoseSearchConfig(
+        refinements=3, kept=4, low_radius=10.0, high_radius=14.0, shift_extent_pixels=2.0, shift_count=4
+    )
+    found = find_poses(_move(blurred, shifts), voxel_slices(volume), config, transfer=_transfer)
+    assert angle_between(found.rotations[:, 0], rotations).median() < 2
+    assert angle_between(found.rotations[:, 0], rotations).max() < 8
+    assert (found.shifts_pixels[:, 0] - shifts).norm(dim=-1).median() < 0.15
+    assert found.scores[:, 0].min() > 0.95
+    ignored = find_poses(_move(blurred, shifts), voxel_slices(volume), config)
+    assert ignored.scores[:, 0].max() < 0.9
+
+
+@pytest.mark.parametrize("refinements", [0, 1])
+def test_a_score_is_the_correlation_with_the_blurred_projection(
+    volume: Tensor, blurred: Tensor, refinements: int
+) -> None:
+    """Of the exhaustive level, whose correlations are two matrix products, and of a refinement, where they are not."""
+    config = PoseSearchConfig(
+        base_order=1, refinements=refinements, kept=2, low_radius=15.9, high_radius=15.9, shift_extent_pixels=1.0
+    )
+    noise = torch.randn(blurred.shape, generator=torch.Generator().manual_seed(4))
+    noise = centred_inverse_fft(centred_fft(noise, 2) * (_radius() <= 15.9), 2)
+    images = (blurred + 0.5 * blurred.std() * noise)[:5]
+    found = find_poses(images, voxel_slices(volume), config, transfer=_transfer)
+    views = project(volume[None].expand(5, -1, -1, -1), found.rotations)
+    axis = torch.arange(SIDE) / SIDE - 0.5
+    points = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).flatten(0, 1)
+    values = _transfer(torch.arange(5), points).view(-1, 1, SIDE, SIDE) * (_radius() <= 15.9)
+    views = centred_inverse_fft(centred_fft(views, 2) * values, 2)
+    views = _move(views.flatten(0, 1), found.shifts_pixels.flatten(0, 1)).flatten(1)
+    first, second = views, images.repeat_interleave(2, dim=0).flatten(1)
+    first, second = first - first.mean(-1, keepdim=True), second - second.mean(-1, keepdim=True)
+    correlations = torch.nn.functional.cosine_similarity(first, second, dim=-1)
+    torch.testing.assert_close(correlations, found.scores.flatten(), rtol=0, atol=0.01)
+
+
+def _radius() -> Tensor:
+    axis = torch.arange(SIDE) - SIDE // 2
+    return (axis[:, None] ** 2 + axis**2).sqrt()
+
+
+def test_a_transfer_of_one_changes_nothing(volume: Tensor, images: Tensor) -> None:
+    config = PoseSearchConfig(base_order=1, refinements=1, kept=2, low_radius=6.0, high_radius=8.0)
+    plain = find_poses(images, voxel_slices(volume), config)
+    same = find_poses(images, voxel_slices(volume), config, transfer=lambda which, k: torch.ones(len(which), len(k)))
+    torch.testing.assert_close(same.scores, plain.scores)
+    torch.testing.assert_close(same.rotations[:, 0], plain.rotations[:, 0])
+
+
+def test_the_exhaustive_search_slices_a_volume_once_whatever_the_number_of_images(
+    volume: Tensor, blurred: Tensor
+) -> None:
+    calls = []
+
+    def slice_fn(points: Tensor) -> Tensor:
+        calls.append(points[..., 0].numel())
+        return voxel_slices(volume)(points)
+
+    config = PoseSearchConfig(base_order=1, low_radius=6.0, shift_extent_pixels=2.0)
+    search_grid(blurred, slice_fn, config, transfer=_transfer)
+    assert sum(calls) == 576 * 112  # rotations times points of the disc, without its origin
+
+
+def test_images_with_a_volume_each_are_searched_in_that_volume(
+    volume: Tensor, rotations: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other image is of another volume; batches of three, each with its own contrast transfers."""
+    volumes = torch.stack([volume, volume.flip(1).roll(3, 2)])
+    images = project(volumes, torch.stack([rotations[0:10:2], rotations[1:10:2]])).transpose(0, 1).flatten(0, 1)
+    config = PoseSearchConfig(
+        base_order=1, refinements=3, kept=4, low_radius=8.0, high_radius=12.0, shift_extent_pixels=1.0, shift_count=1
+    )
+    batches = []
+
+    def slices_of(which: Tensor) -> Callable[[Tensor], Tensor]:
+        batches.append(which.tolist())
+        return voxel_slices(volumes[which % 2])
+
+    monkeypatch.setattr("scoretomo.methods.pose_search._VALUES_AT_ONCE", 3 * 576 * 196)
+    found = find_poses_each(images, slices_of, config, transfer=_transfer)
+    assert batches == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+    for odd in (0, 1):
+        own = torch.arange(odd, 10, 2)
+        alone = find_poses(
+            images[own], voxel_slices(volumes[odd]), config, transfer=lambda which, k, own=own: _transfer(own[which], k)
+        )
+        torch.testing.assert_close(found.scores[own], alone.scores, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.rotations[own, 0], alone.rotations[:, 0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_lattice_of_values_serves_as_well_as_the_volume(volume: Tensor, images: Tensor, rotations: Tensor) -> None:
+    lattice = lattice_slices(voxel_slices(volume, padding=3), SIDE, QUICK.high_radius)
+    found = find_poses(images, lattice, QUICK)
+    assert angle_between(found.rotations[:, 0], rotations).median() < 1.5
+    assert found.scores[:, 0].min() > 0.98
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,15 @@ from torch import Tensor
 from .fourier import hartley, recentre_crop
 
 # Maps frequencies (..., 3), xyz in cycles per pixel in the object frame, to a volume's Hartley transform there (...).
+# One of b volumes maps (b, ..., 3), a row to each volume, or (1, ..., 3), the same row to all of them, to (b, ...).
 SliceFn = Callable[[Tensor], Tensor]
 
+# Points at which a lattice asks a slice function for its values in one call.
+_POINTS_AT_ONCE = 2**15
 
-def voxel_slices(volume: Float[Tensor, "n n n"], padding: int = 2) -> SliceFn:
-    """Make the Hartley transform of a voxel grid a function of frequency.
+
+def voxel_slices(volume: Float[Tensor, "*volumes n n n"], padding: int = 2) -> SliceFn:
+    """Make the Hartley transform of a voxel grid, or of several, a function of frequency.
 
     The volume is zero-padded, transformed, and interpolated trilinearly. Interpolation multiplies the object by
     ``sinc^2`` of its distance from the origin on each axis; the volume is divided by that first, so that slices have
@@ -27,7 +31,7 @@ def voxel_slices(volume: Float[Tensor, "n n n"], padding: int = 2) -> SliceFn:
     Parameters
     ----------
     volume
-        ``(n, n, n)``, axes ``[z, y, x]``, origin at ``n // 2``.
+        ``(n, n, n)``, axes ``[z, y, x]``, origin at ``n // 2``; or ``(b, n, n, n)``.
     padding
         The transform has ``padding * n`` samples on each axis. More holds down the aliases of interpolation: the wave
         of a voxel ``n / 4`` from the origin is wrong by 2 % of its amplitude (rms) at 2, by 0.9 % at 3.
@@ -41,14 +45,60 @@ def voxel_slices(volume: Float[Tensor, "n n n"], padding: int = 2) -> SliceFn:
     axis = torch.arange(side, device=volume.device, dtype=volume.dtype) - side // 2
     envelope = torch.sinc(axis / padded) ** 2
     flattened = volume / (envelope[:, None, None] * envelope[:, None] * envelope)
-    transform = hartley(recentre_crop(flattened, padded, 3), 3)[None, None]
-    centre = 2 * (padded // 2) / (padded - 1) - 1  # the origin as grid_sample counts, from -1 to 1 over the samples
-    scale = 2 * padded / (padded - 1)
+    return _trilinear(hartley(recentre_crop(flattened, padded, 3), 3), padded)
+
+
+@torch.no_grad()
+def lattice_slices(slice_fn: SliceFn, side: int, radius: float, device: torch.device | str = "cpu") -> SliceFn:
+    """Ask a slice function for its values on a lattice, once, and interpolate between them from then on.
+
+    What a network costs is then ``4 / 3 pi (2 radius)^3`` points and no longer rotations times points of the disc.
+    Spacing is half a Fourier pixel, so that neighbours know of each other: an object that fills the box turns their
+    phases by up to a quarter of a period, and nothing keeps a network's object in the box. The values are interpolated
+    trilinearly after ``1 - (second difference) / 12`` along each axis, which undoes the damping by ``sinc^2`` that
+    interpolation brings to second order. The error (rms) is 1.5 % of the amplitude where the object lies within a
+    quarter of the box from its centre, 6 % where it fills the sphere in the box (4 and 14 % without the correction).
+
+    Parameters
+    ----------
+    slice_fn
+        Of one volume or of ``b``; it is called with ``(1, points, 3)`` and gives ``(1, points)`` or ``(b, points)``.
+    side
+        Edge of the images, and of the box that holds the object, in pixels.
+    radius
+        Radius of the ball within which values are wanted, in Fourier pixels.
+
+    Returns
+    -------
+    SliceFn
+        Of as many volumes as ``slice_fn``, without a gradient, for frequencies within ``radius``.
+    """
+    reach = math.ceil(2 * radius) + 2  # half a pixel beyond the cells that the ball touches, for the differences
+    axis = torch.arange(-reach, reach + 1, device=device)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    inside = (x**2 + y**2 + z**2).sqrt() <= 2 * radius + math.sqrt(3) + 1
+    points = torch.stack([x[inside], y[inside], z[inside]], dim=-1) / (2 * side)
+    values = torch.cat([slice_fn(part[None]) for part in points.split(_POINTS_AT_ONCE)], dim=-1)
+    lattices = values.new_zeros(len(values), *inside.shape)
+    lattices[:, inside] = values
+    for dim in (1, 2, 3):
+        lattices = lattices - (lattices.roll(1, dim) + lattices.roll(-1, dim) - 2 * lattices) / 12
+    return _trilinear(lattices, 2 * side)
+
+
+def _trilinear(lattices: Float[Tensor, "*volumes n n n"], per_cycle: int) -> SliceFn:
+    """Interpolate values on a lattice with ``per_cycle`` samples to the cycle per pixel; zero beyond its edge."""
+    count, size = lattices[..., 0, 0, 0].numel(), lattices.shape[-1]
+    samples = lattices.view(count, 1, size, size, size)
+    # the origin and a cycle per pixel as grid_sample counts, from -1 to 1 over the samples
+    centre, scale = 2 * (size // 2) / (size - 1) - 1, 2 * per_cycle / (size - 1)
 
     def slices(coordinates: Tensor) -> Tensor:
-        points = (coordinates * scale + centre).view(1, 1, 1, -1, 3)
+        if count > 1:
+            coordinates = coordinates.expand(count, *coordinates.shape[1:])
+        points = (coordinates * scale + centre).reshape(count, 1, 1, -1, 3)
         return torch.nn.functional.grid_sample(
-            transform, points, mode="bilinear", padding_mode="zeros", align_corners=True
+            samples, points, mode="bilinear", padding_mode="zeros", align_corners=True
         ).view(coordinates.shape[:-1])
 
     return slices
@@ -84,8 +134,8 @@ def image_coefficients(
 
 
 def slice_coefficients(
-    slice_fn: SliceFn, rotations: Float[Tensor, "*batch 3 3"], frequencies: Float[Tensor, "p 2"]
-) -> Float[Tensor, "*batch p"]:
+    slice_fn: SliceFn, rotations: Float[Tensor, "*#batch 3 3"], frequencies: Float[Tensor, "p 2"]
+) -> Float[Tensor, "*#batch p"]:
     """Hartley transform of the projections of a volume under ``rotations``, at image ``frequencies``.
 
     The frequency of the object under an image frequency is ``R^T (kx, ky, 0)`` (Fourier-slice theorem).

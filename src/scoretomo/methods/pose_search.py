@@ -3,11 +3,16 @@
 Images and slices are compared on a disc of Hartley coefficients that grows with every level. Poses are ranked by the
 correlation over that disc without its origin, which is the ranking by squared error after the best non-negative scale
 of each slice. So neither the scale nor the background level of image or volume matters, both of which a half-grown
-volume gets wrong, and a slice of little power cannot win by being near zero.
+volume gets wrong, and a slice of little power cannot win by being near zero. 003 ranks by the squared error itself,
+where a volume that is too weak, as one made from uncertain poses is, draws every image to its strongest views.
+
+With a contrast transfer function c, the image is compared with the slice times c: the correlation of image y and slice
+s is <c y, s> / |c s|, and |c s|^2 is <c^2, s^2>. Both are matrix products of what belongs to images and what belongs to
+rotations, so that no slice is made for one image in the exhaustive search.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +32,10 @@ from ..imaging.slices import (
 
 # Correlations, or coefficients of slices, that are held at once: the working memory, some 500 MB.
 _VALUES_AT_ONCE = 2**23
+
+# Maps indices of images (k,) and frequencies (p, 2), xy in cycles per pixel, to the contrast transfer there (k, p):
+# even in frequency, of either sign.
+TransferFn = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,11 @@ class PoseCandidates:
 
 
 def find_poses(
-    images: Float[Tensor, "n side side"], slice_fn: SliceFn, config: PoseSearchConfig | None = None
+    images: Float[Tensor, "n side side"],
+    slice_fn: SliceFn,
+    config: PoseSearchConfig | None = None,
+    *,
+    transfer: TransferFn | None = None,
 ) -> PoseCandidates:
     """Search all rotations and shifts for the poses under which a volume explains each image (003, algorithm 1).
 
@@ -138,30 +151,59 @@ def find_poses(
         The volume, as :func:`scoretomo.imaging.slices.voxel_slices` or a network makes it.
     config
         Defaults to ``PoseSearchConfig()``.
+    transfer
+        Contrast transfer of each image; none is 1 at all frequencies.
     """
     config = config or PoseSearchConfig()
-    candidates = search_grid(images, slice_fn, config)
+    candidates = search_grid(images, slice_fn, config, transfer=transfer)
     for level in range(1, config.refinements + 1):
-        candidates = refine_poses(images, slice_fn, candidates, config, level)
+        candidates = refine_poses(images, slice_fn, candidates, config, level, transfer=transfer)
     return candidates
 
 
-@torch.no_grad()
-def search_grid(images: Float[Tensor, "n side side"], slice_fn: SliceFn, config: PoseSearchConfig) -> PoseCandidates:
-    """Correlate every image, at every shift, with the slice at every rotation of the base grid."""
-    frequencies = _band(images, config.radius(0))
-    grid = so3_grid(config.base_order).to(images)
-    shifts = _shift_grid(config).to(images)
-    chunks = (grid[part] for part in _parts(len(grid), len(frequencies)))
-    slices = torch.cat([_normalise(slice_coefficients(slice_fn, chunk, frequencies)) for chunk in chunks])
+def find_poses_each(
+    images: Float[Tensor, "n side side"],
+    slices_of: Callable[[Int[Tensor, " b"]], SliceFn],
+    config: PoseSearchConfig | None = None,
+    *,
+    transfer: TransferFn | None = None,
+) -> PoseCandidates:
+    """:func:`find_poses` of images that have a volume each.
+
+    Parameters
+    ----------
+    slices_of
+        Maps indices of images to one slice function of their volumes. It is called once for each batch, so that it
+        may decode a lattice of values (:func:`scoretomo.imaging.slices.lattice_slices`) for all of the search.
+    """
+    config = config or PoseSearchConfig()
     found = []
-    for part in _parts(len(images), len(grid) * len(shifts)):
-        targets = _normalise(image_coefficients(images[part], frequencies))
-        moved_back = translate_coefficients(targets[:, None], frequencies, -shifts)  # (n, shift, p)
-        scores, best_shift = (moved_back @ slices.T).max(1)  # (n, rotation)
-        best = _select(scores, grid.expand(len(scores), -1, 3, 3), config)
+    for part in parts(len(images), _most_values(images, config)):
+        which = torch.arange(len(images), device=images.device)[part]
+        found.append(find_poses(images[part], slices_of(which), config, transfer=transfer_of(transfer, which)))
+    return in_order(found)
+
+
+@torch.no_grad()
+def search_grid(
+    images: Float[Tensor, "n side side"],
+    slice_fn: SliceFn,
+    config: PoseSearchConfig,
+    *,
+    transfer: TransferFn | None = None,
+) -> PoseCandidates:
+    """Correlate every image, at every shift, with the slice at every rotation of the base grid."""
+    frequencies = band(images, config.radius(0))
+    grid, shifts = so3_grid(config.base_order).to(images), shift_grid(config).to(images)
+    slices = normalised_slices(slice_fn, grid, frequencies)
+    found = []
+    for part in parts(len(images), len(grid) * len(shifts)):
+        targets = normalise(image_coefficients(images[part], frequencies))
+        contrast = transfer_values(transfer, part, images, frequencies)
+        scores, best_shift = correlate(targets, slices, shifts, frequencies, contrast).max(1)  # (n, rotation)
+        best = select_separate(scores, grid.expand(len(scores), -1, 3, 3), config.kept, config.separation_degrees)
         found.append(PoseCandidates(grid[best], shifts[best_shift.gather(1, best)], scores.gather(1, best)))
-    return _ordered(found)
+    return in_order(found)
 
 
 @torch.no_grad()
@@ -171,6 +213,8 @@ def refine_poses(
     candidates: PoseCandidates,
     config: PoseSearchConfig,
     level: int,
+    *,
+    transfer: TransferFn | None = None,
 ) -> PoseCandidates:
     """Try the neighbours of each candidate at half the spacing of its grid, and keep the best.
 
@@ -178,38 +222,93 @@ def refine_poses(
     where a pose has 8 children within its own cell and every level searches a whole grid of shifts: separate candidates
     do not cover for each other, so that each must be able to leave its cell, and shifts move by at most one step.
     """
-    frequencies = _band(images, config.radius(level))
+    frequencies = band(images, config.radius(level))
     turns = _turns(config.rotation_spacing(level)).to(images)
     steps = _square(config.shift_spacing(level)).to(images)
     found = []
-    for part in _parts(len(images), candidates.scores.shape[1] * len(turns) * len(frequencies)):
+    for part in parts(len(images), candidates.scores.shape[1] * len(turns) * len(frequencies)):
         children = turns @ candidates.rotations[part, :, None]  # (n, kept, turn, 3, 3)
-        slices = _normalise(slice_coefficients(slice_fn, children, frequencies))
+        slices = slice_coefficients(slice_fn, children, frequencies)
+        contrast = transfer_values(transfer, part, images, frequencies)
+        if contrast is not None:
+            slices = slices * contrast[:, None, None]
         shifts = candidates.shifts_pixels[part, :, None] + steps  # (n, kept, step, 2)
-        targets = _normalise(image_coefficients(images[part], frequencies))
+        targets = normalise(image_coefficients(images[part], frequencies))
         moved_back = translate_coefficients(targets[:, None, None], frequencies, -shifts)
-        scores, best_step = (slices @ moved_back.mT).max(-1)  # (n, kept, turn)
+        scores, best_step = (normalise(slices) @ moved_back.mT).max(-1)  # (n, kept, turn)
         child_shifts = shifts.gather(2, best_step[..., None].expand(-1, -1, -1, 2)).flatten(1, 2)
         children, scores = children.flatten(1, 2), scores.flatten(1)
-        best = _select(scores, children, config)
+        best = select_separate(scores, children, config.kept, config.separation_degrees)
         row = torch.arange(len(best), device=best.device)[:, None]
         found.append(PoseCandidates(children[row, best], child_shifts[row, best], scores[row, best]))
-    return _ordered(found)
+    return in_order(found)
 
 
-def _band(images: Tensor, radius: float) -> Float[Tensor, "p 2"]:
+def normalised_slices(
+    slice_fn: SliceFn, rotations: Float[Tensor, "count 3 3"], frequencies: Float[Tensor, "p 2"]
+) -> Float[Tensor, "*b count p"]:
+    """Slices of norm one: ``(count, p)`` of one volume, ``(b, count, p)`` of several."""
+    chunks = (rotations[None, part] for part in parts(len(rotations), len(frequencies)))
+    slices = torch.cat([normalise(slice_coefficients(slice_fn, chunk, frequencies)) for chunk in chunks], dim=1)
+    return slices.squeeze(0)
+
+
+def correlate(
+    targets: Float[Tensor, "n p"],
+    slices: Float[Tensor, "*n rotations p"],
+    shifts: Float[Tensor, "shifts 2"],
+    frequencies: Float[Tensor, "p 2"],
+    contrast: Float[Tensor, "n p"] | None,
+) -> Float[Tensor, "n shifts rotations"]:
+    """Correlate images (norm one) with slices (norm one, then times the contrast transfer) at all rotations and shifts.
+
+    ``slices`` are those of one volume, or of one for each image.
+    """
+    if contrast is not None:
+        targets = targets * contrast  # it is even: moving the image and weighing its frequencies commute
+    moved_back = translate_coefficients(targets[:, None], frequencies, -shifts)  # (n, shift, p)
+    scores = moved_back @ slices.mT
+    if contrast is None:
+        return scores
+    norms = (contrast.square()[:, None] @ slices.square().mT).sqrt()  # (n, 1, rotation)
+    return scores / norms.clamp(min=torch.finfo(norms.dtype).tiny)
+
+
+def transfer_values(
+    transfer: TransferFn | None, part: slice, images: Tensor, frequencies: Float[Tensor, "p 2"]
+) -> Float[Tensor, "k p"] | None:
+    """Contrast transfer of a part of the images, if there is one."""
+    if transfer is None:
+        return None
+    return transfer(torch.arange(len(images), device=images.device)[part], frequencies)
+
+
+def transfer_of(transfer: TransferFn | None, which: Int[Tensor, " b"]) -> TransferFn | None:
+    """Contrast transfer as a function of the place of an image among ``which``."""
+    return None if transfer is None else lambda places, frequencies: transfer(which[places], frequencies)
+
+
+def _most_values(images: Tensor, config: PoseSearchConfig) -> int:
+    """Most values that a level of the search holds for an image with a volume of its own."""
+    rotations, turns = len(so3_grid(config.base_order)), len(_turns(1.0))
+    in_grid = rotations * max(len(shift_grid(config)), len(band(images, config.radius(0))))
+    refined = config.kept * turns * len(band(images, config.radius(config.refinements)))
+    return max(in_grid, refined)
+
+
+def band(images: Tensor, radius: float) -> Float[Tensor, "p 2"]:
     """Frequencies of the disc without the origin, whose value no rotation changes."""
     side = images.shape[-1]
     frequencies = disc_frequencies(side, min(radius, side / 2), images.device).to(images.dtype)
     return frequencies[frequencies.any(-1)]
 
 
-def _normalise(coefficients: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
+def normalise(coefficients: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch p"]:
     """Scale to norm one, so that products are correlations; zeros stay."""
     return torch.nn.functional.normalize(coefficients, dim=-1, eps=torch.finfo(coefficients.dtype).tiny)
 
 
-def _shift_grid(config: PoseSearchConfig) -> Float[Tensor, "count 2"]:
+def shift_grid(config: PoseSearchConfig) -> Float[Tensor, "count 2"]:
     """Centres of the ``shift_count`` squared cells that tile the searched square."""
     if config.shift_extent_pixels == 0:
         return torch.zeros(1, 2)
@@ -235,18 +334,18 @@ def _turns(spacing: float) -> Float[Tensor, "count 3 3"]:
     return from_rotation_vectors(vectors * spacing)
 
 
-def _select(
-    scores: Float[Tensor, "n c"], rotations: Float[Tensor, "n c 3 3"], config: PoseSearchConfig
+def select_separate(
+    scores: Float[Tensor, "n c"], rotations: Float[Tensor, "n c 3 3"], kept: int, separation_degrees: float
 ) -> Int[Tensor, "n kept"]:
     """Take the best pose, send its neighbours to the back of the queue, take the next, and so on.
 
     The neighbours stay in the queue: ``kept`` poses are found even where fewer peaks are separate.
     """
     # trace of the relative rotation of two poses that are just separate
-    trace = 1 + 2 * math.cos(math.radians(config.separation_degrees))
+    trace = 1 + 2 * math.cos(math.radians(separation_degrees))
     row = torch.arange(len(scores), device=scores.device)
     queue, chosen = scores.clone(), []
-    for _ in range(config.kept):
+    for _ in range(kept):
         best = queue.argmax(-1)
         near = torch.einsum("nij,ncij->nc", rotations[row, best], rotations) > trace
         queue = queue - 3 * near  # correlations span 2
@@ -255,7 +354,7 @@ def _select(
     return torch.stack(chosen, dim=-1)
 
 
-def _ordered(parts: list[PoseCandidates]) -> PoseCandidates:
+def in_order(parts: list[PoseCandidates]) -> PoseCandidates:
     """Join parts and put the candidates of each image in order of falling score."""
     scores, order = torch.cat([part.scores for part in parts]).sort(dim=-1, descending=True)
     row = torch.arange(len(order), device=order.device)[:, None]
@@ -263,7 +362,7 @@ def _ordered(parts: list[PoseCandidates]) -> PoseCandidates:
     return PoseCandidates(rotations, torch.cat([part.shifts_pixels for part in parts])[row, order], scores)
 
 
-def _parts(count: int, values_each: int) -> Iterator[slice]:
+def parts(count: int, values_each: int) -> Iterator[slice]:
     """Slices of ``count`` images such that no part holds more than ``_VALUES_AT_ONCE`` values, one image at least."""
     size = max(1, _VALUES_AT_ONCE // values_each)
     return (slice(start, start + size) for start in range(0, count, size))

@@ -1,6 +1,7 @@
 """Branch and bound finds what exhaustive search would, from a small part of its poses."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,13 +9,19 @@ from torch import Tensor
 
 from scoretomo.datatypes import InputError
 from scoretomo.geometry.grids import so3_grid
-from scoretomo.geometry.rotations import angle_between, random_rotations
+from scoretomo.geometry.rotations import angle_between, from_rotation_vectors, random_rotations
 from scoretomo.imaging.fourier import centred_fft, centred_inverse_fft, translate
 from scoretomo.imaging.projection import project
-from scoretomo.imaging.slices import SliceFn, voxel_slices
+from scoretomo.imaging.slices import (
+    SliceFn,
+    image_coefficients,
+    slice_coefficients,
+    translate_coefficients,
+    voxel_slices,
+)
 from scoretomo.methods import branch_and_bound as module
 from scoretomo.methods.branch_and_bound import BranchAndBoundConfig, branch_and_bound, branch_and_bound_each
-from scoretomo.methods.pose_search import PoseSearchConfig, find_poses
+from scoretomo.methods.pose_search import PoseSearchConfig, band, find_poses, normalise
 
 SIDE, COUNT = 32, 8
 GRID = PoseSearchConfig(
@@ -78,6 +85,9 @@ def test_finds_rotations_and_shifts_of_clean_projections(
     assert errors.median() < 1.5 and errors.max() < 8
     assert distances.median() < 0.1 and distances.max() < 0.3
     assert found.scores.min() > 0.99
+    # shifts are centres of the cells that tile the square
+    cells = (found.shifts_pixels + GRID.shift_extent_pixels) / GRID.shift_spacing(GRID.refinements)
+    torch.testing.assert_close(cells, cells.floor() + 0.5, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("signal_to_noise", "astray_degrees"), [(math.inf, 0), (1.0, 1), (0.5, 6)])
@@ -168,6 +178,47 @@ def test_finds_poses_under_a_contrast_transfer_of_each_image(
     assert angle_between(found.rotations[:, 0], rotations).median() < 2
     assert (found.shifts_pixels[:, 0] - shifts).norm(dim=-1).max() < 0.5
     assert found.scores.min() > 0.98
+
+
+@pytest.mark.parametrize(("level", "low_radius"), [(0, 4.0), (0, 8.0), (1, 8.0), (2, 8.0)])
+def test_the_bound_of_a_cell_is_above_the_correlation_of_the_pose_in_it(
+    volume: Tensor, blurred: Tensor, rotations: Tensor, shifts: Tensor, level: int, low_radius: float
+) -> None:
+    """Of the pose that made the image, from the score of a pose anywhere in a cell around it."""
+    grid = replace(GRID, low_radius=low_radius)
+    frequencies = band(blurred, 15.0)
+    targets = module._Targets(
+        normalise(image_coefficients(blurred, frequencies)), _transfer(torch.arange(COUNT), frequencies), frequencies
+    )
+    inside = module._inside(blurred, frequencies, grid, level)
+    draw = torch.rand(COUNT, 100, 5, generator=torch.Generator().manual_seed(6)) - 0.5
+    turns = from_rotation_vectors(draw[..., :3] * grid.rotation_spacing(level))
+    centres = slice_coefficients(voxel_slices(volume), turns @ rotations[:, None], frequencies)[..., inside]
+    centres = normalise(centres * targets.contrast[:, None, inside])
+    moved = shifts[:, None] + draw[..., 3:] * grid.shift_spacing(level)
+    images = translate_coefficients(targets.coefficients[:, None, inside], frequencies[inside], -moved)
+    scores = (centres * images).sum(-1).sort(descending=True).values
+    scores = torch.cat([scores, 0.6 * scores], dim=1)
+    config = BranchAndBoundConfig(grid)
+    bounds, of_others = module._bound(scores, targets, inside, voxel_slices(volume), config, level).chunk(2, dim=1)
+    assert (bounds > 0.995).float().mean() > 0.9  # the correlation of the true pose is 1; lost_cells is 0.05
+    assert (of_others < 0.95).float().mean() > 0.9
+
+
+def test_the_best_pose_is_judged_under_its_contrast_transfer(
+    volume: Tensor, blurred: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would not reach the bounds of poses that are far from the image."""
+    prune, kept = module._that_may_win, []
+
+    def watched(*arguments):  # type: ignore[no-untyped-def]
+        rows = prune(*arguments)
+        kept.append(len(rows) / COUNT)
+        return rows
+
+    monkeypatch.setattr(module, "_that_may_win", watched)
+    branch_and_bound(blurred, voxel_slices(volume), QUICK, transfer=_transfer)
+    assert max(kept[1:]) < 150
 
 
 def test_images_with_a_volume_each_are_searched_in_that_volume(volume: Tensor, blurred: Tensor) -> None:

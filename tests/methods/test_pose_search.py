@@ -13,7 +13,14 @@ from scoretomo.imaging.fourier import centred_fft, centred_inverse_fft
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import mirror_z
 from scoretomo.imaging.slices import lattice_slices, voxel_slices
-from scoretomo.methods.pose_search import PoseSearchConfig, find_poses, find_poses_each, refine_poses, search_grid
+from scoretomo.methods.pose_search import (
+    PoseSearchConfig,
+    TransferFn,
+    find_poses,
+    find_poses_each,
+    refine_poses,
+    search_grid,
+)
 
 SIDE = 32
 QUICK = PoseSearchConfig(refinements=3, kept=4, low_radius=10.0, high_radius=14.0)
@@ -46,6 +53,12 @@ def _move(images: Tensor, shifts: Tensor) -> Tensor:
     axis = torch.arange(SIDE) / SIDE - 0.5
     turns = shifts[:, 0, None, None] * axis + shifts[:, 1, None, None] * axis[:, None]
     return centred_inverse_fft(centred_fft(images, 2) * torch.exp(-2j * math.pi * turns), 2)
+
+
+def _transfer(images: Tensor, frequencies: Tensor) -> Tensor:
+    """Oscillate along the radius, and change sign, at another pace for each image."""
+    pace = 60 + 4.0 * images[:, None]
+    return -(pace * frequencies.square().sum(-1) + 0.1).sin()
 
 
 def test_finds_the_rotations_of_clean_projections(volume: Tensor, images: Tensor, rotations: Tensor) -> None:
@@ -100,13 +113,16 @@ def test_a_score_is_the_correlation_of_the_image_with_the_projection_it_names(vo
     torch.testing.assert_close(found.errors, 1 - found.scores**2)
 
 
-def test_batches_do_not_change_the_result(volume: Tensor, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("transfer", [None, _transfer])
+def test_batches_do_not_change_the_result(
+    volume: Tensor, images: Tensor, transfer: TransferFn | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = PoseSearchConfig(
         base_order=1, refinements=1, kept=2, low_radius=6.0, high_radius=8.0, shift_extent_pixels=2.0, shift_count=2
     )
-    together = find_poses(images, voxel_slices(volume), config)
+    together = find_poses(images, voxel_slices(volume), config, transfer=transfer)
     monkeypatch.setattr("scoretomo.methods.pose_search._VALUES_AT_ONCE", 7 * 576 * 4)
-    apart = find_poses(images, voxel_slices(volume), config)
+    apart = find_poses(images, voxel_slices(volume), config, transfer=transfer)
     torch.testing.assert_close(apart.scores, together.scores)
     torch.testing.assert_close(apart.rotations[:, 0], together.rotations[:, 0])
     torch.testing.assert_close(apart.shifts_pixels[:, 0], together.shifts_pixels[:, 0])
@@ -156,12 +172,6 @@ def test_defaults_end_at_the_resolution_of_cryodrgn2() -> None:
     assert math.degrees(config.rotation_spacing(4)) == pytest.approx(0.94, abs=0.005)
     assert config.shift_spacing(4) == pytest.approx(0.18, abs=0.005)
     assert [config.radius(level) for level in range(5)] == [12, 21, 30, 39, 48]
-
-
-def _transfer(images: Tensor, frequencies: Tensor) -> Tensor:
-    """Oscillate along the radius, and change sign, at another pace for each image."""
-    pace = 60 + 4.0 * images[:, None]
-    return -(pace * frequencies.square().sum(-1) + 0.1).sin()
 
 
 @pytest.fixture(scope="module")

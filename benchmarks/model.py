@@ -17,7 +17,7 @@ from itertools import combinations, pairwise
 import torch
 from torch import Tensor
 
-from scoretomo.ensemble.growth import GrowthConfig
+from scoretomo.ensemble.stages import GrowthConfig
 
 from .networks import NetworkName, denoising_flop
 from .record import Row

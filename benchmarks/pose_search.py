@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scoretomo.ensemble.growth import GrowthConfig
+from scoretomo.ensemble.stages import GrowthConfig
 from scoretomo.evaluation.alignment import AlignmentConfig, align
 from scoretomo.geometry.grids import so3_grid
 from scoretomo.geometry.rotations import angle_between, random_rotations

@@ -20,7 +20,7 @@ from scoretomo.commands import reconstruct as reconstruct_command
 from scoretomo.commands import run as run_command
 from scoretomo.commands import train as train_command
 from scoretomo.datatypes import Volume
-from scoretomo.ensemble.growth import GrowthConfig
+from scoretomo.ensemble.stages import GrowthConfig
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.io.mrc import read_volume, write_volume
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
-from .ensemble.growth import GrowthConfig
+from .ensemble.stages import GrowthConfig
 from .imaging.preprocess import PreprocessConfig
 from .methods.score_tomography import NoiseConfig, ReconstructionConfig
 from .networks.unet import UNetConfig
@@ -35,12 +35,13 @@ _DEFAULT = RunConfig(
     optimiser=OptimiserConfig(batch_size=32),
 )
 
-# A third of the steps do as well for the box (docs/performance.md), but not for every molecule (docs/validation.md).
+# Fewer steps do as well for the box (docs/performance.md), but not for every molecule (docs/validation.md).
 _GROWTH = GrowthConfig()
 _SHORT_GROWTH = GrowthConfig(
     nucleate=replace(_GROWTH.nucleate, steps=200),
     grow=replace(_GROWTH.grow, steps=80),
-    polish=replace(_GROWTH.polish, steps=250),
+    polish=replace(_GROWTH.polish, steps=60),
+    specialise=replace(_GROWTH.specialise, steps=60),
 )
 
 DEMO_SIMULATION = SimulationConfig(count=300, side=32)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import __version__
 from .datatypes import ImageStack, InputError
-from .ensemble.growth import GrowthConfig
+from .ensemble.stages import GrowthConfig
 from .imaging.preprocess import PreprocessConfig, Preprocessing, preprocess, restore_volume
 from .io.files import replacing, write_json, write_text
 from .io.images import read_image_stack
@@ -425,7 +425,7 @@ def _resolve(
     growth = config.growth
     rigid = few and growth.nuclei > 0 if config.rigid is None else config.rigid
     if rigid and growth.polish.anchors == 0:
-        growth = replace(growth, polish=replace(growth.polish, anchors=_RIGID_ANCHORS))
+        growth = replace(growth, polish=replace(growth.polish, anchors=_RIGID_ANCHORS), specialisations=0)
     prepared = replace(config.preprocess, side=side)
     return replace(config, preprocess=prepared, held_out=held_out, rigid=rigid, growth=growth)
 

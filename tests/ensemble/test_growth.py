@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
-from scoretomo.ensemble.growth import VOLUMES, GrowthConfig, GrowthStep, grow, grow_progressive, volume_generator
+from scoretomo.ensemble.growth import GrowthStep, grow, grow_progressive, volume_generator
+from scoretomo.ensemble.stages import VOLUMES, GrowthConfig
 from scoretomo.ensemble.store import MemoryStore
 from scoretomo.methods.pose_search import PoseSearchConfig
 from scoretomo.methods.score_tomography import ReconstructionConfig, reconstruct
@@ -23,10 +24,13 @@ SHORT = GrowthConfig(
     nucleate=ReconstructionConfig(steps=3),
     grow=ReconstructionConfig(steps=2, anchors=1),
     polish=ReconstructionConfig(steps=4, average=0.5),
+    specialisations=2,
+    specialise=ReconstructionConfig(steps=2, anchors=1),
+    kin=0.4,
     matching=MATCHING,
 )
 # Updates of one, two and three volumes at a time: 2 nuclei, then 3 members, in every stage.
-_STEPS = {1: 2 * 3 + 3 * 2 + 3 * 4, 2: 3 + 2 * 2 + 2 * 4, 3: 3 + 2 + 4}
+_STEPS = {1: 2 * 3 + 3 * (2 + 4 + 2 + 2), 2: 3 + 2 * (2 + 4 + 2 + 2), 3: 3 + 2 + 4 + 2 + 2}
 
 Phantom = Callable[[], Tensor]
 ImagesOf = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -62,7 +66,8 @@ def test_growing_beats_as_many_steps_from_nothing(
     images, frames = images_of(truth, 12)
     denoiser = IdealDenoiser(images_of(truth, 500)[0])
     settings = ReconstructionConfig(steps=40, sigma=0.5, final_sigma=0.5)
-    config = dataclasses.replace(SHORT, rounds=0, polish=settings, matching=dataclasses.replace(MATCHING, base_order=2))
+    matching = dataclasses.replace(MATCHING, base_order=2)
+    config = dataclasses.replace(SHORT, rounds=0, polish=settings, specialisations=0, matching=matching)
     store = MemoryStore({"parents": {1: {"volumes": truth[None], "sharpness": torch.ones(1)}}})
     for step in grow_progressive(denoiser, images, config, seed=1, store=store):
         assert step.stage.name == "polish"
@@ -73,11 +78,12 @@ def test_growing_beats_as_many_steps_from_nothing(
 def test_counts_every_volume_step(phantom: Phantom, images_of: ImagesOf) -> None:
     images, _ = images_of(phantom(), 5)
     steps = list(steps_of(images, chunk=3))
-    expected = 2 * 3 + 5 * 2 + 5 * 4
+    expected = 2 * 3 + 5 * (2 + 4 + 2 + 2)
     assert {step.total for step in steps} == {expected}
     assert [step.done for step in steps[:4]] == [2, 4, 6, 9]
     assert steps[-1].done == expected
-    assert [step.stage.name for step in steps] == ["nucleate"] * 3 + ["grow 1 of 1"] * 4 + ["polish"] * 8
+    tail = ["polish"] * 8 + ["specialise 1 of 2"] * 4 + ["specialise 2 of 2"] * 4
+    assert [step.stage.name for step in steps] == ["nucleate"] * 3 + ["grow 1 of 1"] * 4 + tail
 
 
 @pytest.mark.parametrize("chunk", [1, 2])
@@ -137,7 +143,7 @@ def test_volumes_that_are_equally_far_advance_together_and_those_ahead_first(ima
             step.advancing.keep(store)  # type: ignore[union-attr]
             break
     orders = [step.advancing.members for step in steps_of(images, store=store)]  # type: ignore[union-attr]
-    assert orders == [[1]] * 3 + [[0, 2]] * 4
+    assert orders == [[1]] * 3 + [[0, 2]] * 4 + [[0, 1, 2]] * 4
 
 
 def test_states_of_other_generators_are_left(images: Tensor) -> None:
@@ -214,11 +220,13 @@ def test_what_a_stage_has_made_is_dropped_once_its_parents_are_chosen(images: Te
     """All but what a volume of the last stage can be made again from."""
     store = MemoryStore()
     deepest = max(len([task for task in store.results if "stage" in task]) for _ in steps_of(images, store=store))
-    assert deepest <= 2  # the volumes of a stage, and where its parents were seen
-    assert set(store.results) == {"parents", "stage2_matches", VOLUMES}
+    assert deepest <= 4  # the volumes of a stage and of that before, what they explain, where the parents were seen
+    assert set(store.results) == {"parents", "stage2_matches", "usual", VOLUMES}
     before = volumes_of(store)
     del store.results[VOLUMES][1]
-    assert {step.stage.name for step in steps_of(images, store=store)} == {"polish"}
+    again = list(steps_of(images, store=store))
+    assert {step.stage.name for step in again} == {"polish", "specialise 1 of 2", "specialise 2 of 2"}
+    assert all(step.advancing is not None and step.advancing.members == [1] for step in again)
     assert torch.allclose(volumes_of(store), before, atol=1e-5)
 
 
@@ -228,7 +236,7 @@ def test_only_wanted_volumes_are_made_and_all_images_help(phantom: Phantom, imag
     store = MemoryStore()
     steps = list(steps_of(images, config, wanted=[4, 1], store=store))
     assert sorted(store.results[VOLUMES]) == [1, 4]
-    assert steps[-1].total == 3 * 3 + 2 * 2 + 2 * 4  # nuclei are spread over all images
+    assert steps[-1].total == 3 * 3 + 2 * (2 + 4 + 2 + 2)  # nuclei are spread over all images
     grown = grow(IdealDenoiser(images), images, config, seed=0, wanted=[4, 1])
     assert torch.equal(grown, volumes_of(store)[[1, 0]])
 
@@ -241,6 +249,20 @@ def test_anchors_act_in_the_stages_that_ask_for_them(images: Tensor) -> None:
         return last.advancing.step.volumes  # type: ignore[union-attr]
 
     assert not torch.allclose(grown(0), grown(1), atol=1e-3)
+
+
+def test_a_volume_specialises_from_its_own_with_its_kin_alone(images: Tensor) -> None:
+    """What the images are that are not kin makes no difference."""
+    config = dataclasses.replace(SHORT, specialisations=1, specialise=ReconstructionConfig(steps=1, anchors=2), kin=0.4)
+    store = MemoryStore()
+    for step in steps_of(images, config, store=store, wanted=[1]):
+        if step.stage.name == "polish" and step.complete:
+            break
+    before = store.get("stage2", 1)["volume"]
+    denoiser = IdealDenoiser(images)
+    (last,) = grow_progressive(denoiser, images, config, seed=0, wanted=[1], store=from_disk(store))
+    after = last.advancing.step.volumes[0]  # type: ignore[union-attr]
+    assert 0 < (after - before).norm() < before.norm()
 
 
 def test_without_nuclei_it_is_algorithm_1(images: Tensor) -> None:

@@ -103,7 +103,7 @@ def test_anchors_alone_are_tomography(generator: torch.Generator) -> None:
     """With many images in known poses and a denoiser that says nothing, the volume is that of the images."""
     truth = blobs(generator)
     rotations = random_rotations(1, 60, generator=generator)
-    anchors = Anchors(project(truth[None], rotations)[0], rotations)
+    anchors = Anchors(project(truth[None], rotations)[0], rotations, torch.arange(rotations.shape[1])[None])
     config = ReconstructionConfig(steps=150, anchors=6, support=2.0)
     volume = reconstruct(
         lambda noisy, sigma: noisy, truth.sum(0)[None], config, generators=seeded(0), start=None, anchors=anchors
@@ -198,7 +198,10 @@ def test_nothing_is_kept_for_gradients(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("together", [[0, 1, 2], [2, 0], [1]])
 def test_a_volume_does_not_depend_on_those_it_advances_with(together: list[int], generator: torch.Generator) -> None:
     base = torch.rand(3, SIDE, SIDE, generator=generator)
-    anchors = Anchors(torch.rand(5, SIDE, SIDE, generator=generator), random_rotations(3, 5, generator=generator))
+    chosen = torch.stack([torch.randperm(7, generator=generator)[:5] for _ in range(3)])
+    anchors = Anchors(
+        torch.rand(7, SIDE, SIDE, generator=generator), random_rotations(3, 5, generator=generator), chosen
+    )
     config = ReconstructionConfig(steps=5, views=3, final_views=4, anchors=2)
     whole = reconstruct(shrink, base, config, generators=seeded(7, 8, 9), anchors=anchors)
     part = reconstruct(
@@ -206,7 +209,7 @@ def test_a_volume_does_not_depend_on_those_it_advances_with(together: list[int],
         base[together],
         config,
         generators=seeded(*(7 + k for k in together)),
-        anchors=Anchors(anchors.images, anchors.rotations[together]),
+        anchors=Anchors(anchors.images, anchors.rotations[together], chosen[together]),
     )
     assert torch.allclose(part, whole[together], atol=1e-6)
     others = reconstruct(shrink, base, config, generators=seeded(17, 18, 19), anchors=anchors)
@@ -237,7 +240,7 @@ def test_no_step_waits_for_the_device(generator: torch.Generator) -> None:
             return function(*arguments, **(named or {}))
 
     base = torch.rand(2, SIDE, SIDE, generator=generator)
-    anchors = Anchors(base, random_rotations(2, 2, generator=generator))
+    anchors = Anchors(base, random_rotations(2, 2, generator=generator), torch.tensor([[0, 1], [1, 0]]))
     config = ReconstructionConfig(steps=4, views=3, final_views=5, anchors=1, average=0.5)
     with Reads() as mode:
         reconstruct(shrink, base, config, generators=seeded(0, 1), anchors=anchors)

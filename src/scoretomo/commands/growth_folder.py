@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import processes
 from ..datatypes import InputError
-from ..ensemble.growth import VOLUMES
+from ..ensemble.stages import VOLUMES
 from ..ensemble.store import Share, Tensors, split_evenly
 from ..runs import Run, load_checkpoint, save_checkpoint
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import EDMDenoiser
-from ..ensemble.growth import PARENTS, GrowthConfig, GrowthStep, grow_progressive, growth_stages
+from ..ensemble.growth import PARENTS, GrowthStep, grow_progressive
 from ..ensemble.memory import is_out_of_memory, volumes_at_once
+from ..ensemble.stages import GrowthConfig, growth_stages
 from ..io.files import write_json, write_text
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
@@ -296,10 +297,10 @@ def _one_volume_fits(side: int, device: torch.device) -> Iterator[None]:
 def _forget_others(run: Run, growth: GrowthConfig, indices: list[int], seed: int) -> None:
     """Begin again where a reconstruction of other images was interrupted: its parents come from other volumes.
 
-    Once the parents of the last stage are there, they serve any image.
+    Once the parents of the polish are there, they serve any image.
     """
     folder = run.growth_folder(seed)
-    path, chosen = folder / "images.json", GrowthFolder(run, seed).result(PARENTS, len(growth.stages) - 1)
+    path, chosen = folder / "images.json", GrowthFolder(run, seed).result(PARENTS, growth.polish_number)
     others = path.exists() and json.loads(path.read_text(encoding="utf-8")) != indices
     if others and growth.nuclei and not chosen.exists():
         say("beginning again: an earlier reconstruction of other images was interrupted")

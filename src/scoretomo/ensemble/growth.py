@@ -1,9 +1,10 @@
-"""Growing a set of volumes from the few that have locked: nucleate, select, grow.
+"""Growing a set of volumes from the few that have locked: nucleate, select, grow, polish, specialise.
 
 Cold starts of Algorithm 1 lock one after another and many never do. A volume that has locked shows most of what
 another image needs: found in that image (pose search), turned into its frame and adapted to it by Algorithm 1, it
 replaces thousands of steps. While growing, a volume is also shown other class averages in the poses in which they match
-(anchors); what all conformations share comes out sharp, and what moves is left to the last stage.
+(anchors); what all conformations share comes out sharp. The polish, without them, lets each volume find its own
+conformation; then it specialises, with those class averages as anchors that show this conformation (kin.py).
 
 What is made goes into a store (store.py). From there an interrupted growth is taken up, and through it processes share
 the work; they have no other exchange.
@@ -12,7 +13,7 @@ the work; they have no other exchange.
 import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
@@ -20,86 +21,20 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
-from ..methods.pose_search import PoseSearchConfig
-from ..methods.score_tomography import ReconstructionConfig, ReconstructionStep, reconstruct_progressive
+from ..methods.score_tomography import Anchors, ReconstructionStep, reconstruct_progressive
+from .kin import Usual, choose_kin, explained, usually_explained
 from .memory import is_out_of_memory
 from .parents import Matches, anchor_to_matches, match_parents, sharpest, sharpness, start_from_parents
+from .stages import VOLUMES, GrowthConfig, Stage, growth_stages
 from .store import MemoryStore, Store, Tensors, split_evenly
 
-VOLUMES = "volumes"
-"""What a store calls the volumes that are asked for: those of the last stage."""
 PARENTS = "parents"
 """What a store calls the volumes that a stage starts from, by the number of the stage."""
+_USUAL = "usual"  # what a store calls how well each image is explained by the volumes that a stage goes on with
 # Images that are matched at a time: what processes share, and what is not done again after an interruption. Each time,
 # all slices of a parent are made.
 _MATCHED_TOGETHER = 128
-
-
-@dataclass(frozen=True)
-class GrowthConfig:
-    """How many volumes start from nothing, and how the others grow from them."""
-
-    nuclei: int = 8
-    """Images whose volumes start from nothing, spread over the stack. 0 starts every volume from nothing and runs only
-    the polish: the paper's way."""
-    parents: int = 3
-    """Sharpest volumes of each round that all others are started from."""
-    rounds: int = 3
-    """Times that the whole set is grown anew from its sharpest members."""
-    nucleate: ReconstructionConfig = field(default_factory=lambda: ReconstructionConfig(steps=500, average=0.2))
-    """Algorithm 1 from nothing."""
-    grow: ReconstructionConfig = field(
-        default_factory=lambda: ReconstructionConfig(steps=200, sigma=0.3, final_sigma=0.3, anchors=1, average=0.3)
-    )
-    """Algorithm 1 from a matched parent, in every round. Anchors make the rigid core sharp."""
-    polish: ReconstructionConfig = field(
-        default_factory=lambda: ReconstructionConfig(steps=500, sigma=0.4, final_sigma=0.3, average=0.3)
-    )
-    """Algorithm 1 at the end, from a matched parent of the last round. Without anchors each volume finds the
-    conformation of its own class average again."""
-    matching: PoseSearchConfig = field(
-        default_factory=lambda: PoseSearchConfig(refinements=3, kept=1, low_radius=8.0, high_radius=16.0)
-    )
-    """How parents are found in the images."""
-
-    def __post_init__(self) -> None:
-        if self.nuclei < 0 or self.rounds < 0 or self.parents < 1:
-            raise InputError(
-                f"growth needs 0 or more nuclei and rounds and 1 or more parents, not {self.nuclei}, {self.rounds} "
-                f"and {self.parents}"
-            )
-        if self.stages[0][1].anchors:
-            raise InputError("volumes that start from nothing match no image yet: their anchors must be 0")
-
-    @property
-    def stages(self) -> tuple[tuple[str, ReconstructionConfig], ...]:
-        """Name and settings of each stage, in order."""
-        if self.nuclei == 0:
-            return (("reconstruct", self.polish),)
-        rounds = [(f"grow {k + 1} of {self.rounds}", self.grow) for k in range(self.rounds)]
-        return (("nucleate", self.nucleate), *rounds, ("polish", self.polish))
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Algorithm 1 for some of the images, with the same settings and from the same parents."""
-
-    number: int
-    name: str
-    settings: ReconstructionConfig
-    members: list[int]
-    """Images whose volumes the stage makes."""
-    before: int
-    """Volume-steps of the stages before it."""
-    task: str
-    """What its volumes are called in the store."""
-
-    @property
-    def after(self) -> int:
-        """Volume-steps of the stages up to its end."""
-        return self.before + len(self.members) * self.settings.steps
 
 
 @dataclass(frozen=True)
@@ -153,14 +88,27 @@ class _Job:
     store: Store
     mask_radius: float | None
     stages: list[Stage]
+    wanted: list[int]
+    """Images whose volumes were not there when the job began."""
 
 
 @dataclass(frozen=True)
 class _Parents:
-    """What a stage starts from."""
+    """What a stage starts from: volumes that were found in all images."""
 
     volumes: Float[Tensor, "p n n n"]
     matches: Matches
+
+
+@dataclass(frozen=True)
+class _Kin:
+    """What a stage goes on with: how the frames of all images are related, and how well each is usually explained."""
+
+    matches: Matches
+    usual: Usual
+
+
+_Beginning = _Parents | _Kin | None
 
 
 def grow_progressive(
@@ -190,7 +138,8 @@ def grow_progressive(
     seed
         Decides, with the stage and the index of an image, the rotations and noise that the volume of the image meets.
     wanted
-        Indices of the images whose volumes to make; all if not given. The others serve as nuclei and anchors.
+        Indices of the images whose volumes to make; all if not given. The others serve as nuclei and anchors. The kin
+        of a volume are found by comparing it with those that are made in the same call.
     store
         Where volumes come, ``store.get(VOLUMES, index)["volume"]``, and where there may be some already, or the
         beginnings of some, from an earlier call; the memory if not given.
@@ -201,17 +150,18 @@ def grow_progressive(
     """
     store = MemoryStore() if store is None else store
     stages = growth_stages(config, len(images), wanted)
-    job = _Job(denoiser, images, config, seed, store, mask_radius, stages)
-    unknown = store.share(PARENTS, range(1, len(stages))).missing
-    first = max((stage.number for stage in stages if stage.number and stage.number not in unknown), default=0)
-    for stage in stages[first:]:
-        parents = _find_parents(job, stage) if stage.number else None
-        chunk = yield from _grow_stage(job, stage, parents, chunk)
-        if stage is not stages[-1]:
-            store.wait()
+    missing = store.share(VOLUMES, stages[-1].members).missing
+    job = _Job(denoiser, images, config, seed, store, mask_radius, stages, missing)
+    for stage in stages[_first_stage(job) :]:
+        chunk = yield from _grow_stage(job, stage, _begin(job, stage), chunk)
+        store.wait()
+        if stage is not stages[-1] and not stages[stage.number + 1].goes_on:
             _shared(store, PARENTS, [stage.number + 1], partial(_choose_parents, job))
             store.drop(stage.task)
             store.drop(_matches_of(stage))
+        if stage.goes_on:
+            store.drop(stages[stage.number - 1].task)
+            store.drop(_scores_of(stage))
 
 
 def grow(
@@ -234,18 +184,6 @@ def grow(
     return torch.stack([store.get(VOLUMES, index)["volume"] for index in indices])
 
 
-def growth_stages(config: GrowthConfig, count: int, wanted: Sequence[int] | None = None) -> list[Stage]:
-    """List the stages of growing from ``count`` images: whose volumes each makes, all or those that are wanted."""
-    members = list(range(count)) if wanted is None else list(wanted)
-    nuclei: list[int] = torch.linspace(0, count - 1, min(config.nuclei, count)).round().int().tolist()
-    stages: list[Stage] = []
-    for number, (name, settings) in enumerate(config.stages):
-        own = nuclei if nuclei and number == 0 else members
-        task = VOLUMES if number == len(config.stages) - 1 else f"stage{number}"
-        stages.append(Stage(number, name, settings, own, stages[-1].after if stages else 0, task))
-    return stages
-
-
 def volume_generator(seed: int, stage: int, index: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Make the generator of all draws for the volume of image ``index`` in a stage.
 
@@ -256,9 +194,28 @@ def volume_generator(seed: int, stage: int, index: int, device: torch.device | s
     return torch.Generator(device).manual_seed(int.from_bytes(digest))
 
 
-def _grow_stage(job: _Job, stage: Stage, parents: _Parents | None, chunk: int) -> Generator[GrowthStep, None, int]:
+def _first_stage(job: _Job) -> int:
+    """Find the stage to begin or to go on with: the last one that has what it needs."""
+    stages, store = job.stages, job.store
+    for stage in reversed(stages):
+        if stage.goes_on and not store.share(stages[stage.number - 1].task, job.wanted).missing:
+            return stage.number
+    unknown = store.share(PARENTS, range(1, job.config.polish_number + 1)).missing
+    return max((k for k in range(1, job.config.polish_number + 1) if k not in unknown), default=0)
+
+
+def _begin(job: _Job, stage: Stage) -> _Beginning:
+    """Find what the volumes of a stage need besides themselves; processes share the work."""
+    if stage.goes_on:
+        return _find_kin(job, stage)
+    return _find_parents(job, stage) if stage.number else None
+
+
+def _grow_stage(job: _Job, stage: Stage, beginning: _Beginning, chunk: int) -> Generator[GrowthStep, None, int]:
     """Make this process's share of the volumes of a stage; returns the chunk that the memory holds."""
-    share, steps = job.store.share(stage.task, stage.members), stage.settings.steps
+    # earlier stages make the volumes from which parents are chosen, later ones only what leads to a missing volume
+    needed = stage.members if stage.number < job.config.polish_number else job.wanted
+    share, steps = job.store.share(stage.task, needed), stage.settings.steps
     made = {member: _steps_made(job, stage, member) for member in share.mine}
 
     def report(advancing: Advancing | None) -> GrowthStep:
@@ -276,7 +233,7 @@ def _grow_stage(job: _Job, stage: Stage, parents: _Parents | None, chunk: int) -
             continue
         advancing = None
         try:
-            for advancing in _advance(job, stage, members, parents):
+            for advancing in _advance(job, stage, members, beginning):
                 made.update(dict.fromkeys(members, advancing.step.step))
                 yield report(advancing)
             continue
@@ -291,27 +248,49 @@ def _grow_stage(job: _Job, stage: Stage, parents: _Parents | None, chunk: int) -
     return chunk
 
 
-def _advance(job: _Job, stage: Stage, members: list[int], parents: _Parents | None) -> Iterator[Advancing]:
+def _advance(job: _Job, stage: Stage, members: list[int], beginning: _Beginning) -> Iterator[Advancing]:
     """Advance volumes together to the end of the stage, where they come into the store."""
     device = job.images.device
     generators = [volume_generator(job.seed, stage.number, member, device) for member in members]
-    begun, chosen = _steps_made(job, stage, members[0]) > 0, torch.tensor(members, device=device)
-    anchored = stage.settings.anchors > 0
+    begun = _steps_made(job, stage, members[0]) > 0
     # volumes to begin with are nowhere held but in the call, which lets go of them
     for step in reconstruct_progressive(
         job.denoiser,
-        job.images[chosen],
+        job.images[torch.tensor(members, device=device)],
         stage.settings,
         generators=generators,
-        start=None if begun or parents is None else start_from_parents(parents.volumes, parents.matches, chosen),
+        start=None if begun else _start(job, stage, members, beginning),
         resume=_resume(job, stage, members, generators) if begun else None,
-        anchors=None if parents is None or not anchored else anchor_to_matches(job.images, parents.matches, chosen),
+        anchors=_anchor(job, stage, members, beginning) if stage.settings.anchors else None,
         mask_radius=job.mask_radius,
     ):
         if step.step == stage.settings.steps:
             for member, volume, sharp in zip(members, step.result, sharpness(step.result), strict=True):
                 job.store.put(stage.task, member, {"volume": volume, "sharpness": sharp})
         yield Advancing(stage, members, step, torch.stack([generator.get_state() for generator in generators]))
+
+
+def _start(job: _Job, stage: Stage, members: list[int], beginning: _Beginning) -> Float[Tensor, "b n n n"] | None:
+    """Give the volumes that a stage begins with; None for nothing."""
+    if isinstance(beginning, _Parents):
+        return start_from_parents(beginning.volumes, beginning.matches, torch.tensor(members, device=job.images.device))
+    if beginning is None:
+        return None
+    before = job.stages[stage.number - 1].task
+    return torch.stack([job.store.get(before, member)["volume"].to(job.images.device) for member in members])
+
+
+def _anchor(job: _Job, stage: Stage, members: list[int], beginning: _Beginning) -> Anchors | None:
+    """Find the images that volumes are fitted to besides their own: all, or their kin."""
+    if beginning is None:
+        return None
+    device = job.images.device
+    chosen = torch.tensor(members, device=device)
+    anchors = anchor_to_matches(job.images, beginning.matches, chosen)
+    if isinstance(beginning, _Parents):
+        return anchors
+    scores = torch.stack([job.store.get(_scores_of(stage), member)["scores"].to(device) for member in members])
+    return anchors.only(choose_kin(scores, beginning.usual, chosen, job.config.kin))
 
 
 def _steps_made(job: _Job, stage: Stage, member: int) -> int:
@@ -348,8 +327,31 @@ def _find_parents(job: _Job, stage: Stage) -> _Parents:
     return _Parents(volumes, Matches(**matches))
 
 
+def _find_kin(job: _Job, stage: Stage) -> _Kin:
+    """See how well the volumes that a stage goes on with explain all images; processes share out the volumes."""
+    device, store, before = job.images.device, job.store, job.stages[stage.number - 1]
+    matches = _find_parents(job, job.stages[job.config.polish_number]).matches
+
+    def score(member: int) -> Tensors:
+        volume = store.get(before.task, member)["volume"].to(device)
+        (rotations,) = anchor_to_matches(job.images, matches, torch.tensor([member], device=device)).rotations
+        return {"scores": explained(volume, rotations, job.images, job.config.matching.high_radius)}
+
+    scores = _shared(store, _scores_of(stage), job.wanted, score)
+
+    def summarise(_: int) -> Tensors:
+        return vars(usually_explained(torch.stack([one["scores"] for one in scores])))
+
+    (usual,) = _shared(store, _USUAL, [stage.number], summarise)
+    return _Kin(matches, Usual(**{name: value.to(device) for name, value in usual.items()}))
+
+
 def _matches_of(stage: Stage) -> str:
     return f"stage{stage.number}_matches"
+
+
+def _scores_of(stage: Stage) -> str:
+    return f"stage{stage.number}_scores"
 
 
 def _choose_parents(job: _Job, number: int) -> Tensors:

@@ -72,7 +72,8 @@ def anchor_to_matches(images: Float[Tensor, "k n n"], matches: Matches, members:
     """Relate the frames of the images ``members`` to all images through the parent that each is started from."""
     best = matches.best[members]
     own = matches.rotations[best, members]
-    return Anchors(images, matches.rotations[best] @ own.mT[:, None])
+    everyone = torch.arange(len(images), device=images.device).expand(len(members), -1)
+    return Anchors(images, matches.rotations[best] @ own.mT[:, None], everyone)
 
 
 def sharpest(own: Float[Tensor, " k"], earlier: Float[Tensor, " p"], count: int) -> Int[Tensor, " c"]:

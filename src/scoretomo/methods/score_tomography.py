@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..datatypes import InputError
@@ -81,13 +81,21 @@ class Anchors:
     Attributes
     ----------
     images
-        ``(k, n, n)``, shared by all volumes.
+        ``(k, n, n)``, those of all volumes.
     rotations
-        ``(b, k, 3, 3)``, from the frame of each volume to that of each image.
+        ``(b, m, 3, 3)``, from the frame of each volume to that of each of its images.
+    chosen
+        ``(b, m)``, which of the images they are.
     """
 
     images: Float[Tensor, "k n n"]
-    rotations: Float[Tensor, "b k 3 3"]
+    rotations: Float[Tensor, "b m 3 3"]
+    chosen: Int[Tensor, "b m"]
+
+    def only(self, kept: Int[Tensor, "b l"]) -> "Anchors":
+        """Keep some of the images of each volume, by their place in ``chosen``."""
+        row = torch.arange(len(kept), device=kept.device)[:, None]
+        return Anchors(self.images, self.rotations[row, kept], self.chosen[row, kept])
 
 
 @dataclass(frozen=True)
@@ -259,11 +267,11 @@ def _draw_anchors(
     generators: Sequence[torch.Generator], count: int, anchors: Anchors
 ) -> tuple[Float[Tensor, "b count n n"], Float[Tensor, "b count 3 3"]]:
     """Images and rotations of ``count`` anchors for each volume, drawn with replacement."""
-    chosen = torch.empty(len(generators), count, dtype=torch.long, device=generators[0].device)
-    for own, generator in zip(chosen, generators, strict=True):
+    drawn = torch.empty(len(generators), count, dtype=torch.long, device=generators[0].device)
+    for own, generator in zip(drawn, generators, strict=True):
         own.random_(anchors.rotations.shape[1], generator=generator)
-    chosen = chosen.to(anchors.images.device)
-    return anchors.images[chosen], anchors.rotations[torch.arange(len(chosen), device=chosen.device)[:, None], chosen]
+    some = anchors.only(drawn.to(anchors.images.device))
+    return some.images[some.chosen], some.rotations
 
 
 @torch.no_grad()

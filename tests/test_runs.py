@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from scoretomo.imaging.masks import soft_ball
 from scoretomo.imaging.preprocess import PreprocessConfig
 from scoretomo.io.mrc import read_volume, write_images
 from scoretomo.networks.unet import UNetConfig
-from scoretomo.runs import Run, RunConfig, load_checkpoint, locked, open_run, save_checkpoint, start_run
+from scoretomo.runs import Run, RunConfig, load_checkpoint, open_run, save_checkpoint, start_run
 
 CONFIG = RunConfig(budget=64, unet=UNetConfig(channels=(32, 32), layers_per_block=1, patch=2))
 CPU = torch.device("cpu")
@@ -98,23 +99,12 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path, images: 
     assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
 
 
-def test_two_processes_cannot_work_in_one_folder_and_leftovers_go(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    (folder / "checkpoint").mkdir(parents=True)
-    (folder / "checkpoint" / ".training.ab12.partial.pt").write_text("half")
-    (folder / ".denoiser.partial").mkdir()
-    with locked(folder):
-        assert sorted(path.name for path in folder.rglob("*")) == [".lock", "checkpoint"]
-        with pytest.raises(InputError, match="at work"), locked(folder):
-            pass
-    with locked(folder):
-        pass
-
-
-def test_a_folder_in_which_nothing_was_made_does_not_stay(tmp_path: Path) -> None:
-    with pytest.raises(InputError), locked(tmp_path / "new"):
-        raise InputError("bad images")
-    assert not (tmp_path / "new").exists()
+def test_a_run_of_a_version_with_other_settings_says_so(tmp_path: Path, images: Path) -> None:
+    run = start(tmp_path / "run", images)
+    path = run.folder / "config.toml"
+    path.write_text(re.sub(r"(?m)^rounds = .*\n", "", path.read_text()))
+    with pytest.raises(InputError, match=r"another version.*'rounds'"):
+        open_run(run.folder)
 
 
 def test_checkpoints_hold_no_code_and_a_broken_one_says_what_to_do(tmp_path: Path) -> None:

@@ -5,12 +5,10 @@ Every file in it is complete or absent, so that a process may be killed at any m
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
@@ -35,7 +33,6 @@ from .io.settings import differences, from_table, to_table
 from .methods.score_tomography import NoiseConfig
 from .networks.unet import PatchUNet, UNetConfig
 from .optimiser import OptimiserConfig
-from .processes import by_main, wait_for_all
 
 # Without --side, images are made no larger than this on a CPU: twice the side costs eight times the time.
 _LARGEST_SIDE_ON_CPU = 48
@@ -266,11 +263,15 @@ def read_config(folder: Path) -> RunConfig:
     Raises
     ------
     InputError
-        Not a run folder.
+        Not a run folder, or one of a version with other settings.
     """
     try:
         return from_table(RunConfig, _read_table(folder)["settings"])
-    except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
+    except KeyError as error:
+        raise InputError(
+            f"{folder / 'config.toml'}: is of another version, setting {error} is not in both; begin a new run folder"
+        ) from error
+    except (TypeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{folder / 'config.toml'}: cannot be understood ({error})") from error
 
 
@@ -287,57 +288,6 @@ def read_source(folder: Path) -> dict[str, Any]:
     """
     source: dict[str, Any] = _read_table(folder)["input"]
     return source
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other jobs out of a run folder, and put right what a killed one has left half written.
-
-    Processes that work together are one job: the main one locks, the others wait for that.
-
-    Raises
-    ------
-    InputError
-        Another job is at work in it, or the folder cannot be made.
-    """
-    with ExitStack() as stack:
-        by_main(lambda: stack.enter_context(_locked_by_one(folder)))
-        yield
-        wait_for_all()  # nobody may come in while one of them is still at work
-
-
-@contextmanager
-def _locked_by_one(folder: Path) -> Iterator[None]:
-    existed = folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
-    with lock:
-        if os.name == "posix":  # elsewhere nothing keeps two processes apart
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{folder}: another scoretomo is at work in this folder; wait for it to end") from None
-        _put_right(folder)
-        try:
-            yield
-        finally:
-            if not existed and [path.name for path in folder.iterdir()] == [".lock"]:  # nothing came of it
-                (folder / ".lock").unlink()
-                folder.rmdir()
-
-
-def _put_right(folder: Path) -> None:
-    """Clear away what a killed process has left half written."""
-    for partial in folder.rglob(".*.partial*"):
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
-    previous = folder / ".denoiser.previous"
-    if previous.exists() and not (folder / "denoiser").exists():  # killed between two renamings
-        previous.rename(folder / "denoiser")
 
 
 def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:

@@ -23,7 +23,8 @@ from ..io.images import read_image_stack
 from ..io.mrc import read_volume, write_images, write_volume
 from ..io.tables import read_table, write_table
 from ..methods.projection_matching import MatchingConfig, MatchingStep, refine_progressive
-from ..runs import Run, RunConfig, locked, read_source
+from ..run_lock import locked
+from ..runs import Run, RunConfig, read_source
 from .progress import interruptible, progress, say
 from .reconstruct import Selection, reconstruct_volumes
 from .run_folder import opened

@@ -16,7 +16,8 @@ from ..io.star import read_poses
 from ..presets import DEMO_SIMULATION, DEMO_VOLUMES
 from ..report.figures import overview
 from ..report.isosurface import UPRIGHT, tilted
-from ..runs import Run, RunConfig, locked
+from ..run_lock import locked
+from ..runs import Run, RunConfig
 from ..simulation.particles import simulate_box
 from .evaluate import compare_files, table, write_evaluation
 from .reconstruct import Selection

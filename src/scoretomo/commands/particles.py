@@ -17,7 +17,8 @@ from ..io.files import replacing
 from ..io.mrc import read_volume, write_volume
 from ..io.particle_rows import ParticleRows, read_particle_rows
 from ..io.tables import write_table
-from ..runs import locked, read_source
+from ..run_lock import locked
+from ..runs import read_source
 from .progress import say
 
 # Class numbers that a line of the table shows; classes.csv has all.

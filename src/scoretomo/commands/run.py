@@ -12,7 +12,8 @@ from ..io.metrics import read_metrics
 from ..io.mrc import read_volume
 from ..methods.projection_matching import MatchingConfig
 from ..report.figures import overview, training_curves
-from ..runs import Run, RunConfig, locked
+from ..run_lock import locked
+from ..runs import Run, RunConfig
 from .consensus import ConsensusConfig, make_consensus
 from .ensemble import EnsembleConfig, analyse
 from .reconstruct import Selection, reconstruct_volumes, refuse_replacing

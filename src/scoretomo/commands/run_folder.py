@@ -6,7 +6,8 @@ from pathlib import Path
 
 from .. import processes
 from ..datatypes import InputError
-from ..runs import Run, locked, open_run
+from ..run_lock import locked
+from ..runs import Run, open_run
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from ..networks.unet import build_unet, parameter_count, supports_fast_bfloat16
 from ..optimiser import OptimiserConfig
 from ..presets import PresetName
 from ..report.quality_sheet import quality_sheet
-from ..runs import Run, RunConfig, load_checkpoint, locked, open_run, save_checkpoint, save_denoiser, start_run
+from ..run_lock import locked
+from ..runs import Run, RunConfig, load_checkpoint, open_run, save_checkpoint, save_denoiser, start_run
 from ..training import TrainingState, TrainingStep, new_state, optimise_progressive
 from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
 

@@ -62,9 +62,7 @@ class LatentVAEConfig:
     """The volume."""
     encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     """From image to z."""
-    optimiser: OptimiserConfig = field(
-        default_factory=lambda: OptimiserConfig(batch_size=32)
-    )
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(batch_size=32))
     """Steps. The papers have Adam of rate 1e-4 (5e-4 for clean images) and batches of 5 to 10 images; Muon needs
     several times fewer images."""
 

@@ -17,6 +17,7 @@ from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging.fourier import centred_fft, centred_inverse_fft, radius_grid, resize, translate
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.slices import disc_frequencies, image_coefficients
+from scoretomo.methods import latent_vae
 from scoretomo.methods.latent_vae import (
     ImagesAt,
     LatentState,
@@ -41,7 +42,7 @@ _WIDTH = 1.4
 _CENTRES = torch.tensor([[-2.0, 1.0, 0.5], [2.0, 0.5, -1.5], [0.0, -2.5, 2.0], [1.0, 2.0, 2.0]])
 _CONFIG = LatentVAEConfig(
     latent_dimensions=0,
-    epochs=10.0,
+    epochs=8.0,
     decoder=CoordinateMLPConfig(64, 3, "cryodrgn2"),
     encoder=ImageEncoderConfig(64, 2),
     optimiser=OptimiserConfig(learning_rate=3e-3, batch_size=8, warmup_images=40),
@@ -187,7 +188,9 @@ def test_the_encoder_sees_centred_images_whose_ctf_is_corrected(generator: torch
     assert not torch.allclose(bright, encode_images(model, _held(-ctf * here, ctf), torch.zeros(5, 2)), atol=1e-2)
 
 
-def test_a_volume_is_decoded_at_its_place_and_height() -> None:
+@pytest.mark.parametrize("at_once", [100, 10_000])
+def test_a_volume_is_decoded_at_its_place_and_height(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latent_vae, "_FREQUENCIES_AT_ONCE", at_once)
     axis = torch.arange(_SIDE) - _SIDE // 2
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     distances = (torch.stack([x, y, z], dim=-1)[..., None, :] - _CENTRES).square().sum(-1)

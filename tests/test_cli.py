@@ -30,7 +30,7 @@ TINY = (
 )
 GROWTH = (
     "--growth.nuclei 2 --growth.rounds 1 --growth.matching.base-order 1 "
-    "--growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2"
+    "--growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2 --growth.specialise.steps 2"
 )
 VERBS = (
     "simulate",

@@ -21,7 +21,8 @@ TINY = (
 )
 GROWTH = (
     "--growth.nuclei 2 --growth.rounds 1 "
-    "--growth.matching.base-order 1 --growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2"
+    "--growth.matching.base-order 1 --growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2 "
+    "--growth.specialise.steps 2"
 )
 
 

@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = "--optimiser.batch-size 8 --optimiser.warmup-images 16 --budget 32 --check False --contrast bright"
     growth = (
         "--growth.nuclei 2 --growth.parents 1 --growth.rounds 1 --growth.matching.base-order 1 "
-        "--growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2"
+        "--growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2 --growth.specialise.steps 2"
     )
     train = ["train", str(folder / "averages.mrcs"), "-o", str(folder / "run")]
     assert cli.main([*train, *network.split(), *options.split(), *growth.split()]) == 0

@@ -27,7 +27,7 @@ _IMAGES = 9
 _STEPS = 3
 _GROWTH = (
     "--growth.nuclei 3 --growth.parents 2 --growth.rounds 1 --growth.matching.base-order 1 --growth.nucleate.steps 2 "
-    f"--growth.grow.steps 2 --growth.polish.steps {_STEPS} --growth.polish.average 0.7"
+    f"--growth.grow.steps 2 --growth.polish.steps {_STEPS} --growth.polish.average 0.7 --growth.specialise.steps 3"
 ).split()
 # Runs the command line with two volumes at a time, every step saved; the worker is late, and may be killed after one of
 # its steps. Without bfloat16, so that rounding is small.

@@ -230,6 +230,14 @@ def test_what_a_stage_has_made_is_dropped_once_its_parents_are_chosen(images: Te
     assert torch.allclose(volumes_of(store), before, atol=1e-5)
 
 
+def test_of_volumes_that_are_there_nothing_is_made_again(images: Tensor) -> None:
+    """Not even what led to them, if somebody has removed it."""
+    volume = {"volume": torch.zeros(1), "sharpness": torch.zeros(1)}
+    store = MemoryStore({VOLUMES: dict.fromkeys(range(3), volume)})
+    assert list(steps_of(images, store=store)) == []
+    assert set(store.results) == {VOLUMES}
+
+
 def test_only_wanted_volumes_are_made_and_all_images_help(phantom: Phantom, images_of: ImagesOf) -> None:
     images, _ = images_of(phantom(), 6)
     config = dataclasses.replace(SHORT, nuclei=3)

@@ -151,6 +151,8 @@ def grow_progressive(
     store = MemoryStore() if store is None else store
     stages = growth_stages(config, len(images), wanted)
     missing = store.share(VOLUMES, stages[-1].members).missing
+    if not missing:
+        return
     job = _Job(denoiser, images, config, seed, store, mask_radius, stages, missing)
     for stage in stages[_first_stage(job) :]:
         chunk = yield from _grow_stage(job, stage, _begin(job, stage), chunk)

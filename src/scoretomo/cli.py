@@ -22,6 +22,7 @@ _VERBS = {
     "particles": "the particles of each state of the molecule, and a starting model for them",
     "report": "all that a run has found, on one page that opens anywhere",
     "evaluate": "compare volumes with a reference",
+    "drgn": "particles in, a landscape of volumes out: cryoDRGN (train, poses, analyze)",
     "simulate": "make test images of a moving box or capsid, or of a map or atomic model",
     "check": "which class averages are junk, before anything is trained on them",
     "info": "what is in a file of images or a volume",
@@ -104,6 +105,11 @@ def _dispatch(arguments: list[str]) -> int:
         from .commands.simulate import SOURCES
 
         tyro.extras.subcommand_cli_from_dict(SOURCES, prog="scoretomo simulate", args=rest)
+        return 0
+    if verb == "drgn":
+        from .commands.drgn import VERBS
+
+        tyro.extras.subcommand_cli_from_dict(VERBS, prog="scoretomo drgn", args=rest)
         return 0
     tyro.cli(_command(verb, rest), prog=f"scoretomo {verb}", args=rest)
     return 0

@@ -327,7 +327,7 @@ def train_progressive(
     def loss(model: nn.Module, batch_size: int, generator: torch.Generator) -> Tensor:
         assert isinstance(model, LatentVAE)
         deviates = torch.randn(batch_size, config.latent_dimensions, generator=generator, device=device)[part]
-        rows = _rows_of_batch(state.training.images_seen, batch_size, count, state.seed)[part]
+        rows = rows_of_batch(state.training.images_seen, batch_size, count, state.seed)[part]
         coefficients, ctf = images_at(rows)
         rotations, shifts = state.rotations[rows.to(device)], state.shifts_pixels[rows.to(device)]
         losses = training_loss(model, coefficients, rotations, shifts, ctf, deviates, config.beta)
@@ -338,7 +338,7 @@ def train_progressive(
     )
 
 
-def _rows_of_batch(seen: int, batch_size: int, count: int, seed: int) -> Int[Tensor, " b"]:
+def rows_of_batch(seen: int, batch_size: int, count: int, seed: int) -> Int[Tensor, " b"]:
     """Rows that follow after ``seen`` images: epochs one after another, each in an order that its number decides."""
     places = torch.arange(seen, seen + batch_size)
     epochs = range(seen // count, (seen + batch_size - 1) // count + 1)

@@ -1,0 +1,11 @@
+"""``scoretomo drgn``: the verbs of cryoDRGN and cryoDRGN2."""
+
+from collections.abc import Callable
+
+from .drgn_analyze import analyze
+from .drgn_poses import poses
+from .drgn_select import select
+from .drgn_train import train
+
+VERBS: dict[str, Callable[..., None]] = {"train": train, "poses": poses, "analyze": analyze, "select": select}
+"""What can be done."""

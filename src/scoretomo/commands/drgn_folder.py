@@ -1,0 +1,269 @@
+"""The run folder of ``drgn train``: what was asked for, the checkpoint, and the results in the input's units."""
+
+import hashlib
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tomli_w
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import __version__
+from ..datatypes import InputError, Poses
+from ..io.files import write_json, write_text
+from ..io.mrc import write_volume
+from ..io.particles import Particles
+from ..io.settings import differences, from_table, to_table
+from ..io.star import write_particles
+from ..io.tables import write_table
+from ..methods.abinitio import AbInitioConfig, PoseMethod
+from ..methods.latent_vae import LatentVAE, LatentVAEConfig, decode_volumes
+from ..networks.unet import supports_fast_bfloat16
+from ..runs import load_checkpoint, save_checkpoint
+from .drgn_images import ParticlesConfig, Preparation
+
+_OWN_FILES = {"drgn.toml", "preparation.json", "checkpoint.pt", "metrics.jsonl", ".lock"}
+# Particle files are known by their first bytes and their length; stacks may have a terabyte.
+_BYTES_HASHED = 2**24
+
+
+@dataclass(frozen=True)
+class DrgnConfig:
+    """Everything that decides what becomes of a set of particles."""
+
+    particles: Annotated[ParticlesConfig, tyro.conf.arg(name="")] = field(default_factory=ParticlesConfig)
+    """Which images are used and how."""
+    poses: PoseMethod = "known"
+    """Poses are those of the file (known), or found: by the hierarchical search of cryoDRGN2, or by branch and bound
+    as in cryoDRGN."""
+    model: Annotated[LatentVAEConfig, tyro.conf.arg(name="")] = field(default_factory=LatentVAEConfig)
+    """What is trained."""
+    search: AbInitioConfig = field(default_factory=AbInitioConfig)
+    """How poses are found."""
+    seed: int = 0
+    """The same seed gives the same result, on the same kind of machine."""
+
+
+@dataclass(frozen=True)
+class ParticleFiles:
+    """Where particles come from; kept in the run folder, so that they are found again.
+
+    Attributes
+    ----------
+    particles
+        RELION .star, cryoSPARC .cs, or a plain stack (.mrcs).
+    passthrough
+        More .cs files of the same particles.
+    poses_file, ctf_file
+        cryoDRGN's .pkl files, which win over what the particle file says.
+    pixel_size
+        In Angstrom, where the file says none or a wrong one.
+    """
+
+    particles: Path
+    passthrough: tuple[Path, ...] = ()
+    poses_file: Path | None = None
+    ctf_file: Path | None = None
+    pixel_size: float | None = None
+
+
+@dataclass(frozen=True)
+class DrgnRun:
+    """A run folder."""
+
+    folder: Path
+    config: DrgnConfig
+    files: ParticleFiles
+
+    @property
+    def checkpoint(self) -> Path:
+        """Networks, poses and how far the training has come."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def analysis(self) -> Path:
+        """What ``drgn analyze`` has made."""
+        return self.folder / "analysis"
+
+    def preparation(self) -> Preparation:
+        """Read what was done to the images."""
+        path = self.folder / "preparation.json"
+        try:
+            return Preparation(**json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}; has `scoretomo drgn train` begun?") from error
+
+
+def start_run(folder: Path, files: ParticleFiles, particles: Particles, config: DrgnConfig) -> DrgnRun:
+    """Make a run folder, or take up the one that the same particles and settings have made.
+
+    Raises
+    ------
+    InputError
+        A folder of other particles or settings, which is left as it was, or one that is not empty.
+    """
+    source = _source(files, particles)
+    if (folder / "drgn.toml").exists():
+        saved = _read_table(folder)
+        changed = differences(saved["input"], source, ignored=("path", "passthrough", "poses_file", "ctf_file"))
+        if changed:
+            raise InputError(
+                f"{folder}: was made of other particles ({saved['input']['path']}: {changed[0]}); "
+                "give another run folder"
+            )
+        changed = differences(saved["settings"], to_table(config))
+        if changed:
+            raise InputError(f"{folder}: was made with other settings ({'; '.join(changed)}); give another run folder")
+        return open_run(folder)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _OWN_FILES)
+    if others:
+        raise InputError(f"{folder}: holds other files ({others[0]}); give an empty or a new folder")
+    table = {
+        "scoretomo": __version__,
+        "command": " ".join(sys.argv),
+        "input": source,
+        "settings": to_table(config),
+    }
+    write_text(folder / "drgn.toml", tomli_w.dumps(table))
+    return open_run(folder)
+
+
+def open_run(folder: Path) -> DrgnRun:
+    """Read a run folder.
+
+    Raises
+    ------
+    InputError
+        Not a run folder of ``drgn train``, or one of a version with other settings.
+    """
+    table = _read_table(folder)
+    try:
+        config, source = from_table(DrgnConfig, table["settings"]), table["input"]
+        poses_file, ctf_file = (Path(source[name]) if name in source else None for name in ("poses_file", "ctf_file"))
+        passthrough = tuple(Path(path) for path in source["passthrough"])
+        files = ParticleFiles(Path(source["path"]), passthrough, poses_file, ctf_file, source.get("pixel_size"))
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / 'drgn.toml'}: is of another version ({error} is not in both); begin a new run folder"
+        ) from error
+    return DrgnRun(folder, config, files)
+
+
+def _read_table(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / "drgn.toml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: is no run folder of drgn (no drgn.toml); make one with `scoretomo drgn train`"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder / 'drgn.toml'}: cannot be understood ({error})") from error
+
+
+def _source(files: ParticleFiles, particles: Particles) -> dict[str, Any]:
+    """Tell these particles from others; paths are such that they are found from anywhere."""
+    digest = hashlib.sha256()
+    for path in (files.particles, *files.passthrough, files.poses_file, files.ctf_file):
+        if path is not None:
+            with path.open("rb") as file:
+                digest.update(file.read(_BYTES_HASHED))
+            digest.update(str(path.stat().st_size).encode())
+    table: dict[str, Any] = {
+        "path": str(files.particles.resolve()),
+        "passthrough": [str(path.resolve()) for path in files.passthrough],
+        "poses_file": files.poses_file and str(files.poses_file.resolve()),
+        "ctf_file": files.ctf_file and str(files.ctf_file.resolve()),
+        "pixel_size": files.pixel_size,
+        "sha256": digest.hexdigest(),
+        "images": len(particles),
+        "side": particles.side,
+        "pixel_size_angstrom": particles.pixel_size_angstrom,
+    }
+    return {name: value for name, value in table.items() if value is not None}
+
+
+def save_preparation(run: DrgnRun, record: Preparation) -> None:
+    """Write what was done to the images."""
+    write_json(run.folder / "preparation.json", asdict(record))
+
+
+def new_model(config: DrgnConfig, side: int, amplitudes: Float[Tensor, " k"], device: torch.device) -> LatentVAE:
+    """Networks with weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        bfloat16 = supports_fast_bfloat16(device)
+        return LatentVAE(config.model, side, amplitudes, bfloat16=bfloat16).to(device)
+
+
+def save_state(run: DrgnRun, values: Mapping[str, Any]) -> None:
+    """Write the checkpoint."""
+    save_checkpoint(run.checkpoint, values)
+
+
+def load_state(run: DrgnRun) -> dict[str, Any] | None:
+    """Read the checkpoint, if there is one."""
+    return load_checkpoint(run.checkpoint)
+
+
+def trained_model(run: DrgnRun, device: torch.device) -> tuple[LatentVAE, Preparation]:
+    """Read the networks of a training that has come to its end.
+
+    Raises
+    ------
+    InputError
+        It has not.
+    """
+    saved = load_state(run)
+    if saved is None or not saved["finished"]:
+        raise InputError(f"{run.folder}: is not trained yet; give the same `scoretomo drgn train` again to go on")
+    record = run.preparation()
+    model = new_model(run.config, record.side, saved["amplitudes"], device)
+    model.load_state_dict(saved["state"]["latent"]["training"]["averaged"])
+    return model.eval(), record
+
+
+def write_results(
+    run: DrgnRun,
+    particles: Particles,
+    record: Preparation,
+    model: LatentVAE,
+    poses: Poses,
+    z: Float[Tensor, "n d"] | None,
+) -> list[Path]:
+    """Write poses, and the volume or the latent variables of the particles."""
+    written = [run.folder / "poses.star"]
+    write_poses(written[0], particles, poses)
+    if z is None:
+        written.append(run.folder / "volume.mrc")
+        write_volume(written[-1], record.restore(decode_volumes(model)[0]))
+        return written
+    written.append(run.folder / "z.csv")
+    names = [f"z_{number}" for number in range(1, z.shape[1] + 1)]
+    pairs = zip(particles.rows.tolist(), z.tolist(), strict=True)
+    write_table(written[-1], [{"row": row, **dict(zip(names, values, strict=True))} for row, values in pairs])
+    return written
+
+
+def write_poses(path: Path, particles: Particles, poses: Poses, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a RELION particle file of the input's images, which are named relative to its folder."""
+    images, folder = particles.images, path.resolve().parent
+    names = [os.path.relpath(stack.path.resolve(), folder) for stack in images.stacks]
+    places = zip(images.sections.tolist(), np.asarray(images.stack_numbers).tolist(), strict=True)
+    write_particles(
+        path,
+        "",
+        poses,
+        pixel_size_angstrom=particles.pixel_size_angstrom,
+        side=particles.side,
+        ctf=particles.ctf,
+        extra={"rlnImageName": [f"{section + 1:06d}@{names[number]}" for section, number in places], **(extra or {})},
+    )

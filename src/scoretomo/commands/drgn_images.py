@@ -1,0 +1,175 @@
+"""Particle images made fit for cryoDRGN: protein bright, background 0, noise of standard deviation 1, a soft window."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..datatypes import CTFParams, InputError, Volume
+from ..imaging.ctf import contrast_transfer
+from ..imaging.fourier import radius_grid, resize
+from ..imaging.masks import soft_ball
+from ..imaging.preprocess import detect_contrast
+from ..io import cryodrgn
+from ..io.particles import Particles, read_particles
+from ..methods.abinitio import ParticleImages
+from ..methods.latent_vae import noise_std
+from ..methods.pose_search import TransferFn
+from .progress import Report
+
+# Images that stand for all where the contrast and the noise are estimated.
+_SAMPLE = 1000
+_IMAGES_AT_ONCE = 512
+# The window falls to zero over this part of half the side (003, B.2: from 0.85 to 0.95).
+_WINDOW_EDGE = 0.1
+# Least noise as a part of the images' standard deviation: clean images are taken to have this much.
+_LEAST_NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class ParticlesConfig:
+    """Which images are used and how they are prepared.
+
+    Raises
+    ------
+    InputError
+        A side or a window that no image could have.
+    """
+
+    side: int | None = None
+    """Edge of the working images in pixels, smaller than that of the input by cropping in Fourier space (003 and 004:
+    128). None keeps it."""
+    contrast: Literal["auto", "bright", "dark"] = "auto"
+    """Whether the protein is bright or dark in the input; auto finds out from a sample."""
+    window: float | None = 0.85
+    """Images fall softly to zero from this part of half the side (003, B.2). None leaves them as they are."""
+    half: Literal[1, 2] | None = None
+    """Use every other particle only, for two independent volumes: 1 those of even rows, counted from 0, 2 the rest."""
+
+    def __post_init__(self) -> None:
+        if self.side is not None and self.side < 8:
+            raise InputError(f"a working side of {self.side} pixels is too small; give 8 or more")
+        if self.window is not None and not 0 < self.window <= 1 - _WINDOW_EDGE:
+            raise InputError(f"the window must begin at a part of half the side, 0 to 0.9, not {self.window}")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What was done to images: enough to bring volumes back to their pixel size and units.
+
+    Attributes
+    ----------
+    input_side, side
+        Edge in pixels before and after.
+    input_pixel_size_angstrom, pixel_size_angstrom
+        Before and after.
+    sign
+        1 if the protein was bright in the input, -1 if it was dark.
+    contrast_confidence
+        How sure that is, 0 to 1; 1 if it was given.
+    scale
+        What images were divided by after cropping, in units of the input.
+    """
+
+    input_side: int
+    side: int
+    input_pixel_size_angstrom: float
+    pixel_size_angstrom: float
+    sign: int
+    contrast_confidence: float
+    scale: float
+
+    def restore(self, voxels: Float[Tensor, "side side side"]) -> Volume:
+        """Bring a volume that explains the working images back to the input's sampling and units."""
+        # a sum over z of finer voxels has more terms: density per voxel of the input is smaller
+        restored = resize(voxels, self.input_side, 3) * (self.scale * self.side / self.input_side)
+        return Volume(restored.cpu(), self.input_pixel_size_angstrom)
+
+
+def open_particles(
+    path: Path,
+    *,
+    passthrough: tuple[Path, ...] = (),
+    poses: Path | None = None,
+    ctf: Path | None = None,
+    pixel_size: float | None = None,
+    half: int | None = None,
+) -> Particles:
+    """Find particles, what is known of them, and those of a half-set."""
+    particles = read_particles(path, passthrough, pixel_size)
+    particles = cryodrgn.attach(particles, poses=poses, ctf=ctf)
+    if half is not None:
+        particles = particles.select(torch.arange(half - 1, len(particles), 2))
+    if len(particles) < 2:
+        raise InputError(f"{path}: has {len(particles)} particles; many views are needed")
+    return particles
+
+
+def prepare_images(
+    particles: Particles, config: ParticlesConfig, report: Report
+) -> tuple[Float[Tensor, "n side side"], Preparation]:
+    """Read and prepare all images, which are held in memory.
+
+    Raises
+    ------
+    InputError
+        A working side beyond that of the images, images that are constant or cannot be read.
+    """
+    side = config.side or particles.side
+    if side > particles.side:
+        raise InputError(f"{particles.files[0]}: images have {particles.side} pixels, fewer than --side {side}")
+    sample = particles.images.read(torch.linspace(0, len(particles) - 1, min(_SAMPLE, len(particles))).long())
+    spread = float(sample.var((1, 2)).mean().sqrt())
+    if not spread > 0:
+        raise InputError(f"{particles.files[0]}: the images are constant and hold nothing to reconstruct")
+    sign, confidence = (1 if config.contrast == "bright" else -1), 1.0
+    if config.contrast == "auto":
+        sign, confidence = detect_contrast(sample)
+    noise = max(noise_std(sample, particles.side / 2), _LEAST_NOISE * spread)
+    window = _window(particles.side, config.window)
+    # what cropping and the window leave of the noise in a pixel, so that it is 1 in units of the scale
+    scale = noise * side / particles.side * float(window.square().mean().sqrt())
+    outside = radius_grid(particles.side, 2) > particles.side / 2
+    images = torch.empty(len(particles), side, side)
+    for rows in torch.arange(len(particles)).split(_IMAGES_AT_ONCE):
+        raw = particles.images.read(rows)
+        raw = sign * (raw - raw[:, outside].mean(1)[:, None, None]) * window
+        images[rows] = resize(raw, side, 2) / scale
+        report((int(rows[-1]) + 1) / len(particles), f"{int(rows[-1]) + 1} of {len(particles)} images")
+    pixel_size = particles.pixel_size_angstrom
+    return images, Preparation(
+        input_side=particles.side,
+        side=side,
+        input_pixel_size_angstrom=pixel_size,
+        pixel_size_angstrom=pixel_size * particles.side / side,
+        sign=sign,
+        contrast_confidence=confidence,
+        scale=scale,
+    )
+
+
+def particle_images(
+    images: Float[Tensor, "n side side"], ctf: CTFParams | None, record: Preparation, device: torch.device
+) -> ParticleImages:
+    """Put images together with their contrast transfer, at the sampling of the record."""
+    return ParticleImages(images, None if ctf is None else _transfer(ctf, record.pixel_size_angstrom, device))
+
+
+def _transfer(ctf: CTFParams, pixel_size_angstrom: float, device: torch.device) -> TransferFn:
+    fields = [field.name for field in dataclasses.fields(ctf)]
+    there = CTFParams(**{name: getattr(ctf, name).to(device) for name in fields})
+
+    def transfer(rows: Int[Tensor, " k"], frequencies: Float[Tensor, "p 2"]) -> Float[Tensor, "k p"]:
+        return contrast_transfer(there.select(rows), frequencies / pixel_size_angstrom)
+
+    return transfer
+
+
+def _window(side: int, radius: float | None) -> Float[Tensor, "side side"]:
+    if radius is None:
+        return torch.ones(side, side)
+    return soft_ball(side, 2, radius * side / 2, max(_WINDOW_EDGE * side / 2, 1.0))

@@ -1,0 +1,113 @@
+"""``scoretomo drgn poses``: the poses of particles against a given map."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from ..datatypes import InputError, Poses, Volume
+from ..imaging.slices import SliceFn, voxel_slices
+from ..io.mrc import read_volume
+from ..methods.abinitio import AbInitioConfig, find_volume_poses
+from ..methods.pose_search import transfer_of
+from ..simulation.particles import resample_map
+from .drgn_folder import write_poses
+from .drgn_images import ParticlesConfig, Preparation, open_particles, particle_images, prepare_images
+from .drgn_train import announce
+from .progress import interruptible, progress, say
+from .train import Device, choose_device
+
+# Images between two reports of the progress.
+_IMAGES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class PosesConfig:
+    """How particles are prepared and searched."""
+
+    particles: Annotated[ParticlesConfig, tyro.conf.arg(name="")] = field(default_factory=ParticlesConfig)
+    """Which images are used and how."""
+    method: Literal["search", "branch-and-bound"] = "search"
+    """The hierarchical search of cryoDRGN2, or branch and bound as in cryoDRGN."""
+    search: AbInitioConfig = field(default_factory=AbInitioConfig)
+    """Grids and bands of the search; the schedule of a training means nothing here."""
+
+
+_DEFAULT = PosesConfig()
+
+
+def poses(
+    particles: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PARTICLES")],
+    volume: Annotated[Path, tyro.conf.arg(metavar="MAP")],
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.star")],
+    config: Annotated[PosesConfig, tyro.conf.arg(name="")] = _DEFAULT,
+    passthrough: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CS ...")] = (),
+    ctf_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None,
+    pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    map_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    device: Device = "auto",
+) -> None:
+    """Find the poses of particles against a map.
+
+    All rotations and shifts are searched for every particle, whatever poses its file has. The result is a RELION file
+    with one more column: the correlation of each image with the map (rlnAutopickFigureOfMerit).
+
+    Parameters
+    ----------
+    particles
+        Particle images: a RELION .star, a cryoSPARC .cs, or a stack (.mrcs).
+    volume
+        The map, .mrc, of any sampling; its centre is that of the particles' boxes.
+    output
+        File that is written.
+    config
+        How particles are prepared and searched.
+    passthrough
+        More .cs files of the same particles, for fields that the .cs file does not have.
+    ctf_file
+        Contrast transfer as cryoDRGN writes it (.pkl), in place of that of the particle file.
+    pixel_size
+        Pixel size of the images in Angstrom, where the file says none or a wrong one.
+    map_pixel_size
+        Pixel size of the map in Angstrom, where its file says none or a wrong one.
+    device
+        Where to compute; auto takes a GPU (cuda) if there is one.
+    """
+    if output.suffix.lower() != ".star":
+        raise InputError(f"{output}: poses are written to a RELION file; give a name that ends in .star")
+    if output.exists() and output.samefile(particles):
+        raise InputError(f"{output}: is the particle file itself; give another name")
+    where = choose_device(device)
+    loaded = read_volume(volume, map_pixel_size)
+    found = open_particles(
+        particles, passthrough=passthrough, ctf=ctf_file, pixel_size=pixel_size, half=config.particles.half
+    )
+    with progress("read") as report:
+        images, record = prepare_images(found, config.particles, report)
+    for note in (*loaded.notes, *found.notes):
+        say(f"note: {note}")
+    announce(found, record, where)
+    data = particle_images(images, found.ctf, record, where)
+    grid, slices, best = config.search.grid(record.side), _slices(loaded.volume, record, where), []
+    with interruptible() as check, progress("poses") as report:
+        for rows in torch.arange(len(found)).split(_IMAGES_AT_ONCE):
+            transfer = transfer_of(data.transfer, rows.to(where))
+            best.append(find_volume_poses(images[rows].to(where), slices, grid, config.method, transfer=transfer))
+            report((int(rows[-1]) + 1) / len(found), f"{int(rows[-1]) + 1} of {len(found)} images")
+            check()
+    scores = torch.cat([part.scores[:, 0] for part in best]).cpu()
+    rotations = torch.cat([part.rotations[:, 0] for part in best]).cpu()
+    shifts = torch.cat([part.shifts_pixels[:, 0] for part in best]).cpu() * record.pixel_size_angstrom
+    write_poses(output, found, Poses(rotations, shifts), {"rlnAutopickFigureOfMerit": scores.tolist()})
+    print(f"poses: {output}\nmedian correlation: {scores.median():.3f}")
+
+
+def _slices(volume: Volume, record: Preparation, device: torch.device) -> SliceFn:
+    """Slices of a map at the frequencies of the working images."""
+    resampled = resample_map(volume, record.side, record.pixel_size_angstrom)
+    # a map is resampled to a whole number of voxels, which are not quite those of the images
+    ratio = resampled.pixel_size_angstrom / record.pixel_size_angstrom
+    values = voxel_slices(resampled.voxels.to(device))
+    return lambda frequencies: values(frequencies * ratio)

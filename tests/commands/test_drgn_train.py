@@ -1,0 +1,204 @@
+"""``scoretomo drgn train``: from particle files to volumes and poses, interrupted and resumed, and what it refuses."""
+
+import pickle
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scoretomo import cli
+from scoretomo.commands import drgn_train
+from scoretomo.commands.drgn_images import ParticlesConfig, open_particles, prepare_images
+from scoretomo.commands.progress import StoppedBetweenSteps
+from scoretomo.datatypes import ImageStack, Poses
+from scoretomo.evaluation.fsc import fourier_shell_correlation
+from scoretomo.geometry.rotations import random_rotations
+from scoretomo.io.metrics import read_metrics
+from scoretomo.io.mrc import read_volume, write_images
+from scoretomo.io.particles import read_particles
+from scoretomo.io.star import write_particles
+
+_SIDE = 16
+_PIXEL = 3.0
+_CENTRES = torch.tensor([[-4.0, 1.0, 0.5], [3.0, 0.5, -2.5], [0.0, -3.5, 2.0], [1.0, 3.0, 3.0]])
+_HEIGHTS = torch.tensor([1.0, 0.8, 0.6, 1.2])
+_SMALL = "--decoder.hidden 24 --decoder.layers 1 --encoder.hidden 16 --encoder.layers 1 --device cpu".split()
+
+
+def _blobs(places: Tensor) -> Tensor:
+    axis = torch.arange(_SIDE) - _SIDE // 2
+    factors = [(-((axis - places[..., i, None]) ** 2) / (2 * 1.4**2)).exp() for i in (1, 0)]
+    return torch.einsum("b,nby,nbx->nyx", _HEIGHTS, *factors)
+
+
+def truth() -> Tensor:
+    axis = torch.arange(_SIDE) - _SIDE // 2
+    x, y, z = ((-((axis - _CENTRES[:, i, None]) ** 2) / (2 * 1.4**2)).exp() for i in range(3))
+    return torch.einsum("b,bz,by,bx->zyx", _HEIGHTS, z, y, x)
+
+
+@pytest.fixture
+def make_set(tmp_path: Path) -> Callable[..., Path]:
+    """Particles of blobs, 1.5 pixels off the centre, dark or bright, with their true poses."""
+
+    def make(count: int = 60, sign: float = 1.0, noise: float = 0.1) -> Path:
+        generator = torch.Generator().manual_seed(1)
+        rotations = random_rotations(count, generator=generator)
+        shifts = 1.5 * torch.randn(count, 2, generator=generator)
+        images = _blobs(_CENTRES @ rotations.mT + torch.cat([shifts, torch.zeros(count, 1)], 1)[:, None])
+        images = sign * images + noise * torch.randn(images.shape, generator=generator) + 7
+        write_images(tmp_path / "images.mrcs", ImageStack(images, _PIXEL))
+        poses = Poses(rotations, shifts * _PIXEL)
+        path = tmp_path / "particles.star"
+        write_particles(path, "images.mrcs", poses, pixel_size_angstrom=_PIXEL, side=_SIDE)
+        return path
+
+    return make
+
+
+def _train(*arguments: object) -> int:
+    return cli.main(["drgn", "train", *_SMALL, *map(str, arguments)])
+
+
+def _overlap(volume: Tensor, reference: Tensor) -> float:
+    return torch.nn.functional.cosine_similarity(volume.flatten(), reference.flatten(), dim=0).item()
+
+
+def test_a_volume_at_known_poses_in_the_units_of_the_input(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    """Shifts, hand, contrast, scale and pixel size are right, or the volume would not be that of the blobs."""
+    run = tmp_path / "run"
+    fitted = "--latent-dimensions 0 --epochs 20 --decoder.hidden 48 --decoder.layers 3 --optimiser.batch-size 8".split()
+    assert _train(make_set(120, -1.0), "-o", run, *fitted, "--decoder.encoding", "cryodrgn2") == 0
+    volume = read_volume(run / "volume.mrc").volume
+    # the projection of the blobs is sqrt(2 pi) width times what the images have
+    reference = truth() / (np.sqrt(2 * np.pi) * 1.4)
+    assert volume.pixel_size_angstrom == pytest.approx(_PIXEL)
+    assert _overlap(volume.voxels, reference) > 0.9
+    assert fourier_shell_correlation(volume.voxels, reference)[1:4].min() > 0.85
+    inside = reference > 0.3 * reference.max()
+    assert (volume.voxels[inside].sum() / reference[inside].sum()).item() == pytest.approx(1, abs=0.2)
+    found, given = read_particles(run / "poses.star"), read_particles(tmp_path / "particles.star")
+    assert found.poses is not None and given.poses is not None
+    torch.testing.assert_close(found.poses.rotations, given.poses.rotations, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.poses.shifts_angstrom, given.poses.shifts_angstrom, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.images.read([3, 1]), given.images.read([3, 1]))
+
+
+def test_a_stack_without_poses_is_searched(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    make_set(30)
+    run = tmp_path / "run"
+    grid = "--search.base-order 1 --search.refinements 1 --search.kept 1 --search.shift-count 3".split()
+    stack = tmp_path / "images.mrcs"
+    assert _train(stack, "-o", run, "--latent-dimensions", 0, "--epochs", 3, "--poses", "search", *grid) == 0
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert sum(line.get("searched", 0) for line in lines) == 30
+    searched = next(line for line in lines if "searched" in line)
+    assert searched["median_turned_degrees"] > 10 and searched["mean_score"] > 0
+    poses = read_particles(run / "poses.star").poses
+    assert poses is not None and poses.shifts_angstrom.any()
+
+
+def test_every_particle_has_its_z_and_its_row(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert _train(make_set(31), "-o", run, "--latent-dimensions", 2, "--epochs", 1, "--half", 2) == 0
+    lines = (run / "z.csv").read_text().splitlines()
+    assert lines[0] == "row,z_1,z_2"
+    assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(1, 31, 2))
+    assert not (run / "volume.mrc").exists()
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    particles = make_set(30)
+    options = "--latent-dimensions 0 --epochs 4 --poses search --search.base-order 1 --search.refinements 0".split()
+    options += (
+        "--search.shift-extent 0 --search.pretrain-epochs 1 --search.search-every 2 --optimiser.batch-size 7".split()
+    )
+    assert _train(particles, "-o", tmp_path / "whole", *options) == 0
+    original, calls = drgn_train._Log.add, []
+
+    def stop(self: drgn_train._Log, item: object) -> str:
+        note = original(self, item)  # type: ignore[arg-type]
+        calls.append(item)
+        if len(calls) == 9:
+            raise StoppedBetweenSteps
+        return note
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drgn_train._Log, "add", stop)
+        assert _train(particles, "-o", tmp_path / "cut", *options) == 130
+    assert not (tmp_path / "cut" / "volume.mrc").exists()
+    assert _train(particles, "-o", tmp_path / "cut", *options) == 0
+    volumes = [read_volume(tmp_path / name / "volume.mrc").volume.voxels for name in ("whole", "cut")]
+    torch.testing.assert_close(volumes[0], volumes[1], rtol=0, atol=0)
+    steps = [[line["step"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "cut")]
+    assert steps[0][-1] == steps[1][-1]
+
+
+def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
+    make_set: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    particles, run = make_set(20), tmp_path / "run"
+    options = ["-o", run, "--latent-dimensions", 0]
+    assert _train(particles, *options, "--epochs", 1) == 0
+    before = (run / "volume.mrc").read_bytes()
+    assert tomllib.loads((run / "drgn.toml").read_text())["settings"]["model"]["epochs"] == 1.0
+    assert _train(particles, *options, "--epochs", 1) == 0
+    assert "already" in capsys.readouterr().err
+    assert (run / "volume.mrc").read_bytes() == before
+    assert _train(particles, *options, "--epochs", 2) == 2
+    error = capsys.readouterr().err
+    assert "model.epochs is 2.0, was 1.0" in error and error.count("\n") == 1
+    particles.write_text(particles.read_text().replace("000020@images.mrcs", "000001@images.mrcs"))
+    assert _train(particles, *options, "--epochs", 1) == 2
+    assert "other particles" in capsys.readouterr().err
+
+
+def test_what_cannot_be_used_is_said_in_one_line(
+    make_set: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    particles, run = make_set(10), tmp_path / "run"
+    stack = tmp_path / "images.mrcs"
+    wrong: dict[str, list[object]] = {
+        "has no poses": [stack, "-o", run],
+        "fewer than --side 32": [particles, "-o", run, "--side", 32],
+        "no such file|No such file": [particles, "-o", run, "--poses-file", tmp_path / "no.pkl"],
+        "holds other files": [particles, "-o", tmp_path],
+    }
+    for words, arguments in wrong.items():
+        assert _train(*arguments) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("scoretomo: error: ") and any(word in error for word in words.split("|"))
+    assert not (run / "drgn.toml").exists() or not (run / "checkpoint.pt").exists()
+
+
+def test_poses_of_a_pickle_win(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    make_set(12)
+    rotations = np.stack([np.eye(3, dtype=np.float32)] * 12)
+    with (tmp_path / "poses.pkl").open("wb") as file:
+        pickle.dump((rotations, np.full((12, 2), 0.125, dtype=np.float32)), file)
+    run = tmp_path / "run"
+    stack = tmp_path / "images.mrcs"
+    assert (
+        _train(stack, "-o", run, "--epochs", 1, "--latent-dimensions", 0, "--poses-file", tmp_path / "poses.pkl") == 0
+    )
+    poses = read_particles(run / "poses.star").poses
+    assert poses is not None
+    torch.testing.assert_close(poses.shifts_angstrom, torch.full((12, 2), -0.125 * _SIDE * _PIXEL))
+
+
+@pytest.mark.parametrize("side", [None, 12])
+def test_noise_of_prepared_images_has_unit_variance(tmp_path: Path, side: int | None) -> None:
+    """In the mean over the coefficients of the working images, whatever window and crop have left."""
+    images = 5 * torch.randn(400, 24, 24, generator=torch.Generator().manual_seed(0)) + 3
+    write_images(tmp_path / "noise.mrcs", ImageStack(images, 2.0))
+    particles = open_particles(tmp_path / "noise.mrcs")
+    prepared, record = prepare_images(particles, ParticlesConfig(side=side, contrast="bright"), lambda part, note: None)
+    assert prepared.square().mean().sqrt().item() == pytest.approx(1, abs=0.03)
+    assert record.pixel_size_angstrom == pytest.approx(2.0 * 24 / (side or 24))

@@ -39,6 +39,7 @@ VERBS = (
     "ensemble",
     "consensus",
     "particles",
+    "drgn",
     "report",
     "check",
     "evaluate",

@@ -1,0 +1,171 @@
+"""``scoretomo drgn analyze``, ``select`` and ``poses``: from z to volumes, pictures and particle files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from scoretomo import cli
+from scoretomo.commands.drgn_folder import DrgnConfig, ParticleFiles, new_model, save_preparation, save_state, start_run
+from scoretomo.commands.drgn_images import Preparation
+from scoretomo.datatypes import ImageStack, Poses, Volume
+from scoretomo.geometry.rotations import angle_between, random_rotations
+from scoretomo.io.mrc import read_volume, write_images, write_volume
+from scoretomo.io.particles import read_particles
+from scoretomo.io.star import write_particles
+from scoretomo.io.tables import read_table, write_table
+from scoretomo.methods.latent_vae import LatentVAEConfig, decode_volumes
+from scoretomo.networks.coordinate_mlp import CoordinateMLPConfig
+from scoretomo.networks.image_encoder import ImageEncoderConfig
+
+_SIDE = 16
+_COUNT = 60
+_MODEL = LatentVAEConfig(
+    latent_dimensions=2, decoder=CoordinateMLPConfig(16, 1, "cryodrgn2"), encoder=ImageEncoderConfig(8, 1)
+)
+_RECORD = Preparation(_SIDE, _SIDE, 3.0, 3.0, 1, 1.0, 2.0)
+
+
+def _z() -> Tensor:
+    """Three groups along a line that is far from the axes, the second twice as populated."""
+    places = torch.tensor([-2.0] * 15 + [0.0] * 30 + [2.0] * 15)
+    noise = 0.05 * torch.randn(_COUNT, 2, generator=torch.Generator().manual_seed(0))
+    return places[:, None] * torch.tensor([0.8, 0.6]) + torch.tensor([1.0, 0.0]) + noise
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """A run whose training has ended, of networks with random weights."""
+
+    def make(latent: int = 2, *, finished: bool = True) -> Path:
+        run = tmp_path / "run"
+        run.mkdir()
+        path = tmp_path / "particles.star"
+        write_images(tmp_path / "images.mrcs", ImageStack(torch.zeros(_COUNT, _SIDE, _SIDE), 3.0))
+        poses = Poses(torch.eye(3).expand(_COUNT, 3, 3), torch.zeros(_COUNT, 2))
+        write_particles(path, "images.mrcs", poses, pixel_size_angstrom=3.0, side=_SIDE)
+        config = DrgnConfig(model=LatentVAEConfig(latent, decoder=_MODEL.decoder, encoder=_MODEL.encoder), seed=5)
+        opened = start_run(run, ParticleFiles(path), read_particles(path), config)
+        save_preparation(opened, _RECORD)
+        model = new_model(config, _SIDE, torch.ones(9), torch.device("cpu"))
+        state = {"latent": {"training": {"averaged": model.state_dict()}}}
+        save_state(opened, {"state": state, "amplitudes": torch.ones(9), "finished": finished})
+        pairs = enumerate(_z().tolist())
+        write_table(run / "z.csv", [{"row": row, "z_1": first, "z_2": second} for row, (first, second) in pairs])
+        return run
+
+    return make
+
+
+def _drgn(*arguments: object) -> int:
+    return cli.main(["drgn", *map(str, arguments)])
+
+
+def _analyze(run: Path, *arguments: object) -> int:
+    return _drgn("analyze", run, "--device", "cpu", *arguments)
+
+
+def test_clusters_and_components_of_known_groups(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    assert _analyze(run, "--clusters", 3, "--frames", 3, "--components", 1) == 0
+    table = read_table(run / "analysis" / "latent.csv")
+    assert [int(line["row"]) for line in table] == list(range(_COUNT))
+    assert [int(line["cluster"]) for line in table] == [0] * 15 + [1] * 30 + [2] * 15  # along the component
+    along, across = (torch.tensor([float(line[name]) for line in table]) for name in ("pc_1", "pc_2"))
+    expected = ((_z() - _z().mean(0)) @ torch.tensor([0.8, 0.6])).tolist()
+    assert along.tolist() == pytest.approx(expected, abs=0.1)
+    assert across.abs().max() < 0.3
+    counts = [int(line["particles"]) for line in read_table(run / "analysis" / "clusters.csv")]
+    assert counts == [15, 30, 15]
+    for picture in ("latent.png", "volumes.png"):
+        assert (run / "analysis" / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_volumes_are_those_of_the_model_in_the_units_of_the_input(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run()
+    (tmp_path / "places.txt").write_text("0.5 -1\n2 3\n")
+    assert _analyze(run, "--clusters", 2, "--components", 1, "--frames", 2, "--at", tmp_path / "places.txt") == 0
+    folder = run / "analysis"
+    model = new_model(DrgnConfig(model=_MODEL, seed=5), _SIDE, torch.ones(9), torch.device("cpu"))
+    for index, z in enumerate([[0.5, -1.0], [2.0, 3.0]]):
+        written = read_volume(folder / "at" / f"volume_{index:04d}.mrc").volume
+        torch.testing.assert_close(written.voxels, 2.0 * decode_volumes(model, torch.tensor([z]))[0])
+        assert written.pixel_size_angstrom == 3.0
+    central = [int(line["central_row"]) for line in read_table(folder / "clusters.csv")]
+    table = read_table(run / "z.csv")
+    z = torch.tensor([[float(table[row][name]) for name in ("z_1", "z_2")] for row in central])
+    for index, volume in enumerate(2.0 * decode_volumes(model, z)):
+        torch.testing.assert_close(read_volume(folder / "clusters" / f"volume_{index:04d}.mrc").volume.voxels, volume)
+    assert len(list((folder / "component_1").glob("*.mrc"))) == 2
+
+
+def test_selected_rows_are_untouched(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run()
+    assert _analyze(run, "--clusters", 3, "--components", 0) == 0
+    lines = (tmp_path / "particles.star").read_text().splitlines()
+    rows = [line for line in lines if "@" in line]
+    output = tmp_path / "some.star"
+    assert _drgn("select", run, "-o", output, "--clusters", 0, 2) == 0
+    assert output.read_text().splitlines() == [line for line in lines if line not in rows[15:45]]
+    assert _drgn("select", run, "-o", output, "--between", "pc_1", -0.5, 0.5, "z_2", -5, 5) == 0
+    assert [line for line in output.read_text().splitlines() if "@" in line] == rows[15:45]
+
+
+def test_what_cannot_be_analysed_is_said(
+    make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, star = make_run(), tmp_path / "some.star"
+    (tmp_path / "wrong.txt").write_text("1 2 3\n")
+    wrong = {
+        "make it with `scoretomo drgn analyze": ("select", run, "-o", star, "--clusters", 0),
+        "2 numbers in each line": ("analyze", run, "--at", tmp_path / "wrong.txt"),
+        "60 particles only": ("analyze", run, "--clusters", 100),
+        "is no run folder of drgn": ("analyze", tmp_path),
+        "a name that ends so": ("select", run, "-o", tmp_path / "some.cs", "--clusters", 0),
+        "is the particle file": ("select", run, "-o", tmp_path / "particles.star", "--clusters", 0),
+    }
+    for words, arguments in wrong.items():
+        assert _drgn(*arguments) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("scoretomo: error: ") and words in error
+    assert not (run / "analysis").exists() and not star.exists()
+    assert _analyze(run, "--clusters", 2, "--components", 0) == 0
+    assert _drgn("select", run, "-o", star, "--clusters", 7) == 2
+    assert "no cluster 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("latent", "finished", "words"), [(0, True, "one volume"), (2, False, "not trained yet")])
+def test_runs_with_nothing_to_analyse(
+    make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str], latent: int, finished: bool, words: str
+) -> None:
+    assert _analyze(make_run(latent, finished=finished)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_poses_against_a_map_of_another_sampling(tmp_path: Path, generator: torch.Generator) -> None:
+    """A map of 24 voxels of 2 A, and images of 16 pixels of 3 A whose density is 3 A beside the centre."""
+    centres = torch.tensor([[-12.0, 3.0, 2.0], [9.0, 2.0, -8.0], [0.0, -10.0, 6.0], [3.0, 9.0, 9.0]])
+
+    def waves(places: Tensor, side: int, pixel_size: float) -> Tensor:
+        axis = pixel_size * (torch.arange(side) - side // 2)
+        return (-((axis - places[..., None]) ** 2) / (2 * 4.2**2)).exp()
+
+    x, y, z = (waves(centres[:, i], 24, 2.0) for i in range(3))
+    write_volume(tmp_path / "map.mrc", Volume(torch.einsum("bz,by,bx->zyx", z, y, x), 2.0))
+    rotations = random_rotations(12, generator=generator)
+    places = centres @ rotations.mT + torch.tensor([3.0, 0.0, 0.0])
+    images = torch.einsum("nby,nbx->nyx", waves(places[..., 1], 16, 3.0), waves(places[..., 0], 16, 3.0))
+    write_images(tmp_path / "images.mrcs", ImageStack(images, 3.0))
+    output = tmp_path / "found.star"
+    grid = "--search.shift-extent 0.1 --search.shift-count 3 --search.kept 4 --search.refinements 3".split()
+    arguments = [tmp_path / "images.mrcs", "--volume", tmp_path / "map.mrc", "-o", output, "--device", "cpu", *grid]
+    assert _drgn("poses", *arguments, "--contrast", "bright", "--window", "None") == 0
+    poses = read_particles(output).poses
+    assert poses is not None
+    assert angle_between(poses.rotations, rotations).median() < 3
+    torch.testing.assert_close(poses.shifts_angstrom.median(0).values, torch.tensor([3.0, 0.0]), atol=0.3, rtol=0)
+    assert "rlnAutopickFigureOfMerit" in output.read_text()

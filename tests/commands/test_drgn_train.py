@@ -72,6 +72,7 @@ def test_a_volume_at_known_poses_in_the_units_of_the_input(make_set: Callable[..
     """Shifts, hand, contrast, scale and pixel size are right, or the volume would not be that of the blobs."""
     run = tmp_path / "run"
     fitted = "--latent-dimensions 0 --epochs 20 --decoder.hidden 48 --decoder.layers 3 --optimiser.batch-size 8".split()
+    fitted += ["--side", "14"]
     assert _train(make_set(120, -1.0), "-o", run, *fitted, "--decoder.encoding", "cryodrgn2") == 0
     volume = read_volume(run / "volume.mrc").volume
     # the projection of the blobs is sqrt(2 pi) width times what the images have
@@ -92,8 +93,8 @@ def test_a_stack_without_poses_is_searched(make_set: Callable[..., Path], tmp_pa
     make_set(30)
     run = tmp_path / "run"
     grid = "--search.base-order 1 --search.refinements 1 --search.kept 1 --search.shift-count 3".split()
-    stack = tmp_path / "images.mrcs"
-    assert _train(stack, "-o", run, "--latent-dimensions", 0, "--epochs", 3, "--poses", "search", *grid) == 0
+    stack, once = tmp_path / "images.mrcs", ["--search.pretrain-images", 30]
+    assert _train(stack, "-o", run, "--latent-dimensions", 0, "--epochs", 3, "--poses", "search", *grid, *once) == 0
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert sum(line.get("searched", 0) for line in lines) == 30
@@ -118,7 +119,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     particles = make_set(30)
     options = "--latent-dimensions 0 --epochs 4 --poses search --search.base-order 1 --search.refinements 0".split()
     options += (
-        "--search.shift-extent 0 --search.pretrain-epochs 1 --search.search-every 2 --optimiser.batch-size 7".split()
+        "--search.shift-extent 0 --search.pretrain-images 30 --search.search-every 2 --optimiser.batch-size 7".split()
     )
     assert _train(particles, "-o", tmp_path / "whole", *options) == 0
     original, calls = drgn_train._Log.add, []
@@ -169,6 +170,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
         "has no poses": [stack, "-o", run],
         "fewer than --side 32": [particles, "-o", run, "--side", 32],
         "no such file|No such file": [particles, "-o", run, "--poses-file", tmp_path / "no.pkl"],
+        "give more than 200": [stack, "-o", run, "--poses", "search"],
         "holds other files": [particles, "-o", tmp_path],
     }
     for words, arguments in wrong.items():

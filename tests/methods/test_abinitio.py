@@ -36,7 +36,9 @@ _CONFIG = LatentVAEConfig(
     encoder=ImageEncoderConfig(16, 1),
     optimiser=OptimiserConfig(batch_size=5, warmup_images=10),
 )
-_SEARCH = AbInitioConfig(search_every=2, images_at_once=8, base_order=1, refinements=1, kept=1, shift_extent=0.0)
+_SEARCH = AbInitioConfig(
+    pretrain_images=_COUNT, search_every=2, images_at_once=8, base_order=1, refinements=1, kept=1, shift_extent=0.0
+)
 _CENTRES = torch.tensor([[-4.0, 1.0, 0.5], [3.0, 0.5, -2.5], [0.0, -3.5, 2.0], [1.0, 3.0, 3.0]])
 _HEIGHTS = torch.tensor([1.0, 0.8, 0.6, 1.2])
 
@@ -236,9 +238,11 @@ def test_grids_are_those_of_the_paper_at_128_pixels_and_fit_smaller_images() -> 
     assert (small.low_radius, small.high_radius, small.shift_extent_pixels) == (8.0, 16.0, 5.0)
 
 
-def test_schedule_of_the_paper() -> None:
-    assert list(AbInitioConfig().search_epochs(30.0, cycle=0)) == [1, 6, 11, 16, 21, 26]
-    assert list(AbInitioConfig().search_epochs(30.0, cycle=1)) == [5, 10, 15, 20, 25]
+def test_schedule_of_the_paper_and_of_fewer_images() -> None:
+    assert list(AbInitioConfig().search_epochs(30.0, 50_000, cycle=0)) == [1, 6, 11, 16, 21, 26]
+    assert list(AbInitioConfig().search_epochs(30.0, 50_000, cycle=1)) == [5, 10, 15, 20, 25]
+    assert AbInitioConfig().pretrain_epochs(500, cycle=0) == AbInitioConfig().search_epochs(30.0, 500, cycle=0)[0] == 4
+    assert AbInitioConfig().pretrain_epochs(500, cycle=1) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"search_every": 0}, {"resets": -1}, {"shift_extent": 20.0}, {"kept": 0}])
@@ -255,7 +259,7 @@ def test_poses_and_volume_are_found_from_nothing(generator: torch.Generator) -> 
     config = dataclasses.replace(_CONFIG, epochs=16.0, decoder=CoordinateMLPConfig(64, 3, "cryodrgn2"))
     state = AbInitioState(new_state(_model(config), config, rotations[torch.randperm(count)], torch.zeros(count, 2)))
     search = AbInitioConfig(
-        pretrain_epochs=4.0, search_every=1, images_at_once=64, refinements=2, kept=4, shift_extent=0.0
+        pretrain_images=1200.0, search_every=1, images_at_once=64, refinements=2, kept=4, shift_extent=0.0
     )
     data = ParticleImages(10 * _images(rotations))
     for _ in train_abinitio_progressive(state, data, config, search, "search", _model):

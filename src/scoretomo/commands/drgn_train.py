@@ -1,5 +1,6 @@
 """``scoretomo drgn train``: particles in, one volume or a landscape of volumes out (cryoDRGN, cryoDRGN2)."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,10 +101,21 @@ def train(
         raise InputError(
             f"{source.particles}: has no poses; give them with --poses-file, or find them with --poses search"
         )
+    _check_schedule(config, len(particles))
     files = ParticleFiles(source.particles, source.passthrough, source.poses_file, source.ctf_file, source.pixel_size)
     with locked(source.output):
         run = start_run(source.output, files, particles, config)
         _train_run(run, particles, device)
+
+
+def _check_schedule(config: DrgnConfig, count: int) -> None:
+    """Refuse a training that would be over before poses are searched."""
+    epochs, first = config.model.epochs, config.search.pretrain_epochs(count, cycle=0)
+    if config.poses != "known" and first >= epochs:
+        raise InputError(
+            f"--epochs {epochs:g}: the first {first} are at random poses, since there are only {count} particles; give "
+            f"more than {first}, or fewer --search.pretrain-images"
+        )
 
 
 def _train_run(run: DrgnRun, particles: Particles, device: torch.device) -> None:
@@ -266,7 +278,9 @@ class _Log:
         if self._epoch() != self.epoch:
             self.write()
             self.epoch = self._epoch()
-        return f"epoch {sum(self.epoch[1:]) + 1}  {self.note}"
+        cycle, epoch = self.epoch
+        again = f" after reset {cycle}" if cycle else ""
+        return f"epoch {min(epoch + 1, math.ceil(self.training.config.epochs))}{again}  {self.note}"
 
     def write(self) -> None:
         """Write the mean loss and the change of the poses since the last time."""

@@ -48,8 +48,9 @@ class AbInitioConfig:
         A negative number, no search at all, or a grid that :class:`.PoseSearchConfig` refuses.
     """
 
-    pretrain_epochs: int = 1
-    """Epochs at random poses, which give the volume its extent (004, section 5.1)."""
+    pretrain_images: int = 2000
+    """Images seen at random poses first, in whole epochs: they give the volume its extent (004, section 5.1: an epoch,
+    of 50 000). With too few, all images soon agree on wrong poses."""
     search_every: int = 5
     """Poses are searched in the epoch after these, and then in every n-th."""
     resets: int = 0
@@ -75,9 +76,9 @@ class AbInitioConfig:
     """Shifts per axis in the exhaustive search (T)."""
 
     def __post_init__(self) -> None:
-        if self.pretrain_epochs < 0 or self.resets < 0:
-            counts = f"{self.pretrain_epochs} and {self.resets}"
-            raise InputError(f"pretrain_epochs and resets must be 0 or more, not {counts}")
+        if self.pretrain_images < 0 or self.resets < 0:
+            counts = f"{self.pretrain_images} and {self.resets}"
+            raise InputError(f"pretrain_images and resets must be 0 or more, not {counts}")
         if self.search_every < 1 or self.images_at_once < 1:
             counts = f"{self.search_every} and {self.images_at_once}"
             raise InputError(f"search_every and images_at_once must be 1 or more, not {counts}")
@@ -98,9 +99,13 @@ class AbInitioConfig:
             shift_count=self.shift_count,
         )
 
-    def search_epochs(self, epochs: float, cycle: int) -> range:
-        """Epochs in which poses are searched, before or after a reset."""
-        first = self.search_every if cycle else self.pretrain_epochs
+    def pretrain_epochs(self, count: int, cycle: int) -> int:
+        """Epochs at random poses of ``count`` images; none after a reset."""
+        return 0 if cycle else math.ceil(self.pretrain_images / count)
+
+    def search_epochs(self, epochs: float, count: int, cycle: int) -> range:
+        """Epochs in which the poses of ``count`` images are searched, before or after a reset."""
+        first = self.search_every if cycle else self.pretrain_epochs(count, cycle)
         return range(first, math.ceil(epochs), self.search_every)
 
 
@@ -234,10 +239,10 @@ def _rows_due(state: AbInitioState, config: LatentVAEConfig, search: AbInitioCon
     count, seen = len(latent.rotations), latent.training.images_seen
     start = max(state.searched, seen)
     epoch = start // count
-    pretraining = state.cycle == 0 and epoch < search.pretrain_epochs
+    pretraining = epoch < search.pretrain_epochs(count, state.cycle)
     if start >= min(seen + batch, config.epochs * count):
         return None
-    if not pretraining and epoch not in search.search_epochs(config.epochs, state.cycle):
+    if not pretraining and epoch not in search.search_epochs(config.epochs, count, state.cycle):
         return None
     end = min(start + search.images_at_once, (epoch + 1) * count)
     state.searched = end
@@ -254,13 +259,14 @@ def _new_poses(
 ) -> PosesFound | None:
     """Find the poses of some images, or draw them where it is too early to find any; that is no result."""
     latent, device = state.latent, state.latent.rotations.device
-    chosen, epoch = rows.to(device), (state.searched - 1) // len(latent.rotations)
-    if state.cycle == 0 and epoch < search.pretrain_epochs:
+    chosen, count = rows.to(device), len(latent.rotations)
+    epoch = (state.searched - 1) // count
+    if epoch < search.pretrain_epochs(count, state.cycle):
         generator = torch.Generator().manual_seed(1_000_003 * latent.seed + state.searched)
         latent.rotations[chosen] = random_rotations(len(rows), generator=generator).to(device)
         latent.shifts_pixels[chosen] = 0
         return None
-    epochs = search.search_epochs(config.epochs, state.cycle)
+    epochs = search.search_epochs(config.epochs, count, state.cycle)
     part_done = 1.0 if state.cycle or len(epochs) == 1 else epochs.index(epoch) / (len(epochs) - 1)
     grid = search.grid(latent.model.side, part_done)
     found = find_model_poses(latent.model, particles, rows, grid, method, shifts_pixels=latent.shifts_pixels[chosen])

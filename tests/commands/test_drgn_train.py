@@ -81,7 +81,7 @@ def test_a_volume_at_known_poses_in_the_units_of_the_input(make_set: Callable[..
     assert _overlap(volume.voxels, reference) > 0.9
     assert fourier_shell_correlation(volume.voxels, reference)[1:4].min() > 0.85
     inside = reference > 0.3 * reference.max()
-    assert (volume.voxels[inside].sum() / reference[inside].sum()).item() == pytest.approx(1, abs=0.2)
+    assert (volume.voxels[inside].sum() / reference[inside].sum()).item() == pytest.approx(1, abs=0.08)
     found, given = read_particles(run / "poses.star"), read_particles(tmp_path / "particles.star")
     assert found.poses is not None and given.poses is not None
     torch.testing.assert_close(found.poses.rotations, given.poses.rotations, atol=1e-5, rtol=0)
@@ -97,7 +97,7 @@ def test_a_stack_without_poses_is_searched(make_set: Callable[..., Path], tmp_pa
     assert _train(stack, "-o", run, "--latent-dimensions", 0, "--epochs", 3, "--poses", "search", *grid, *once) == 0
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["epoch"] for line in lines] == [0, 1, 2]
-    assert sum(line.get("searched", 0) for line in lines) == 30
+    assert sum(line.get("searched", 0) for line in lines) == 2 * 30  # in every epoch but the first
     searched = next(line for line in lines if "searched" in line)
     assert searched["median_turned_degrees"] > 10 and searched["mean_score"] > 0
     poses = read_particles(run / "poses.star").poses

@@ -36,6 +36,8 @@ PoseMethod = Literal["known", "search", "branch-and-bound"]
 
 # The exhaustive grid is too coarse for frequencies beyond this part of the side of the image, whatever its size.
 _FINEST_AT_BASE = 0.25
+# Sets of less than twice as many are searched in every epoch.
+_IMAGES_OF_AN_INTERVAL = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,12 @@ class AbInitioConfig:
     pretrain_images: int = 2000
     """Images seen at random poses first, in whole epochs: they give the volume its extent (004, section 5.1: an epoch,
     of 50 000). With too few, all images soon agree on wrong poses."""
-    search_every: int = 5
-    """Poses are searched in the epoch after these, and then in every n-th."""
+    search_every: int | None = None
+    """Poses are searched in the epoch after these, and then in every n-th. None: 5 for 50 000 images or more (003), and
+    an epoch less for every 10 000 fewer, down to 1, since it is the steps between that make the volume."""
     resets: int = 0
     """Times that the networks are begun anew and trained for all epochs again, from the poses that were found (003,
-    C.5, "+r"). Searches then begin after ``search_every`` epochs; 003 has one reset, and 30 epochs before them."""
+    C.5, "+r"). Searches then begin after the interval between them; 003 has one reset, and 30 epochs before them."""
     images_at_once: int = 1024
     """Images that are searched against one state of the volumes (003: 8)."""
     base_order: int = 2
@@ -79,7 +82,7 @@ class AbInitioConfig:
         if self.pretrain_images < 0 or self.resets < 0:
             counts = f"{self.pretrain_images} and {self.resets}"
             raise InputError(f"pretrain_images and resets must be 0 or more, not {counts}")
-        if self.search_every < 1 or self.images_at_once < 1:
+        if (self.search_every is not None and self.search_every < 1) or self.images_at_once < 1:
             counts = f"{self.search_every} and {self.images_at_once}"
             raise InputError(f"search_every and images_at_once must be 1 or more, not {counts}")
         if not 0 <= self.shift_extent <= 0.5:
@@ -105,8 +108,8 @@ class AbInitioConfig:
 
     def search_epochs(self, epochs: float, count: int, cycle: int) -> range:
         """Epochs in which the poses of ``count`` images are searched, before or after a reset."""
-        first = self.search_every if cycle else self.pretrain_epochs(count, cycle)
-        return range(first, math.ceil(epochs), self.search_every)
+        every = self.search_every or min(5, max(1, count // _IMAGES_OF_AN_INTERVAL))
+        return range(every if cycle else self.pretrain_epochs(count, cycle), math.ceil(epochs), every)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear
+from scipy.optimize import lsq_linear, minimize
 from scipy.stats import rankdata
 
 import scoretomo.ensemble.verdict as verdict
@@ -120,8 +120,8 @@ def measure(settings: Settings) -> Iterator[Row]:
 def fit(sets: Sequence[Simulated]) -> verdict.Calibration:
     """Find the weights by which the evidence predicts the FSC-AUC relative to the good volumes of each set.
 
-    Least squares with weights that are not negative and not far from each other, every set counting the same. The width
-    is what is left unexplained.
+    Least squares with weights that are not negative and not far from each other; then the offset and the width under
+    which it is likeliest that those volumes are right that are. Every set counts the same.
     """
     count = len(WEIGHED)
     designs, targets = [], []
@@ -138,10 +138,25 @@ def fit(sets: Sequence[Simulated]) -> verdict.Calibration:
     bounds = ([-np.inf] + [0.0] * (count + 1), np.inf)
     design, target = np.concatenate([*known[0], _ALIKE * power * apart]), np.concatenate([*known[1], np.zeros(count)])
     solution = lsq_linear(design, target, bounds).x
-    misses = [np.square(target - design @ solution).mean() for design, target in zip(designs, targets, strict=True)]
-    width = float(np.sqrt(3 * np.mean(misses))) / np.pi  # of the logistic distribution of the same variance
     weights = {name: round(float(weight), 5) for name, weight in zip(WEIGHED, solution[2:], strict=True)}
-    return verdict.Calibration(weights, round(float(solution[0]), 5), round(width, 5))
+    offset, width = _likeliest(sets, [design[:, 0] for design in designs], [d[:, 2:] @ solution[2:] for d in designs])
+    return verdict.Calibration(weights, round(offset, 5), round(width, 5))
+
+
+def _likeliest(sets: Sequence[Simulated], spreads: Sequence[Array], evidence: Sequence[Array]) -> tuple[float, float]:
+    """Offset and width under which the volumes that are right are likeliest to be (logistic regression)."""
+    right = [(each.relative >= verdict.FAILURE_LINE).ravel() for each in sets]
+
+    def unlikely(values: Array) -> float:
+        offset, width = values[0], np.exp(values[1])
+        missed = 0.0
+        for spread, known, y in zip(spreads, evidence, right, strict=True):
+            odds = (spread * offset + known - np.log(verdict.FAILURE_LINE)) / width
+            missed += float(np.logaddexp(0, np.where(y, -odds, odds)).mean())
+        return missed
+
+    found = minimize(unlikely, [-0.5, np.log(0.04)], method="Nelder-Mead").x
+    return float(found[0]), float(np.exp(found[1]))
 
 
 def auroc(failed: NDArray[np.bool_], probability: Array) -> float:

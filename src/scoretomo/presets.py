@@ -54,7 +54,7 @@ PRESETS: dict[PresetName, RunConfig] = {
     "default": _DEFAULT,
     # so many images and not minutes, so that it comes out as well where other programs share the machine
     "demo": RunConfig(
-        budget=18_000,
+        budget=12_000,
         preprocess=PreprocessConfig(contrast="bright"),
         unet=_DEFAULT.unet,
         noise=_DEFAULT.noise,

@@ -134,7 +134,10 @@ def test_few_images_are_taken_as_rigid_unless_said_otherwise(
     path = tmp_path / "averages.mrcs"
     write_images(path, blobs(count, 16, generator))
     run = start(tmp_path / "run", path, replace(CONFIG, **settings))
-    assert run.config.growth.polish.anchors == anchors
+    growth, asked = run.config.growth, replace(CONFIG, **settings).growth
+    assert growth.polish.anchors == anchors
+    assert sum(stage.steps for _, stage in growth.stages) == sum(stage.steps for _, stage in asked.stages)
+    assert len(growth.stages) == (len(asked.stages) - asked.specialisations if anchors else len(asked.stages))
     assert open_run(tmp_path / "run").config.rigid == (anchors > 0)
 
 

@@ -375,7 +375,10 @@ def _resolve(
     growth = config.growth
     rigid = few and growth.nuclei > 0 if config.rigid is None else config.rigid
     if rigid and growth.polish.anchors == 0:
-        growth = replace(growth, polish=replace(growth.polish, anchors=_RIGID_ANCHORS), specialisations=0)
+        # all images are kin: what specialising would have had goes to the polish
+        steps = growth.polish.steps + growth.specialisations * growth.specialise.steps
+        polish = replace(growth.polish, anchors=_RIGID_ANCHORS, steps=steps)
+        growth = replace(growth, polish=polish, specialisations=0)
     prepared = replace(config.preprocess, side=side)
     return replace(config, preprocess=prepared, held_out=held_out, rigid=rigid, growth=growth)
 

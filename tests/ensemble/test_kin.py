@@ -4,13 +4,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from scoretomo.ensemble.kin import Usual, choose_kin, explained, usually_explained
+from scoretomo.ensemble import kin as module
+from scoretomo.ensemble.kin import Usual, choose_kin, usually_explained
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging.projection import project
+from scoretomo.imaging.slices import image_coefficients
+from scoretomo.methods.pose_search import band, normalise
 from scoretomo.simulation.phantoms import box
 
 _SIDE = 20
 _RADIUS = 8.0
+
+
+def explained(volume: Tensor, rotations: Tensor, images: Tensor, radius: float) -> Tensor:
+    frequencies = band(images, radius)
+    return module.explained(volume, rotations, normalise(image_coefficients(images, frequencies)), frequencies)
 
 
 @pytest.fixture(scope="module")

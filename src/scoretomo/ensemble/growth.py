@@ -22,6 +22,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ..diffusion.edm import Denoiser
+from ..imaging.slices import image_coefficients
+from ..methods.pose_search import band, normalise
 from ..methods.score_tomography import Anchors, ReconstructionStep, reconstruct_progressive
 from .kin import Usual, choose_kin, explained, usually_explained
 from .memory import is_out_of_memory
@@ -333,11 +335,13 @@ def _find_kin(job: _Job, stage: Stage) -> _Kin:
     """See how well the volumes that a stage goes on with explain all images; processes share out the volumes."""
     device, store, before = job.images.device, job.store, job.stages[stage.number - 1]
     matches = _find_parents(job, job.stages[job.config.polish_number]).matches
+    frequencies = band(job.images, job.config.matching.high_radius)
+    targets = normalise(image_coefficients(job.images, frequencies))
 
     def score(member: int) -> Tensors:
         volume = store.get(before.task, member)["volume"].to(device)
         (rotations,) = anchor_to_matches(job.images, matches, torch.tensor([member], device=device)).rotations
-        return {"scores": explained(volume, rotations, job.images, job.config.matching.high_radius)}
+        return {"scores": explained(volume, rotations, targets, frequencies)}
 
     scores = _shared(store, _scores_of(stage), job.wanted, score)
 

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..imaging.slices import disc_frequencies, image_coefficients, slice_coefficients, voxel_slices
+from ..imaging.slices import voxel_slices
+from ..methods.pose_search import normalised_slices
 
 # With fewer volumes to compare with it is not known how well an image is usually explained.
 _FEWEST_TO_COMPARE = 8
@@ -34,8 +35,8 @@ class Usual:
 def explained(
     volume: Float[Tensor, "n n n"],
     rotations: Float[Tensor, "k 3 3"],
-    images: Float[Tensor, "k n n"],
-    radius: float,
+    targets: Float[Tensor, "k p"],
+    frequencies: Float[Tensor, "p 2"],
 ) -> Float[Tensor, " k"]:
     """Correlate each image with the projection of a volume that is turned into its frame.
 
@@ -45,15 +46,12 @@ def explained(
         ``(n, n, n)``, axes ``[z, y, x]``.
     rotations
         ``(k, 3, 3)``, from the frame of the volume to that of each image.
-    images
-        ``(k, n, n)``.
-    radius
-        Radius of the disc of Fourier samples that are compared, in cycles per image; the mean is not.
+    targets
+        ``(k, p)``, Hartley coefficients of the images, of norm one.
+    frequencies
+        ``(p, 2)``, where they are compared: :func:`scoretomo.methods.pose_search.band`.
     """
-    frequencies = disc_frequencies(images.shape[-1], radius, images.device).to(images.dtype)
-    frequencies = frequencies[frequencies.any(-1)]
-    slices = slice_coefficients(voxel_slices(volume), rotations, frequencies)
-    return torch.cosine_similarity(slices, image_coefficients(images, frequencies), dim=-1)
+    return (normalised_slices(voxel_slices(volume), rotations, frequencies) * targets).sum(-1)
 
 
 def usually_explained(scores: Float[Tensor, "b k"]) -> Usual:

@@ -79,6 +79,10 @@ def test_clusters_and_components_of_known_groups(make_run: Callable[..., Path]) 
     assert across.abs().max() < 0.3
     counts = [int(line["particles"]) for line in read_table(run / "analysis" / "clusters.csv")]
     assert counts == [15, 30, 15]
+    places = torch.tensor([[float(line[name]) for name in ("umap_1", "umap_2")] for line in table])
+    groups = places.split([15, 30, 15])  # UMAP keeps what is far apart, apart
+    widest = max(torch.pdist(group).max() for group in groups)
+    assert min(torch.cdist(groups[i], groups[j]).min() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.3 * widest
     for picture in ("latent.png", "volumes.png"):
         assert (run / "analysis" / picture).read_bytes()[:4] == b"\x89PNG"
 
@@ -103,7 +107,55 @@ def test_volumes_are_those_of_the_model_in_the_units_of_the_input(
     assert len(list((folder / "component_1").glob("*.mrc"))) == 2
 
 
-def test_selected_rows_are_untouched(make_run: Callable[..., Path], tmp_path: Path) -> None:
+def test_path_goes_from_near_to_near_particle_through_the_clusters_that_are_given(
+    make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    folder = run / "analysis"
+    assert _analyze(run, "--clusters", 3, "--components", 1, "--frames", 4, "--no-umap", "--path", 2, 0, 1) == 0
+    path = read_table(folder / "path.csv")
+    central = [int(line["central_row"]) for line in read_table(folder / "clusters.csv")]
+    rows = [int(line["row"]) for line in path]
+    assert (rows[0], rows[-1]) == (central[2], central[1]) and central[0] in rows
+    numbers = [int(line["cluster"]) for line in path]
+    # from one end to the other through the middle, and back to the middle
+    assert [cluster for cluster, before in zip(numbers, [None, *numbers], strict=False) if cluster != before] == [
+        2,
+        1,
+        0,
+        1,
+    ]
+    named = [line for line in path if line["volume"]]
+    assert [line["volume"] for line in named] == sorted(file.name for file in (folder / "path").iterdir())
+    model = new_model(DrgnConfig(model=_MODEL, seed=5), _SIDE, torch.ones(9), torch.device("cpu"))
+    for line in named:
+        z = _z()[int(line["row"])]
+        assert [float(line["z_1"]), float(line["z_2"])] == pytest.approx(z.tolist(), abs=1e-5)
+        written = read_volume(folder / "path" / line["volume"]).volume.voxels
+        torch.testing.assert_close(written, 2.0 * decode_volumes(model, z[None])[0])
+    script = (folder / "view.cxc").read_text()
+    assert script.count("encloseVolume") == 5 and 'name "path"' in script and 'name "component 1"' in script
+    assert "umap_1" not in read_table(folder / "latent.csv")[0]
+    wrong = {"no cluster 3": ("--path", 0, 3), "give both": ("--path", 1), "in row 60": ("--path-rows", 0, 60)}
+    for words, options in wrong.items():
+        assert _analyze(run, "--clusters", 3, *options) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_path_without_choice_leads_from_one_end_to_the_other(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    assert _analyze(run, "--clusters", 3, "--components", 0, "--no-umap") == 0
+    places = [float(line["map_1"]) for line in read_table(run / "analysis" / "latent.csv")]
+    rows = [int(line["row"]) for line in read_table(run / "analysis" / "path.csv")]
+    assert places[rows[0]] <= sorted(places)[3] and places[rows[-1]] >= sorted(places)[-4]
+    assert _analyze(run, "--clusters", 3, "--components", 0, "--no-umap", "--path-rows", 1, 59) == 0
+    rows = [int(line["row"]) for line in read_table(run / "analysis" / "path.csv")]
+    assert (rows[0], rows[-1]) == (1, 59)
+
+
+def test_selected_rows_are_untouched(
+    make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run()
     assert _analyze(run, "--clusters", 3, "--components", 0) == 0
     lines = (tmp_path / "particles.star").read_text().splitlines()
@@ -111,8 +163,15 @@ def test_selected_rows_are_untouched(make_run: Callable[..., Path], tmp_path: Pa
     output = tmp_path / "some.star"
     assert _drgn("select", run, "-o", output, "--clusters", 0, 2) == 0
     assert output.read_text().splitlines() == [line for line in lines if line not in rows[15:45]]
-    assert _drgn("select", run, "-o", output, "--between", "pc_1", -0.5, 0.5, "z_2", -5, 5) == 0
+    assert _drgn("select", run, "-o", output, "--where", "pc_1", -0.5, 0.5, "z_2", -5, 5) == 0
     assert [line for line in output.read_text().splitlines() if "@" in line] == rows[15:45]
+    assert "30 of 60 particles kept" in capsys.readouterr().out
+    assert _drgn("select", run, "-o", output, "--where", "pc_1", -9, 0.5, "--clusters", 0) == 0
+    assert [line for line in output.read_text().splitlines() if "@" in line] == rows[:15]
+    wrong = {"no column pc_9": ("pc_9", 0, 1), "the lower end first": ("pc_1", 1, 0), "goes from -2": ("pc_1", 7, 8)}
+    for words, region in wrong.items():
+        assert _drgn("select", run, "-o", output, "--where", *region) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_what_cannot_be_analysed_is_said(

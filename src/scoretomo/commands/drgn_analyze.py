@@ -1,8 +1,10 @@
 """``scoretomo drgn analyze``: what the latent variables of a run say about how the molecule moves."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,26 +13,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..datatypes import InputError
-from ..ensemble.states import StatesConfig, diffusion_map
+from ..io.chimerax import MapSeries, enclosed_volume_angstrom3, write_chimerax_script
 from ..io.files import replacing_folder
 from ..io.mrc import write_volume
-from ..io.tables import read_table, write_table
+from ..io.tables import write_table
 from ..methods.latent_vae import LatentVAE, decode_volumes
+from ..report.isosurface import surface_level
 from ..run_lock import locked
 from .drgn_folder import DrgnRun, open_run, trained_model
+from .drgn_graph import distances_along, graph_path, neighbour_graph, spread_evenly, umap_coordinates
 from .drgn_images import Preparation
+from .drgn_latent import Latent, diffusion_coordinates, ends_of, latent_columns, read_latent, write_tables
 from .drgn_pictures import draw_latent, draw_volumes
-from .progress import Report, interruptible, progress, say
+from .progress import Report, interruptible, progress
 from .train import Device, choose_device
-
-# Particles that the diffusion map is made of; the others follow by its extension.
-_ANCHORS = 1000
-# Fewer particles than this have no neighbourhoods to walk between.
-_FEWEST_FOR_A_MAP = 30
-# Part of them that are neighbours: posteriors overlap, so that the walk must reach beyond the nearest.
-_NEIGHBOURS = 0.03
-# Traversals go from this quantile of the particles to its mirror image.
-_QUANTILE = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,56 +44,31 @@ class AnalysisConfig:
     components: int = 2
     """Principal components that are followed from end to end."""
     frames: int = 10
-    """Volumes along each of them, from the quantile of 5 % of the particles to that of 95 %."""
+    """Volumes along each of them, from the quantile of 5 % of the particles to that of 95 %, and along the path."""
+    path: Annotated[tuple[int, ...], tyro.conf.arg(metavar="CLUSTER ...")] = ()
+    """The path from particle to near particle goes from the most central one of this cluster to those of the others,
+    in this order. If none is given, from one end of the diffusion map's first coordinate to the other."""
+    path_rows: Annotated[tuple[int, ...], tyro.conf.arg(metavar="ROW ...")] = ()
+    """The path goes through these particles, in place of clusters: rows of the particle file, counted from 0."""
     at: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Volumes at these values of z too: a text file with the numbers of one z in each line."""
+    umap: bool = True
+    """Make a UMAP of the particles."""
     seed: int = 0
-    """Of the clustering."""
+    """Of the clustering and of UMAP."""
 
     def __post_init__(self) -> None:
         if self.clusters < 1 or self.components < 0 or self.frames < 2:
             counts = f"{self.clusters}, {self.components} and {self.frames}"
             raise InputError(f"clusters must be 1 or more, components 0 or more and frames 2 or more, not {counts}")
+        if self.path and self.path_rows:
+            raise InputError("a path goes through clusters or through particles: give --path or --path-rows")
+        for option, stops in (("--path", self.path), ("--path-rows", self.path_rows)):
+            if len(stops) == 1 or any(a == b for a, b in pairwise(stops)):
+                raise InputError(f"{option} {' '.join(map(str, stops))}: a path goes from one to another; give both")
 
 
 _DEFAULT = AnalysisConfig()
-
-
-@dataclass(frozen=True)
-class Latent:
-    """Where particles are in the space of the latent variables.
-
-    Attributes
-    ----------
-    rows
-        ``(n,)`` rows of the particle file.
-    z
-        ``(n, d)``.
-    mean, axes, shares
-        ``(d,)``, ``(c, d)`` unit vectors, and ``(c,)`` parts of the variance: principal components.
-    labels, medoids
-        ``(n,)`` cluster of each particle, in the order of the first component, and ``(k,)`` the most central particle
-        of each.
-    """
-
-    rows: Int[Tensor, " n"]
-    z: Float[Tensor, "n d"]
-    mean: Float[Tensor, " d"]
-    axes: Float[Tensor, "c d"]
-    shares: Float[Tensor, " c"]
-    labels: Int[Tensor, " n"]
-    medoids: Int[Tensor, " k"]
-
-    @property
-    def components(self) -> Float[Tensor, "n c"]:
-        """Places along the principal components."""
-        return (self.z - self.mean) @ self.axes.T
-
-    def along(self, component: int, frames: int) -> Float[Tensor, "frames d"]:
-        """Evenly spaced z along a component, as far as particles go."""
-        places = self.components[:, component]
-        first, last = places.quantile(torch.tensor([_QUANTILE, 1 - _QUANTILE])).tolist()
-        return self.mean + torch.linspace(first, last, frames)[:, None] * self.axes[component]
 
 
 def analyze(
@@ -105,11 +76,12 @@ def analyze(
     config: Annotated[AnalysisConfig, tyro.conf.arg(name="")] = _DEFAULT,
     device: Device = "auto",
 ) -> None:
-    """Make volumes and pictures of what a heterogeneous run has learned.
+    """Make volumes, pictures and a report of what a run has learned.
 
-    Results are in RUN/analysis, which is made anew each time: latent.csv (principal components, cluster and diffusion
-    map of every particle), volumes of clusters and along components, and two pictures. `scoretomo drgn select` then
-    writes the particles of chosen clusters.
+    Results are in RUN/analysis, which is made anew each time: report.html, a page that opens anywhere; latent.csv
+    (principal components, cluster, diffusion map and UMAP of every particle); volumes of clusters, along components and
+    along a path from particle to particle (path.csv says which), view.cxc, which opens them in ChimeraX, and two
+    pictures. `scoretomo drgn select` then writes the particles of clusters or of a region.
 
     Parameters
     ----------
@@ -128,50 +100,25 @@ def analyze(
         latent = _latent(opened, config)
         further = None if config.at is None else _read_places(config.at, latent.z.shape[1])
         with replacing_folder(opened.analysis) as folder, interruptible() as check, progress("analyze") as report:
-            _write(folder, model, record, latent, config, further, _checked(report, check))
+
+            def track(part: float, note: str) -> None:
+                report(part, note)
+                check()
+
+            _write(folder, _Decoder(model, record), latent, config, further, track)
     print(f"analysis: {opened.analysis}")
 
 
-def _checked(report: Report, check: Any) -> Report:
-    def both(part: float, note: str) -> None:
-        report(part, note)
-        check()
-
-    return both
-
-
 def _latent(run: DrgnRun, config: AnalysisConfig) -> Latent:
-    """Read z, and find principal components and clusters."""
-    table = read_table(run.folder / "z.csv", ["row", "z_1"])
-    names = [name for name in table[0] if name != "row"]
-    rows = torch.tensor([int(line["row"]) for line in table])
-    z = torch.tensor([[float(line[name]) for name in names] for line in table])
-    if config.clusters > len(z):
-        raise InputError(f"--clusters {config.clusters}: there are {len(z)} particles only")
-    mean = z.mean(0)
-    _, deviations, axes = torch.linalg.svd(z - mean, full_matrices=False)
-    # signs are arbitrary: the largest entry of an axis is positive
-    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
-    shares = deviations.square() / deviations.square().sum().clamp(min=torch.finfo(z.dtype).tiny)
-    labels, medoids = _clusters(z, (z - mean) @ axes[0], config)
-    return Latent(rows, z, mean, axes, shares, labels, medoids)
-
-
-def _clusters(
-    z: Float[Tensor, "n d"], order_by: Float[Tensor, " n"], config: AnalysisConfig
-) -> tuple[Int[Tensor, " n"], Int[Tensor, " k"]]:
-    # here, since it takes a second to load
-    from sklearn.cluster import KMeans
-
-    fitted = KMeans(config.clusters, n_init=3, random_state=config.seed).fit(z.numpy())
-    centres = torch.from_numpy(fitted.cluster_centers_).to(z)
-    labels = torch.from_numpy(fitted.labels_).long()
-    places = torch.stack([order_by[labels == label].mean() for label in range(config.clusters)])
-    order = places.argsort()
-    labels = order.argsort()[labels]
-    distances = (z - centres[order][labels]).norm(dim=1)
-    medoids = [torch.where(labels == label, distances, torch.inf).argmin() for label in range(config.clusters)]
-    return labels, torch.stack(medoids)
+    latent = read_latent(run.folder / "z.csv", config.clusters, config.seed)
+    if config.clusters > len(latent.z):
+        raise InputError(f"--clusters {config.clusters}: there are {len(latent.z)} particles only")
+    if wrong := [number for number in config.path if not 0 <= number < config.clusters]:
+        raise InputError(f"--path: there is no cluster {wrong[0]}, only 0 to {config.clusters - 1}")
+    rows = set(latent.rows.tolist())
+    if wrong := [row for row in config.path_rows if row not in rows]:
+        raise InputError(f"--path-rows: no particle of the run is in row {wrong[0]}")
+    return latent
 
 
 def _read_places(path: Path, dimensions: int) -> Float[Tensor, "v d"]:
@@ -184,63 +131,122 @@ def _read_places(path: Path, dimensions: int) -> Float[Tensor, "v d"]:
     return torch.from_numpy(places)
 
 
+@dataclass(frozen=True)
+class _Decoder:
+    """From z to volumes, of the working images or in units of the input."""
+
+    model: LatentVAE
+    record: Preparation
+
+    def voxels(self, z: Float[Tensor, " d"]) -> Float[Tensor, "n n n"]:
+        return decode_volumes(self.model, z[None].to(self.model.frequencies.device))[0]
+
+
 def _write(
     folder: Path,
-    model: LatentVAE,
-    record: Preparation,
+    decoder: _Decoder,
     latent: Latent,
     config: AnalysisConfig,
     further: Float[Tensor, "v d"] | None,
-    report: Report,
+    track: Report,
 ) -> None:
     """Write tables, volumes and pictures."""
+    track(0.0, "maps of the particles")
+    maps, path = _maps(latent, config)
+    columns = latent_columns(latent, maps)
+    write_tables(folder, latent, columns)
+    chosen = path[spread_evenly(latent.z[path], config.frames)]
     series = {"clusters": latent.z[latent.medoids]}
     for component in range(min(config.components, len(latent.axes))):
         series[f"component_{component + 1}"] = latent.along(component, config.frames)
+    series["path"] = latent.z[chosen]
     if further is not None:
         series["at"] = further
-    diffusion = _diffusion(latent.z)
-    _write_tables(folder, latent, diffusion)
-    total, done = sum(map(len, series.values())), 0
-    pictured: dict[str, list[Tensor]] = {}
+    _write_path(folder / "path.csv", latent, path, chosen)
+    pictured = _write_volumes(folder, decoder, series, lambda part, note: track(0.1 + 0.8 * part, note))
+    _write_view(folder, decoder.record, latent, pictured)
+    shares = {"pc": [f"component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(latent.shares)]}
+    names = {**shares, "umap": ["UMAP 1", "UMAP 2"], "map": ["diffusion map 1", "diffusion map 2"]}
+    places = {"pc": latent.components, **maps}
+    panels = [([*names[name]][:2], values[:, :2]) for name, values in places.items()]
+    draw_latent(folder / "latent.png", panels, latent.labels, latent.medoids, path)
+    draw_volumes(folder / "volumes.png", pictured)
+    track(1.0, "done")
+
+
+def _maps(latent: Latent, config: AnalysisConfig) -> tuple[dict[str, Float[Tensor, "n m"]], Int[Tensor, " j"]]:
+    """Find maps of the particles, by name, and the path between them."""
+    maps = {}
+    diffusion = diffusion_coordinates(latent.z)
+    order = latent.components[:, 0] if diffusion is None else diffusion[:, 0]
+    if config.path:
+        stops = latent.medoids[torch.tensor(config.path)]
+    elif config.path_rows:
+        at = {row: particle for particle, row in enumerate(latent.rows.tolist())}
+        stops = torch.tensor([at[row] for row in config.path_rows])
+    else:
+        stops = ends_of(latent.z, order)
+    graph = neighbour_graph(latent.z, stops)
+    if diffusion is not None:
+        if config.umap:
+            maps["umap"] = umap_coordinates(latent.z, graph, config.seed)
+        maps["map"] = diffusion
+    return maps, graph_path(latent.z, graph, stops)
+
+
+def _write_path(path: Path, latent: Latent, members: Int[Tensor, " j"], chosen: Int[Tensor, " f"]) -> None:
+    """Write which particle each volume along the path belongs to, and those between: they have no volume."""
+    numbers = {particle: number for number, particle in enumerate(chosen.tolist())}
+    reached = distances_along(latent.z[members]).tolist()
+    rows = []
+    for particle, distance in zip(members.tolist(), reached, strict=True):
+        number = numbers.pop(particle, None)
+        rows.append(
+            {
+                "volume": None if number is None else f"volume_{number:04d}.mrc",
+                "row": latent.rows[particle].item(),
+                "cluster": latent.labels[particle].item(),
+                "distance": distance,
+                **{f"z_{i + 1}": value for i, value in enumerate(latent.z[particle].tolist())},
+            }
+        )
+    write_table(path, rows)
+
+
+def _write_volumes(
+    folder: Path, decoder: _Decoder, series: Mapping[str, Float[Tensor, "v d"]], track: Report
+) -> dict[str, list[Tensor]]:
+    """Write a folder of volumes for each series; returns them at the sampling of the working images."""
+    total = sum(map(len, series.values()))
+    written: dict[str, list[Tensor]] = {}
     for name, places in series.items():
         (folder / name).mkdir()
-        pictured[name] = []
+        written[name] = []
         for index, place in enumerate(places):
-            voxels = decode_volumes(model, place[None].to(model.frequencies.device))[0]
-            write_volume(folder / name / f"volume_{index:04d}.mrc", record.restore(voxels))
-            pictured[name].append(voxels.cpu())
-            done += 1
-            report(done / total, f"{done} of {total} volumes")
-    draw_latent(folder / "latent.png", latent.components, latent.shares, latent.labels, latent.medoids, diffusion)
-    draw_volumes(folder / "volumes.png", pictured)
+            voxels = decoder.voxels(place)
+            write_volume(_file(folder, name, index), decoder.record.restore(voxels))
+            written[name].append(voxels.cpu())
+            done = sum(map(len, written.values()))
+            track(done / total, f"{done} of {total} volumes")
+    return written
 
 
-def _diffusion(z: Float[Tensor, "n d"]) -> Float[Tensor, "n m"] | None:
-    """Slowest coordinates of a random walk between neighbours, the first of which orders a motion of one parameter."""
-    if z.shape[1] < 2:  # it is in order already
-        return None
-    if len(z) < _FEWEST_FOR_A_MAP:
-        say(f"no diffusion map: {len(z)} particles are too few")
-        return None
-    count = min(_ANCHORS, len(z))
-    anchors = torch.zeros(len(z), dtype=torch.bool)
-    anchors[torch.linspace(0, len(z) - 1, count).long()] = True
-    return diffusion_map(z, anchors, StatesConfig(neighbours=max(5, round(_NEIGHBOURS * count))))
+def _file(folder: Path, name: str, index: int) -> Path:
+    return folder / name / f"volume_{index:04d}.mrc"
 
 
-def _write_tables(folder: Path, latent: Latent, diffusion: Float[Tensor, "n m"] | None) -> None:
-    columns: dict[str, list[Any]] = {"row": latent.rows.tolist()}
-    columns |= {f"z_{i + 1}": values.tolist() for i, values in enumerate(latent.z.T)}
-    columns |= {f"pc_{i + 1}": values.tolist() for i, values in enumerate(latent.components.T)}
-    if diffusion is not None:
-        columns |= {f"map_{i + 1}": values.tolist() for i, values in enumerate(diffusion.T)}
-    columns["cluster"] = latent.labels.tolist()
-    lines = zip(*columns.values(), strict=True)
-    write_table(folder / "latent.csv", [dict(zip(columns, line, strict=True)) for line in lines])
-    counts = latent.labels.bincount().tolist()
-    central = latent.rows[latent.medoids].tolist()
-    write_table(
-        folder / "clusters.csv",
-        [{"cluster": k, "particles": counts[k], "central_row": row} for k, row in enumerate(central)],
+def _write_view(folder: Path, record: Preparation, latent: Latent, volumes: Mapping[str, list[Tensor]]) -> None:
+    """Write a script for ChimeraX: clusters side by side, motions as series, all surfaces around as much density."""
+    parts = torch.tensor(latent.populations) / len(latent.z)
+    mean = record.restore(torch.einsum("k,kzyx->zyx", parts, torch.stack(volumes["clusters"])))
+    enclosed = enclosed_volume_angstrom3(mean, surface_level(mean.voxels))
+    names = [name for name in volumes if name == "path" or name.startswith("component")]
+    write_chimerax_script(
+        folder / "view.cxc",
+        [(f"cluster {k}", _file(folder, "clusters", k)) for k in range(len(parts))],
+        [
+            MapSeries(name.replace("_", " "), tuple(_file(folder, name, k) for k in range(len(volumes[name]))))
+            for name in sorted(names, reverse=True)
+        ],
+        enclosed_volume_angstrom3=enclosed,
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -18,24 +19,38 @@ _MOST_COLUMNS = 12
 
 def draw_latent(
     path: Path,
-    components: Float[Tensor, "n c"],
-    shares: Float[Tensor, " c"],
+    panels: Sequence[tuple[Sequence[str], Float[Tensor, "n c"]]],
     labels: Int[Tensor, " n"],
     medoids: Int[Tensor, " k"],
-    diffusion: Float[Tensor, "n m"] | None,
+    walk: Int[Tensor, " j"],
 ) -> None:
-    """Draw particles along the first principal components and in the diffusion map, coloured by cluster."""
-    figure = new_figure(10.0 if diffusion is not None else 5.0, 4.5)
-    panels = figure.subplots(1, 1 if diffusion is None else 2, squeeze=False)[0]
-    names = [f"component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares.tolist())]
-    _scatter(panels[0], components, labels, medoids, names)
-    if diffusion is not None:
-        _scatter(panels[1], diffusion, labels, medoids, [f"diffusion map {i + 1}" for i in range(diffusion.shape[1])])
+    """Draw maps of the particles, coloured by cluster.
+
+    Parameters
+    ----------
+    path
+        The picture, ``.png``.
+    panels
+        Names of the axes, and places ``(n, 1 or 2)``.
+    labels, medoids
+        ``(n,)`` cluster of each particle and ``(k,)`` the most central particle of each, which gets its number.
+    walk
+        Particles that a line goes through.
+    """
+    figure = new_figure(5.0 * len(panels), 4.5)
+    for axes, (names, places) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _scatter(axes, places, labels, medoids, names)
+        if places.shape[1] == 2:
+            axes.plot(*places[walk].T.numpy(), color="black", linewidth=1.0, alpha=0.7)
     save_figure(figure, path)
 
 
 def _scatter(
-    axes: "Axes", places: Float[Tensor, "n c"], labels: Int[Tensor, " n"], medoids: Int[Tensor, " k"], names: list[str]
+    axes: "Axes",
+    places: Float[Tensor, "n c"],
+    labels: Int[Tensor, " n"],
+    medoids: Int[Tensor, " k"],
+    names: Sequence[str],
 ) -> None:
     """Particles as points in a plane, or as a histogram where there is one coordinate only."""
     axes.set_xlabel(names[0])
@@ -47,11 +62,20 @@ def _scatter(
             axes.annotate(str(number), (place, 0.97), xycoords=("data", "axes fraction"), fontsize=8)
         return
     size = max(0.5, min(12.0, 20_000 / len(places)))
-    x, y = places[:, :2].T.numpy()
-    axes.scatter(x, y, c=labels.numpy(), s=size, cmap="turbo", alpha=0.6, linewidths=0)
+    x, y = places.T.numpy()
+    colours = np.array(cluster_colours(len(medoids)))[labels.numpy()]
+    axes.scatter(x, y, c=colours, s=size, alpha=0.6, linewidths=0)
     axes.set_ylabel(names[1])
-    for number, place in enumerate(places[medoids, :2].tolist()):
+    for number, place in enumerate(places[medoids].tolist()):
         axes.annotate(str(number), place, fontsize=9, weight="bold")
+
+
+def cluster_colours(count: int) -> list[str]:
+    """Colours of clusters, which are numbered along the first component: the rainbow, so that near ones look alike."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["turbo"](place)) for place in np.linspace(0.05, 0.95, count)]
 
 
 def draw_volumes(path: Path, series: Mapping[str, Sequence[Float[Tensor, "n n n"]]]) -> None:

@@ -1,5 +1,6 @@
 """``scoretomo drgn select``: the particles of some clusters, or of a region, as rows of the file they came from."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ def select(
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")],
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")],
     clusters: Annotated[tuple[int, ...], tyro.conf.arg(metavar="NUMBER ...")] = (),
-    between: Annotated[tuple[tuple[str, float, float], ...], tyro.conf.arg(metavar="COLUMN LOW HIGH ...")] = (),
+    where: Annotated[tuple[tuple[str, float, float], ...], tyro.conf.arg(metavar="COLUMN LOW HIGH ...")] = (),
 ) -> None:
     """Write the particles of some clusters, or of a region of the latent space, as a particle file.
 
@@ -32,9 +33,9 @@ def select(
         File that is written, of the type of the particle file; passthrough files go beside it.
     clusters
         Clusters by their numbers in the pictures.
-    between
-        Columns of analysis/latent.csv and the range in which their values lie, such as pc_1 -0.5 1; with several, all
-        must hold.
+    where
+        Columns of analysis/latent.csv and the range in which their values lie, such as umap_1 -0.5 1; with several,
+        and with clusters, all must hold.
     """
     opened = open_run(run)
     source = opened.files.particles
@@ -44,7 +45,13 @@ def select(
         raise InputError(f"{output}: the particles are in a {source.suffix} file; give a name that ends so")
     if output.exists() and output.samefile(source):
         raise InputError(f"{output}: is the particle file of the run; give another name")
-    rows = _chosen(run, clusters, between)
+    if not clusters and not where:
+        raise InputError("say which particles: --clusters, --where, or both")
+    path = run / "analysis" / "latent.csv"
+    if not path.exists():
+        raise InputError(f"{path}: no such file; make it with `scoretomo drgn analyze {run}`")
+    table = read_table(path, ["row", "cluster"])
+    rows = _chosen(path, table, clusters, where)
     contents = select_rows([source, *opened.files.passthrough], np.array(rows, dtype=np.intp))
     paths = [output] + [
         output.with_name(f"{output.stem}_passthrough_{number}.cs") for number in range(1, len(contents))
@@ -53,26 +60,32 @@ def select(
         with replacing(path) as temporary:
             temporary.write_bytes(content)
         print(f"particles: {path}")
-    print(f"{len(rows)} particles")
+    print(f"{len(rows)} of {len(table)} particles kept")
 
 
-def _chosen(run: Path, clusters: tuple[int, ...], between: tuple[tuple[str, float, float], ...]) -> list[int]:
+def _chosen(
+    path: Path,
+    table: Sequence[Mapping[str, str]],
+    clusters: tuple[int, ...],
+    where: tuple[tuple[str, float, float], ...],
+) -> list[int]:
     """Rows of the particles that are asked for."""
-    path = run / "analysis" / "latent.csv"
-    if not path.exists():
-        raise InputError(f"{path}: no such file; make it with `scoretomo drgn analyze {run}`")
-    if not clusters and not between:
-        raise InputError("say which particles: --clusters, --between, or both")
-    table = read_table(path, ["row", "cluster", *(name for name, _, _ in between)])
     there = {int(line["cluster"]) for line in table}
     if unknown := sorted(set(clusters) - there):
         raise InputError(f"{path}: there is no cluster {unknown[0]}, only 0 to {max(there)}")
+    for name, low, high in where:
+        if name not in table[0]:
+            raise InputError(f"{path}: has no column {name}; choose from {', '.join(table[0])}")
+        if not low <= high:
+            raise InputError(f"--where {name} {low:g} {high:g}: give the lower end first")
     rows = [
         int(line["row"])
         for line in table
         if (not clusters or int(line["cluster"]) in clusters)
-        and all(low <= float(line[name]) <= high for name, low, high in between)
+        and all(low <= float(line[name]) <= high for name, low, high in where)
     ]
     if not rows:
-        raise InputError(f"{path}: no particle is in this region; look at the ranges of its columns")
+        values = {name: [float(line[name]) for line in table] for name, _, _ in where}
+        reach = [f"{name} goes from {min(column):.3g} to {max(column):.3g}" for name, column in values.items()]
+        raise InputError(f"{path}: no particle is in this region; {', '.join(reach)}")
     return rows

@@ -23,6 +23,7 @@ BENCHMARKS = (
     "reconstruction_step",
     "training",
     "pose_search",
+    "pose_search_sweep",
     "scaling",
     "accuracy",
     "reliability",

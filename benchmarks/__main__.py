@@ -28,6 +28,7 @@ BENCHMARKS = (
     "accuracy",
     "reliability",
     "synchronisation",
+    "methods",
 )
 
 _USAGE = """usage: python -m benchmarks NAME [--no-record] [options of NAME; --help shows them]

@@ -154,6 +154,10 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
             from .commands.reconstruct import reconstruct
 
             return partial(reconstruct, growth=_settings_of_run(arguments).growth)
+        case "run" if _value(arguments, "--method") == "drgn":
+            from .commands.run_drgn import run_drgn
+
+            return partial(run_drgn, config=_preset(arguments).about_images())
         case _:
             from .commands.run import run
             from .commands.train import train
@@ -168,13 +172,23 @@ def _preset(arguments: Sequence[str]) -> Any:
     """
     from .presets import PRESETS
 
-    words = [word for argument in arguments for word in argument.split("=", 1)]
-    names = [after for option, after in pairwise(words) if option == "--preset"]
-    config = next((config for name, config in PRESETS.items() if [name] == names[-1:]), PRESETS["default"])
+    words = _words(arguments)
+    chosen = _value(arguments, "--preset")
+    config = next((config for name, config in PRESETS.items() if name == chosen), PRESETS["default"])
     # the parser gives the limit its value; until then it is only not to be none
     if "--minutes" in words:
         return replace(config, budget=None, minutes=config.minutes or 1.0)
     return replace(config, minutes=None, budget=config.budget or 1) if "--budget" in words else config
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    """Find what follows an option, where it is given; the last one counts."""
+    values = [after for before, after in pairwise(_words(arguments)) if before == option]
+    return values[-1] if values else None
+
+
+def _words(arguments: Sequence[str]) -> list[str]:
+    return [word for argument in arguments for word in argument.split("=", 1)]
 
 
 def _settings_of_run(arguments: Sequence[str]) -> Any:

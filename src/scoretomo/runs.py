@@ -9,7 +9,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from .io.images import read_image_stack
 from .io.mrc import read_images, write_images, write_volume
 from .io.quality import check_images, choose_left_out, write_quality
 from .io.settings import differences, from_table, to_table
+from .methods.average_volumes import AverageVolumesConfig
 from .methods.score_tomography import NoiseConfig
 from .networks.unet import PatchUNet, UNetConfig
 from .optimiser import OptimiserConfig
@@ -45,21 +46,13 @@ _OWN_FILES = {"config.toml", "images.mrcs", "preprocessing.json", "quality.csv",
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides what becomes of a stack of images.
+class ImagesConfig:
+    """What is decided about the images, whatever then makes volumes of them.
 
     Attributes
     ----------
     preprocess
         How images are prepared.
-    minutes
-        Train the denoiser for so many minutes, those before an interruption included.
-    budget
-        Train the denoiser on so many images in all; each is one of the input, rotated, flipped and shifted at random.
-        With --minutes too, training ends with what comes first.
-    held_out
-        Part of the images, 0 to 0.5, that the denoiser is not trained on; they measure how well it does on images that
-        it has not seen. Their volumes are reconstructed all the same. None: 0.05, but 0 for fewer than 40 images.
     check
         Leave out class averages that a quality check calls junk. No (--check False) to use all of them.
     keep
@@ -71,6 +64,43 @@ class RunConfig:
         resolution, no motion. None: yes for fewer than 40 images, which are too few to show how a molecule moves.
     seed
         The same seed gives the same result, on the same kind of machine.
+
+    Raises
+    ------
+    InputError
+        An image that is both kept and left out.
+    """
+
+    preprocess: Annotated[PreprocessConfig, tyro.conf.arg(name="")] = field(default_factory=PreprocessConfig)
+    check: bool | None = None  # None is yes: runs made before there was a check go on without it
+    keep: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
+    exclude: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
+    rigid: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if both := set(self.keep or ()) & set(self.exclude or ()):
+            raise InputError(f"--keep and --exclude both name {', '.join(map(str, sorted(both)))}")
+
+    def about_images(self) -> "ImagesConfig":
+        """Only what is said here, of settings that say more."""
+        return ImagesConfig(**{each.name: getattr(self, each.name) for each in fields(ImagesConfig)})
+
+
+@dataclass(frozen=True)
+class RunConfig(ImagesConfig):
+    """Everything that decides what becomes of a stack of images.
+
+    Attributes
+    ----------
+    minutes
+        Train the denoiser for so many minutes, those before an interruption included.
+    budget
+        Train the denoiser on so many images in all; each is one of the input, rotated, flipped and shifted at random.
+        With --minutes too, training ends with what comes first.
+    held_out
+        Part of the images, 0 to 0.5, that the denoiser is not trained on; they measure how well it does on images that
+        it has not seen. Their volumes are reconstructed all the same. None: 0.05, but 0 for fewer than 40 images.
     unet
         The denoising network.
     noise
@@ -79,6 +109,8 @@ class RunConfig:
         How the denoiser is trained.
     growth
         How volumes are reconstructed.
+    drgn
+        How cryoDRGN2 makes the volumes, in the place of a denoiser and what is said of it above.
 
     Raises
     ------
@@ -86,21 +118,17 @@ class RunConfig:
         A number that nothing could be made with.
     """
 
-    preprocess: Annotated[PreprocessConfig, tyro.conf.arg(name="")] = field(default_factory=PreprocessConfig)
     minutes: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
     budget: Annotated[int | None, tyro.conf.arg(metavar="IMAGES")] = None
     held_out: Annotated[float | None, tyro.conf.arg(metavar="PART")] = None
-    check: bool | None = None  # None is yes: runs made before there was a check go on without it
-    keep: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
-    exclude: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
-    rigid: bool | None = None
-    seed: int = 0
     unet: UNetConfig = field(default_factory=UNetConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
+    drgn: Annotated[AverageVolumesConfig | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.minutes is None and self.budget is None:
             raise InputError("say how long to train: --minutes or --budget")
         if self.minutes is not None and not self.minutes > 0:
@@ -113,8 +141,6 @@ class RunConfig:
             )
         if self.held_out is not None and not 0 <= self.held_out <= 0.5:
             raise InputError(f"the part of images to hold out must be from 0 to 0.5, not {self.held_out}")
-        if both := set(self.keep or ()) & set(self.exclude or ()):
-            raise InputError(f"--keep and --exclude both name {', '.join(map(str, sorted(both)))}")
 
 
 @dataclass(frozen=True)
@@ -236,7 +262,7 @@ def start_run(
         "preset": preset,
         "device": str(device),
         "input": source,
-        "settings": to_table(config),
+        "settings": _to_settings(config),
     }
     write_text(folder / "config.toml", tomli_w.dumps(table))
     return loaded.notes
@@ -266,7 +292,7 @@ def read_config(folder: Path) -> RunConfig:
         Not a run folder, or one of a version with other settings.
     """
     try:
-        return from_table(RunConfig, _read_table(folder)["settings"])
+        return _from_settings(_read_table(folder)["settings"])
     except KeyError as error:
         raise InputError(
             f"{folder / 'config.toml'}: is of another version, setting {error} is not in both; begin a new run folder"
@@ -336,8 +362,13 @@ def load_denoiser(run: Run) -> PatchUNet:
     Raises
     ------
     InputError
-        Training has not ended.
+        Training has not ended, or there is none.
     """
+    if run.config.drgn is not None:
+        raise InputError(
+            f"{run.folder}: was made with --method drgn and has no denoiser, without which nothing judges its volumes; "
+            "`scoretomo evaluate` compares them with a truth, `scoretomo run` without --method makes others"
+        )
     if not run.denoiser_folder.exists():
         raise InputError(f"{run.folder}: the denoiser is not trained to its end; give the `train` command again")
     return PatchUNet.load(run.denoiser_folder)
@@ -384,14 +415,29 @@ def _resolve(
 
 
 def _refuse_other_run(folder: Path, source: Mapping[str, Any], config: RunConfig) -> None:
-    saved = _read_table(folder)
+    saved, settings = _read_table(folder), _to_settings(config)
     if saved["input"]["sha256"] != source["sha256"]:
         raise InputError(f"{folder}: was made of other images ({saved['input']['path']}); give another run folder")
+    if ("drgn" in saved["settings"]) != ("drgn" in settings):
+        method = "drgn" if "drgn" in saved["settings"] else "score"
+        raise InputError(f"{folder}: was made with --method {method}; give another run folder")
     before = {"pixel_size_angstrom": saved["input"]["pixel_size_angstrom"], **saved["settings"]}
-    now = {"pixel_size_angstrom": source["pixel_size_angstrom"], **to_table(config)}
-    changed = differences(before, now, ignored=("minutes", "budget", "growth", "rigid"))
+    now = {"pixel_size_angstrom": source["pixel_size_angstrom"], **settings}
+    ignored = () if "drgn" in settings else ("minutes", "budget", "growth", "rigid")
+    changed = differences(before, now, ignored=ignored)
     if changed:
         raise InputError(f"{folder}: was made with other settings ({'; '.join(changed)}); give another run folder")
+
+
+def _to_settings(config: RunConfig) -> dict[str, Any]:
+    """Make the table that is kept: nothing of a denoiser where there is none."""
+    table = to_table(config)
+    return {**to_table(config.about_images()), "drgn": table["drgn"]} if "drgn" in table else table
+
+
+def _from_settings(table: Mapping[str, Any]) -> RunConfig:
+    """Read :func:`_to_settings` back."""
+    return from_table(RunConfig, {**to_table(RunConfig(budget=1)), **table} if "drgn" in table else table)
 
 
 def _read_table(folder: Path) -> dict[str, Any]:

@@ -101,6 +101,8 @@ def make_consensus(run: Run, config: ConsensusConfig, matching: MatchingConfig, 
     """Do what :func:`consensus` does, in a folder that is locked already."""
     if config.halves and len(run.used) < _FEWEST_IMAGES:
         raise InputError(f"{run.folder}: {len(run.used)} images are too few for halves; give --no-halves")
+    if config.halves and run.config.drgn is not None:
+        raise InputError(f"{run.folder}: halves of a run of --method drgn are not made; give --no-halves")
     sources = [_half_images(run, half) for half in (1, 2)] if config.halves else []
     start = _start(run, device)
     symmetry = _symmetry(run, config, start.mean)

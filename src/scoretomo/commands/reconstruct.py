@@ -109,7 +109,7 @@ def reconstruct(
 
 def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, device: torch.device) -> None:
     """Make the selected volumes that are not there yet; processes that work together share them out."""
-    indices = _indices(run, selection)
+    indices = selected_images(run, selection)
     denoiser = trained_denoiser(run, device)
     processes.by_main(lambda: _settle(run, growth, overwrite=selection.overwrite))
     images, chunk = run.images[run.used].to(device), 0
@@ -309,7 +309,14 @@ def _forget_others(run: Run, growth: GrowthConfig, indices: list[int], seed: int
     write_json(path, indices)
 
 
-def _indices(run: Run, selection: Selection) -> list[int]:
+def selected_images(run: Run, selection: Selection) -> list[int]:
+    """Images whose volumes are to be made.
+
+    Raises
+    ------
+    InputError
+        Images that there are not, or that are left out.
+    """
     count = len(run.images)
     wanted = run.used if selection.images is None else sorted(set(selection.images))
     wrong = [index for index in wanted if not 0 <= index < count]

@@ -1,7 +1,7 @@
 """``scoretomo run``: train, reconstruct, judge and report, in one command that may be interrupted."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -29,6 +29,7 @@ def run(
     source: Annotated[Source, tyro.conf.arg(name="")],
     config: Annotated[RunConfig, tyro.conf.arg(name="")],
     selection: Annotated[Selection, tyro.conf.arg(name="")] = _ALL,
+    method: Literal["score", "drgn"] = "score",
 ) -> None:
     """Class averages in, one volume for each of them out, with a report that says which to trust.
 
@@ -36,7 +37,20 @@ def run(
     molecule; of one that is taken as rigid, a consensus is refined too. Results are in the folder RUN: report.html,
     volumes/, ensemble/, figures/, the trained denoiser and all settings. The same command again goes on where an
     earlier one was interrupted.
+
+    Parameters
+    ----------
+    source
+        What to work on and where.
+    config
+        Everything that decides what becomes of the images.
+    selection
+        Which volumes to make.
+    method
+        score is score-based tomography; drgn is cryoDRGN2, for comparison, and has its own options: `scoretomo run
+        --method drgn --help`.
     """
+    assert method == "score", "the command line calls run_drgn"
     with locked(source.output):
         opened = run_all(source, config, selection)
     print(f"volumes: {opened.volumes}\nreport: {opened.folder / 'report.html'}")

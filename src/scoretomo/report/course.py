@@ -137,6 +137,9 @@ def settings(run: RunSummary) -> str:
 def missing(run: RunSummary, *, has_samples: bool) -> list[tuple[str, str]]:
     """List what the report leaves out because the run has not got that far, and the commands that make it."""
     folder = run.folder
+    if "drgn" in run.table["settings"]:
+        words = "Made with --method drgn: verdicts, one frame and states need a denoiser, in a run folder of its own"
+        return [(words, f"scoretomo run {run.table['input']['path']} -o RUN")]
     absent: Sequence[tuple[bool, str, str]] = (
         (not run.volumes, "There are no volumes yet", f"scoretomo reconstruct {folder}"),
         (

@@ -50,7 +50,8 @@ def main() -> None:
         mrc.set_data(volume.asnumpy()[0].astype(np.float32))
         mrc.voxel_size = pixel_size
     with arguments.output.with_suffix(".pkl").open("wb") as file:
-        pickle.dump((np.asarray(rotations, np.float32),), file)
+        # ASPIRE's take the image's axes to the object's; those of scoretomo and cryoDRGN go the other way
+        pickle.dump((np.asarray(rotations, np.float32).transpose(0, 2, 1),), file)
     wall = time.perf_counter() - start
     print(f"wall time {wall:.1f} s, orientations {oriented_after:.1f} s, CPU time {time.process_time():.1f} s")
 

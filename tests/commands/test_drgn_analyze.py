@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from scoretomo import cli
-from scoretomo.commands.drgn_folder import DrgnConfig, ParticleFiles, new_model, save_preparation, save_state, start_run
+from scoretomo.commands.drgn_folder import (
+    DrgnConfig,
+    ParticleFiles,
+    new_model,
+    save_preparation,
+    save_state,
+    start_run,
+    write_poses,
+)
 from scoretomo.commands.drgn_images import Preparation
 from scoretomo.datatypes import ImageStack, Poses, Volume
 from scoretomo.geometry.rotations import angle_between, random_rotations
@@ -85,6 +93,8 @@ def test_clusters_and_components_of_known_groups(make_run: Callable[..., Path]) 
     assert min(torch.cdist(groups[i], groups[j]).min() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.3 * widest
     for picture in ("latent.png", "volumes.png"):
         assert (run / "analysis" / picture).read_bytes()[:4] == b"\x89PNG"
+    page = (run / "analysis" / "report.html").read_text(encoding="utf-8")
+    assert "60 particles; " in page and "drgn select run --clusters 2 -o cluster_2.star" in page
 
 
 def test_volumes_are_those_of_the_model_in_the_units_of_the_input(
@@ -197,12 +207,25 @@ def test_what_cannot_be_analysed_is_said(
     assert "no cluster 7" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("latent", "finished", "words"), [(0, True, "one volume"), (2, False, "not trained yet")])
-def test_runs_with_nothing_to_analyse(
-    make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str], latent: int, finished: bool, words: str
+def test_run_that_is_not_finished(make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert _analyze(make_run(finished=False)) == 2
+    assert "not trained yet" in capsys.readouterr().err
+
+
+def test_one_volume_for_all_particles_has_a_report_only(
+    make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _analyze(make_run(latent, finished=finished)) == 2
-    assert words in capsys.readouterr().err
+    run = make_run(0)
+    write_poses(
+        run / "poses.star",
+        read_particles(run.parent / "particles.star"),
+        Poses(torch.eye(3).expand(_COUNT, 3, 3), torch.zeros(_COUNT, 2)),
+    )
+    assert _analyze(run) == 0
+    assert [path.name for path in (run / "analysis").iterdir()] == ["report.html"]
+    assert "60 particles, one volume" in (run / "analysis" / "report.html").read_text(encoding="utf-8")
+    assert _analyze(run, "--clusters", 3) == 2
+    assert "one volume for all particles" in capsys.readouterr().err
 
 
 def test_poses_against_a_map_of_another_sampling(tmp_path: Path, generator: torch.Generator) -> None:

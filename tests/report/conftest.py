@@ -1,10 +1,12 @@
-"""A run folder as the other verbs leave it, made of boxes with moving lids in a second or two."""
+"""A run folder as the other verbs leave it, made of boxes with moving lids in a second or two; a browser for pages."""
 
 import json
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -22,6 +24,9 @@ from scoretomo.io.tables import write_table
 from scoretomo.presets import PRESETS
 from scoretomo.simulation.phantoms import box
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# The graphics card is computed, since machines that test have none.
+OPTIONS = ("--no-sandbox", "--enable-unsafe-swiftshader")
 PIXEL_SIZE = 4.0
 VERDICTS = ("reliable", "reliable", "reliable", "doubtful", "reliable", "reliable", "wrong")
 REASONS = {
@@ -251,3 +256,37 @@ def _write(path: Path, voxels: torch.Tensor) -> None:
 def stage() -> type[Stage]:
     """The class of the stages, which test files cannot import from here."""
     return Stage
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Any]]:
+    """A function that opens a page; whatever it complains of or asks the network for fails the test."""
+    pages, complaints, requests = [], [], []
+
+    def open_page(path: Path, **options: Any) -> Any:
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, offline=True, **options)
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.resolve().as_uri())
+        page.wait_for_selector("html[data-ready=yes]", state="attached", timeout=60_000)
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert complaints == []
+    assert all(url.startswith(("file:", "blob:")) for url in requests)

@@ -1,8 +1,7 @@
 """The report in a real browser without a display: what a user clicks, drags and slides does what it says."""
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,6 @@ from scoretomo.runs import open_run
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# The graphics card is computed, since machines that test have none.
-OPTIONS = ("--no-sandbox", "--enable-unsafe-swiftshader")
-
 # The part of a page's picture, in a canvas, that a surface covers.
 COVERED = """canvas => {
   const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -29,42 +24,8 @@ COVERED = """canvas => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def report(make_run: Callable[..., Path]) -> Path:
     return write_report(open_run(make_run()), torch.device("cpu"))
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Any]]:
-    """A function that opens a page; whatever it complains of or asks the network for fails the test."""
-    pages, complaints, requests = [], [], []
-
-    def open_page(path: Path, **options: Any) -> Any:
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, offline=True, **options)
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.resolve().as_uri())
-        page.wait_for_selector("html[data-ready=yes]", state="attached", timeout=60_000)
-        pages.append(page)
-        return page
-
-    yield open_page
-    for page in pages:
-        page.close()
-    assert complaints == []
-    assert all(url.startswith(("file:", "blob:")) for url in requests)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from ..datatypes import InputError
 from ..io.chimerax import MapSeries, enclosed_volume_angstrom3, write_chimerax_script
 from ..io.files import replacing_folder
 from ..io.mrc import write_volume
+from ..io.particles import read_particles
 from ..io.tables import write_table
 from ..methods.latent_vae import LatentVAE, decode_volumes
 from ..report.isosurface import surface_level
@@ -25,6 +26,7 @@ from .drgn_graph import distances_along, graph_path, neighbour_graph, spread_eve
 from .drgn_images import Preparation
 from .drgn_latent import Latent, diffusion_coordinates, ends_of, latent_columns, read_latent, write_tables
 from .drgn_pictures import draw_latent, draw_volumes
+from .drgn_report import particle_map, write_report
 from .progress import Report, interruptible, progress
 from .train import Device, choose_device
 
@@ -69,6 +71,7 @@ class AnalysisConfig:
 
 
 _DEFAULT = AnalysisConfig()
+_MAPS = {"umap": "UMAP", "map": "diffusion map"}
 
 
 def analyze(
@@ -94,19 +97,23 @@ def analyze(
     """
     opened, where = open_run(run), choose_device(device)
     with locked(run):
+        decoder = _Decoder(*trained_model(opened, where))
         if opened.config.model.latent_dimensions == 0:
-            raise InputError(f"{run}: has one volume for all particles, {run / 'volume.mrc'}, and nothing to analyze")
-        model, record = trained_model(opened, where)
-        latent = _latent(opened, config)
-        further = None if config.at is None else _read_places(config.at, latent.z.shape[1])
-        with replacing_folder(opened.analysis) as folder, interruptible() as check, progress("analyze") as report:
+            if config != _DEFAULT:
+                raise InputError(f"{run}: has one volume for all particles, volume.mrc; there is nothing to choose")
+            with replacing_folder(opened.analysis) as folder:
+                _write_single(folder, opened, decoder)
+        else:
+            latent = _latent(opened, config)
+            further = None if config.at is None else _read_places(config.at, latent.z.shape[1])
+            with replacing_folder(opened.analysis) as folder, interruptible() as check, progress("analyze") as report:
 
-            def track(part: float, note: str) -> None:
-                report(part, note)
-                check()
+                def track(part: float, note: str) -> None:
+                    report(part, note)
+                    check()
 
-            _write(folder, _Decoder(model, record), latent, config, further, track)
-    print(f"analysis: {opened.analysis}")
+                _write(folder, opened, decoder, latent, config, further, track)
+    print(f"analysis: {opened.analysis}\nreport: {opened.analysis / 'report.html'}")
 
 
 def _latent(run: DrgnRun, config: AnalysisConfig) -> Latent:
@@ -138,12 +145,21 @@ class _Decoder:
     model: LatentVAE
     record: Preparation
 
-    def voxels(self, z: Float[Tensor, " d"]) -> Float[Tensor, "n n n"]:
-        return decode_volumes(self.model, z[None].to(self.model.frequencies.device))[0]
+    def voxels(self, z: Float[Tensor, " d"] | None = None) -> Float[Tensor, "n n n"]:
+        there = None if z is None else z[None].to(self.model.frequencies.device)
+        return decode_volumes(self.model, there)[0]
+
+
+def _write_single(folder: Path, run: DrgnRun, decoder: _Decoder) -> None:
+    """Write the report of one volume for all particles."""
+    count = len(read_particles(run.folder / "poses.star"))
+    volumes = {"volume": [decoder.voxels().cpu()]}
+    write_report(folder / "report.html", run, count, decoder.record.pixel_size_angstrom, volumes, None)
 
 
 def _write(
     folder: Path,
+    run: DrgnRun,
     decoder: _Decoder,
     latent: Latent,
     config: AnalysisConfig,
@@ -165,13 +181,23 @@ def _write(
     _write_path(folder / "path.csv", latent, path, chosen)
     pictured = _write_volumes(folder, decoder, series, lambda part, note: track(0.1 + 0.8 * part, note))
     _write_view(folder, decoder.record, latent, pictured)
-    shares = {"pc": [f"component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(latent.shares)]}
-    names = {**shares, "umap": ["UMAP 1", "UMAP 2"], "map": ["diffusion map 1", "diffusion map 2"]}
-    places = {"pc": latent.components, **maps}
-    panels = [([*names[name]][:2], values[:, :2]) for name, values in places.items()]
+    names = _names(latent)
+    kinds = [kind for kind in ("pc", "umap", "map") if f"{kind}_1" in columns]
+    pairs = [[name for name in (f"{kind}_1", f"{kind}_2") if name in columns] for kind in kinds]
+    panels = [([names[name] for name in pair], torch.stack([columns[name] for name in pair], 1)) for pair in pairs]
     draw_latent(folder / "latent.png", panels, latent.labels, latent.medoids, path)
     draw_volumes(folder / "volumes.png", pictured)
+    track(0.95, "report")
+    found = particle_map(latent, columns, names, path)
+    write_report(folder / "report.html", run, len(latent.z), decoder.record.pixel_size_angstrom, pictured, found)
     track(1.0, "done")
+
+
+def _names(latent: Latent) -> dict[str, str]:
+    """Words for the coordinates of particles."""
+    components = [f"component {i} ({share:.0%} of the variance)" for i, share in enumerate(latent.shares.tolist(), 1)]
+    names = {f"pc_{i}": words for i, words in enumerate(components[:3], 1)}
+    return {**names, **{f"{name}_{i}": f"{words} {i}" for name, words in _MAPS.items() for i in (1, 2)}}
 
 
 def _maps(latent: Latent, config: AnalysisConfig) -> tuple[dict[str, Float[Tensor, "n m"]], Int[Tensor, " j"]]:

@@ -61,7 +61,7 @@ def write_report(run: Run, device: torch.device) -> Path:
             run.images,
             projected,
             checks,
-            made=_made(),
+            made=made(),
             track=lambda part, note: track(0.3 + 0.5 * part, note),
         )
         path = run.folder / "report.html"
@@ -111,7 +111,8 @@ def _numbered(checks: DenoiserChecks, run: Run) -> DenoiserChecks:
     return replace(checks, index=torch.tensor(run.used)[checks.index])
 
 
-def _made() -> list[tuple[str, str]]:
+def made() -> list[tuple[str, str]]:
+    """Name and value of what a page is made with."""
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
     now = datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z")
     return [("this page", f"scoretomo {__version__}, {now}, {versions}")]

@@ -13,22 +13,47 @@ from torch import Tensor
 from ..imaging.fourier import resize
 from .density import PageDensity, PageGrid, encode_pictures
 
-# In this order: what a script needs at once stands before it.
-_SCRIPTS = (
-    "page",
-    "data",
-    "surface",
-    "scene",
-    "chart",
-    "inspect",
-    "volumes",
-    "compare",
-    "states",
-    "motion",
-    "curves",
-    "main",
-)
 _LARGEST_PICTURE = 96
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which parts a page is made of.
+
+    Attributes
+    ----------
+    sections
+        Files of ``page_files/sections``, in the order of the page.
+    scripts
+        Files of ``page_files``: what a script needs at once stands before it, and what fills the page comes last.
+    words
+        What stands in sections that several pages have.
+    """
+
+    sections: tuple[str, ...]
+    scripts: tuple[str, ...]
+    words: Mapping[str, str]
+
+
+_BASE = ("page", "data", "surface", "scene", "chart")
+_SHARED = ("compare", "motion", "curves", "opening")
+
+CLASS_AVERAGES = Layout(
+    ("top", "volumes", "compare", "states", "motion", "consensus", "agreement", "denoiser", "settings"),
+    (*_BASE, "inspect", "volumes", "states", *_SHARED, "main"),
+    {
+        "motion_lead": "The reliable volumes from one end of their main motion to the other. Red: what differs most "
+        "between them.",
+    },
+)
+PARTICLES = Layout(
+    ("top", "landscape", "compare", "motion", "training", "settings"),
+    (*_BASE, *_SHARED, "landscape", "training", "particles"),
+    {
+        "motion_lead": "What the network makes of particles from one end to the other. Red: what differs most between "
+        "the clusters.",
+    },
+)
 
 Report = Callable[[float, str], None]
 """``(part done from 0 to 1, what is being done) -> None``."""
@@ -64,7 +89,9 @@ class Blocks:
         return name
 
 
-def render(title: str, headline: str, content: Mapping[str, Any], blocks: Blocks) -> str:
+def render(
+    title: str, headline: str, content: Mapping[str, Any], blocks: Blocks, layout: Layout = CLASS_AVERAGES
+) -> str:
     """Put the page together.
 
     Parameters
@@ -75,6 +102,8 @@ def render(title: str, headline: str, content: Mapping[str, Any], blocks: Blocks
         What the scripts fill the sections with; NaN is refused, since it is not JSON.
     blocks
         The volumes and pictures that ``content`` names.
+    layout
+        What the page is made of.
 
     Returns
     -------
@@ -92,9 +121,11 @@ def render(title: str, headline: str, content: Mapping[str, Any], blocks: Blocks
         # in a script element only "</" and "<!--" have a meaning
         "data": json.dumps(everything, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c"),
         "blobs": packed,
-        "script": "\n".join(_file(f"{name}.js") for name in _SCRIPTS),
+        "script": "\n".join(_file(f"{name}.js") for name in layout.scripts),
+        **layout.words,
     }
-    page = _file("page.html")
+    sections = "\n".join(_file(f"sections/{name}.html") for name in layout.sections)
+    page = _file("page.html").replace("{{sections}}", sections)
     pieces = page.split("{{")
     filled: Sequence[str] = [
         pieces[0],

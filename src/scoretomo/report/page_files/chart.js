@@ -155,3 +155,29 @@ function around(values, air = 0.08) {
   const margin = (high - low || 1) * air;
   return [low - margin, high + margin];
 }
+
+/** Bars {value, colour, words, index} that call `act(index)` when clicked, if it is given. */
+function barChart(holder, { bars, x, y, height = 260, width: wide = 0.6, act = null }) {
+  const area = frame(holder, { height, x, y });
+  const width = area.x(wide) - area.x(0);
+  for (const { value, at, colour = "var(--accent)", words = null, index = null } of bars) {
+    const bar = draw("rect", {
+      class: act ? "bar-of" : null, "data-index": index, x: area.x(at) - width / 2, width,
+      y: area.y(value), height: area.bottom - area.y(value), rx: Math.min(3, width / 4), fill: colour, "fill-opacity": 0.75,
+    });
+    if (act) bar.addEventListener("click", () => act(index));
+    if (words) bar.addEventListener("pointermove", (event) => tip.show(words, event));
+    if (words) bar.addEventListener("pointerleave", tip.hide);
+    area.svg.append(bar);
+  }
+  return area;
+}
+
+const RAMP = ["#3b4cc0", "#6f92f3", "#aac7fd", "#dddcdc", "#f7b799", "#e26952", "#b40426"];
+
+function rampColour(part) {
+  const at = Math.min(Math.max(part, 0), 1) * (RAMP.length - 1);
+  const i = Math.min(Math.floor(at), RAMP.length - 2);
+  const [a, b] = [rgb(RAMP[i]), rgb(RAMP[i + 1])];
+  return `rgb(${a.map((value, k) => Math.round(255 * (value + (at - i) * (b[k] - value)))).join(" ")})`;
+}

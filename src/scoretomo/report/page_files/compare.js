@@ -19,7 +19,7 @@ function startCompare() {
       const item = all.find((each) => each.density === select.value);
       const field = await fieldOf(select.value);
       canvas.dataset.density = select.value;
-      scene.show(field, { colour: item.state === null ? STATE_COLOURS[place % 8] : stateColour(item.state) });
+      scene.show(field, { colour: item.colour ?? (item.state === null ? STATE_COLOURS[place % 8] : stateColour(item.state)) });
       measured();
     };
     select.addEventListener("change", load);

@@ -1,26 +1,6 @@
-// Fills the page, section by section; what the run has nothing for stays hidden.
+// Fills the page of class averages.
 
-function startOpening() {
-  byId("name").textContent = page.name;
-  byId("facts").replaceChildren(...page.facts.map(({ value, label, note }) => make("div", { class: "fact" },
-    make("div", { class: "value" }, value), make("div", { class: "label" }, label), make("div", { class: "aside" }, note))));
-  byId("findings").replaceChildren(...page.findings.map((sentence) => make("p", {}, sentence)));
-  byId("frames").textContent = page.common_frame
-    ? "All are in one frame and of one hand."
-    : "Each volume is in the frame of its own class average, and of either hand.";
-}
-
-function startContents() {
-  const sections = [...document.querySelectorAll("main section[data-title]")].filter((section) => !section.hidden);
-  const links = new Map(sections.map((section) => [section, make("a", { href: `#${section.id}` }, section.dataset.title)]));
-  byId("contents").replaceChildren(...links.values());
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) links.get(entry.target).classList.toggle("here", entry.isIntersecting);
-  }, { rootMargin: "-45% 0px -50% 0px" });
-  sections.forEach((section) => watcher.observe(section));
-}
-
-const STARTERS = [
+await fill([
   ["volumes", startVolumes, page.volumes.length],
   ["compare", startCompare, page.side_by_side.length],
   ["states", startStates, page.axis_pairs.length],
@@ -29,12 +9,4 @@ const STARTERS = [
   ["agreement", startAgreement, page.agreement],
   ["denoiser", startDenoiser, page.denoiser],
   ["settings", startSettings, true],
-];
-
-startOpening();
-for (const [name, start, there] of STARTERS) {
-  byId(name).hidden = !there;
-  if (there) await start();
-}
-startContents();
-document.documentElement.dataset.ready = "yes";
+]);

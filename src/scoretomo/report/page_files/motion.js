@@ -14,10 +14,10 @@ async function startMotion() {
   const paint = onceAFrame(() => {
     if (!way) return;
     const place = +along.value;
-    const field = way.density ? sum(mean, place, series[0]) : between(series, place * (series.length - 1));
+    const field = way.density ? sum(mean, place, series[0]) : between(series, partOf(way, place) * (series.length - 1));
     const coloured = variance && byId("variable").checked;
     scene.show(field, { colour: "#7fa6d8", second: coloured ? variance : null, most: coloured ? 0.6 * variance.peak : 1 });
-    byId("along-value").textContent = way.density ? `${place >= 0 ? "+" : "−"}${Math.abs(place).toFixed(1)} sd` : percent(place);
+    byId("along-value").textContent = way.density ? `${place >= 0 ? "+" : "−"}${Math.abs(place).toFixed(1)} sd` : percent(partOf(way, place));
     byId("motion-scene").dataset.place = place.toFixed(2);
     markPlace(place);
   });
@@ -26,7 +26,7 @@ async function startMotion() {
     way = ways.find((each) => each.name === name);
     series = await Promise.all((way.density ? [way.density] : way.frames).map(fieldOf));
     [along.min, along.max] = way.range;
-    along.value = 0;
+    along.value = Math.min(Math.max(0, way.range[0]), way.range[1]);
     level.value = (mean ?? series[0]).level;
     inWidth(byId("motion-points"), () => { drawPlaces(way); markPlace(+along.value); });
     byId("motion-note").textContent = way.note;
@@ -41,6 +41,9 @@ async function startMotion() {
   if (motion.explained.length) inWidth(byId("explained"), () => drawExplained(motion.explained));
   await take(ways[0].name);
 }
+
+/** How far along its way a place is, 0 to 1. */
+const partOf = ({ range: [low, high] }, place) => Math.min(Math.max((place - low) / (high - low), 0), 1);
 
 /** A volume of a series at a place between its members. */
 function between(series, place) {
@@ -79,6 +82,7 @@ function player(button, slider, act) {
 let placeMark = null;
 function drawPlaces(way) {
   placeMark = null;
+  if (way.histogram) { drawHistogram(way); return; }
   const volumes = page.volumes.filter((volume) => volume.coordinates[way.name] !== undefined && volume.trusted);
   byId("motion-points").hidden = !volumes.length;
   if (!volumes.length) return;
@@ -93,6 +97,21 @@ function drawPlaces(way) {
     radius: 5,
     act: choose,
   });
+  markIn(area);
+}
+
+function drawHistogram({ histogram, range: [low, high], axis }) {
+  const step = (high - low) / histogram.length;
+  markIn(barChart(byId("motion-points"), {
+    height: 190,
+    x: { range: [low, high], name: `particles by ${axis}` },
+    y: { range: [0, 1.08 * Math.max(...histogram)], words: short },
+    bars: histogram.map((value, i) => ({ value, at: low + (i + 0.5) * step })),
+    width: 0.85 * step,
+  }));
+}
+
+function markIn(area) {
   placeMark = { line: draw("line", { stroke: "var(--accent)", "stroke-width": 2, y1: area.top, y2: area.bottom, "pointer-events": "none" }), x: area.x };
   area.svg.append(placeMark.line);
 }
@@ -103,13 +122,9 @@ function markPlace(place) {
 
 function drawExplained(shares) {
   const upto = Math.min(shares.length, 10);
-  const area = frame(byId("explained"), {
-    height: 260,
+  barChart(byId("explained"), {
     x: { range: [0.4, upto + 0.6], ticks: shares.slice(0, upto).map((_, i) => i + 1), name: "component" },
     y: { range: [0, Math.max(...shares) * 1.12], name: "explained", words: percent },
-  });
-  const width = 0.6 * (area.x(2) - area.x(1));
-  shares.slice(0, upto).forEach((share, i) => {
-    area.svg.append(draw("rect", { x: area.x(i + 1) - width / 2, width, y: area.y(share), height: area.bottom - area.y(share), rx: 3, fill: "var(--accent)", "fill-opacity": 0.75 }));
+    bars: shares.slice(0, upto).map((value, i) => ({ value, at: i + 1 })),
   });
 }

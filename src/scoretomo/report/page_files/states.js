@@ -1,14 +1,5 @@
 // The map of states: a point for each volume, the chosen one beside it in full.
 
-const RAMP = ["#3b4cc0", "#6f92f3", "#aac7fd", "#dddcdc", "#f7b799", "#e26952", "#b40426"];
-
-function rampColour(part) {
-  const at = Math.min(Math.max(part, 0), 1) * (RAMP.length - 1);
-  const i = Math.min(Math.floor(at), RAMP.length - 2);
-  const [a, b] = [rgb(RAMP[i]), rgb(RAMP[i + 1])];
-  return `rgb(${a.map((value, k) => Math.round(255 * (value + (at - i) * (b[k] - value)))).join(" ")})`;
-}
-
 function startStates() {
   const placed = page.volumes.filter((volume) => page.axis_pairs[0].every((name) => volume.coordinates[name] !== undefined));
   const pairs = page.axis_pairs.map(([a, b]) => [`${a} ${b}`, `${axisName(a)} and ${axisName(b)}`]);

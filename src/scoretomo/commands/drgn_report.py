@@ -1,0 +1,77 @@
+"""The report of ``drgn analyze``: what a page needs, from the run folder and from what was found."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tomli_w
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..io.files import write_text
+from ..io.metrics import read_metrics
+from ..report.particle_page import ParticleAnalysis, ParticleMap, build_particle_page
+from .drgn_folder import DrgnRun
+from .drgn_graph import distances_along
+from .drgn_latent import Latent
+from .drgn_pictures import cluster_colours
+from .report import made
+
+# Particles whose distances from those on a path are held at once.
+_PARTICLES_AT_ONCE = 20_000
+
+
+def write_report(
+    path: Path,
+    run: DrgnRun,
+    count: int,
+    pixel_size_angstrom: float,
+    volumes: Mapping[str, Sequence[Float[Tensor, "side side side"]]],
+    found: ParticleMap | None,
+    missing: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write the page of a run: of its volumes, and of its map of ``count`` particles if there is one."""
+    table = tomllib.loads((run.folder / "drgn.toml").read_text(encoding="utf-8"))
+    source = table["input"]
+    poses = "those of the file" if run.config.poses == "known" else f"found ({run.config.poses})"
+    images = f"{source['images']} of {source['side']} pixels, {source['pixel_size_angstrom']:.4g} Å, {source['path']}"
+    provenance = [
+        ("command", str(table["command"]), True),
+        ("images", images, False),
+        ("sha256 of the particle file", source["sha256"], True),
+        ("poses", poses, False),
+        ("random seed", str(run.config.seed), False),
+        ("run made by", f"scoretomo {table['scoretomo']}", False),
+        *((name, value, False) for name, value in made()),
+    ]
+    if found is not None:
+        files = ["latent.csv", "clusters.csv", "path.csv", *(["view.cxc"] if volumes else [])]
+        provenance.append(("beside this page", ", ".join(files), True))
+    page = build_particle_page(
+        ParticleAnalysis(
+            run.folder.resolve().name,
+            run.files.particles.suffix,
+            count,
+            run.config.model.latent_dimensions,
+            pixel_size_angstrom,
+            volumes,
+            found,
+            read_metrics(run.folder / "metrics.jsonl"),
+            provenance,
+            tomli_w.dumps({"settings": table["settings"]}),
+            missing,
+        )
+    )
+    write_text(path, page)
+
+
+def particle_map(
+    latent: Latent, columns: Mapping[str, Tensor], names: Mapping[str, str], walk: Int[Tensor, " j"]
+) -> ParticleMap:
+    """Put together where particles are, and how far along a path through some of them."""
+    reached = distances_along(latent.z[walk])
+    nearest = [torch.cdist(part, latent.z[walk]).argmin(1) for part in latent.z.split(_PARTICLES_AT_ONCE)]
+    shown = {name: words for name, words in names.items() if name in columns}
+    colours = cluster_colours(len(latent.medoids))
+    return ParticleMap(columns, shown, latent.shares, latent.medoids, colours, walk, reached[torch.cat(nearest)])

@@ -1,4 +1,4 @@
-"""RELION's initial model and 3D refinement of simulated particles: a volume (.mrc) and poses (.star).
+"""RELION's initial model and 3D refinement of simulated particles: a volume (.mrc) and poses.star.
 
 Calls ``relion_refine`` (3.1, on the PATH): stochastic gradient descent from nothing, then iterations of expectation
 maximisation of one class from that map, global and then local. Needs numpy and mrcfile; imports nothing of scoretomo.
@@ -32,7 +32,9 @@ def write_particles(images: Path, folder: Path) -> tuple[Path, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("images", type=Path, help="stack, .mrcs")
-    parser.add_argument("output", type=Path, help="volume, .mrc; poses go beside it, .star, RELION's files in a folder")
+    parser.add_argument(
+        "output", type=Path, help="volume, .mrc; RELION's files and poses.star go into a folder of that name"
+    )
     parser.add_argument("--diameter", type=float, help="mask diameter in Angstrom; 0.9 of the box if not given")
     parser.add_argument("--iterations", type=int, nargs=3, default=[50, 100, 50], help="initial, between, final")
     parser.add_argument("--subset", type=int, nargs=2, default=[50, 100], help="images of a step, first and last")
@@ -68,7 +70,7 @@ def main() -> None:
         folder,
     )
     shutil.copyfile(folder / last(folder, "local"), arguments.output)
-    shutil.copyfile(folder / last(folder, "local", "_data.star"), arguments.output.with_suffix(".star"))
+    shutil.copyfile(folder / last(folder, "local", "_data.star"), folder / "poses.star")
     cpu = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     print(f"wall time {time.perf_counter() - start:.1f} s, CPU time {cpu:.1f} s")
 

@@ -266,7 +266,8 @@ def _write_view(folder: Path, record: Preparation, latent: Latent, volumes: Mapp
     parts = torch.tensor(latent.populations) / len(latent.z)
     mean = record.restore(torch.einsum("k,kzyx->zyx", parts, torch.stack(volumes["clusters"])))
     enclosed = enclosed_volume_angstrom3(mean, surface_level(mean.voxels))
-    names = [name for name in volumes if name == "path" or name.startswith("component")]
+    # a path has one particle only where all are in one place
+    names = [name for name in volumes if name not in ("clusters", "at") and len(volumes[name]) > 1]
     write_chimerax_script(
         folder / "view.cxc",
         [(f"cluster {k}", _file(folder, "clusters", k)) for k in range(len(parts))],

@@ -216,8 +216,9 @@ def _motion(
             _way("path", "path", densities["path"], found.distances, "place along the path", note, len(found.path))
         )
     for number in range(1, _COMPONENTS + 1):
-        if len(names := densities.get(f"component_{number}", ())) > 1:
-            places = found.columns[f"pc_{number}"]
+        names = densities.get(f"component_{number}", ())
+        places = found.columns.get(f"pc_{number}")
+        if len(names) > 1 and places is not None and places.max() > places.min():
             note = "A straight line through z, from the quantile of 5 % of the particles to that of 95 %."
             label = f"component {number} ({found.shares[number - 1]:.0%})"
             low, high = places.quantile(torch.tensor([0.05, 0.95]))

@@ -39,9 +39,10 @@ class AverageVolumesConfig:
     least_steps: int = 2000
     """Steps before a reset, and after it, at least: a set of few class averages is seen more often than
     --drgn.model.epochs says."""
-    searches: int = 10
+    searches: int = 4
     """Times that the poses of all class averages are searched before a reset, and after it, evenly spread, unless
-    --drgn.search.search-every says when."""
+    --drgn.search.search-every says when. With less than some hundred steps between them, half-made volumes get poses
+    that suit them and stay as they are."""
     consensus_first: bool = True
     """Fit one volume to all class averages up to the last reset, and a family of volumes only then. Else the family,
     which can explain any image at any pose, has settled for wrong poses before it has a shape."""

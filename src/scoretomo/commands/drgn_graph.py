@@ -115,7 +115,8 @@ def distances_along(z: Float[Tensor, "j d"]) -> Float[Tensor, " j"]:
 
 
 def _cost(distances: Tensor) -> Tensor:
-    return distances.square().clamp(min=1e-12)
+    cost: Tensor = distances.square().clamp(min=1e-12)
+    return cost
 
 
 def _evenly(count: int, most: int) -> Int[Tensor, " m"]:

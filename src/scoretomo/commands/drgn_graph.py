@@ -106,7 +106,9 @@ def spread_evenly(z: Float[Tensor, "j d"], count: int) -> Int[Tensor, " f"]:
     reached = distances_along(z)
     wanted = torch.linspace(0, 1, count).to(reached) * reached[-1]
     chosen = (reached - wanted[:, None]).abs().argmin(1)
-    return chosen.index_fill(0, torch.tensor([count - 1]), len(z) - 1).unique()
+    chosen[-1] = len(z) - 1
+    members: Tensor = chosen.unique()
+    return members
 
 
 def distances_along(z: Float[Tensor, "j d"]) -> Float[Tensor, " j"]:
@@ -115,8 +117,7 @@ def distances_along(z: Float[Tensor, "j d"]) -> Float[Tensor, " j"]:
 
 
 def _cost(distances: Tensor) -> Tensor:
-    cost: Tensor = distances.square().clamp(min=1e-12)
-    return cost
+    return distances.square().clamp(min=1e-12)
 
 
 def _evenly(count: int, most: int) -> Int[Tensor, " m"]:

@@ -60,9 +60,7 @@ def fitted_network(target: VoxelSlices, side: int, steps: int, weights: Path, sc
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps)
     for _ in range(steps):
-        # even in radius, so that low frequencies, which a search begins with, are fitted best
-        directions = torch.nn.functional.normalize(torch.randn(_POINTS_OF_A_STEP, 3), dim=-1)
-        points = directions * torch.rand(_POINTS_OF_A_STEP, 1) * 0.5
+        points = points_in_ball(_POINTS_OF_A_STEP)
         loss = torch.nn.functional.mse_loss(network(points[None])[0].squeeze(), target(points) / scale)
         optimiser.zero_grad()
         loss.backward()
@@ -70,6 +68,12 @@ def fitted_network(target: VoxelSlices, side: int, steps: int, weights: Path, sc
         schedule.step()
     torch.save(network.state_dict(), weights)
     return network
+
+
+def points_in_ball(count: int) -> torch.Tensor:
+    """Frequencies even in radius, so that low ones, which a search begins with, are fitted best."""
+    directions = torch.nn.functional.normalize(torch.randn(count, 3), dim=-1)
+    return directions * torch.rand(count, 1) * 0.5
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -93,12 +97,14 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    torch.manual_seed(0)  # the unit below is the same in every run
     images = ImageDataset(str(arguments.images), lazy=False, norm=(0.0, 1.0), window=False)
     side, lattice = images.D - 1, Lattice(images.D, extent=0.5)
     model: torch.nn.Module = VoxelSlices(arguments.volume)
     unit, fit = 1.0, None
     if arguments.decoder == "network":
-        unit = float(images[torch.arange(min(100, images.N))][0].std())  # as its own normalisation
+        # of the map, not of the images, so that kept weights serve clean and noisy images alike
+        unit = float(model(points_in_ball(20_000)).std())
         weights = arguments.weights or arguments.output.with_suffix(".weights")
         slices, model = model, fitted_network(model, side, arguments.fit_steps, weights, unit)
         fit = fit_correlation(model, slices)
@@ -132,8 +138,7 @@ def main() -> None:
 @torch.no_grad()
 def fit_correlation(network: torch.nn.Module, slices: VoxelSlices) -> float:
     """Correlation of the network with the map over the band."""
-    directions = torch.nn.functional.normalize(torch.randn(20_000, 3), dim=-1)
-    points = directions * torch.rand(20_000, 1) * 0.5
+    points = points_in_ball(20_000)
     both = torch.stack([network(points[None])[0].squeeze(), slices(points)])
     return float(torch.corrcoef(both)[0, 1])
 

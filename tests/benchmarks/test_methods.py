@@ -71,12 +71,12 @@ def test_what_is_missing_is_made_for_the_images_of_the_other_method(
     (folder / "drgn" / "volumes").rename(folder / "drgn" / "elsewhere")
     given: list[tuple[str, ...]] = []
     monkeypatch.setattr(methods, "_scoretomo", lambda *words: given.append(words))
-    settings = methods.Settings(output=tmp_path / "made", drgn="--drgn.searches 3")
+    settings = methods.Settings(output=tmp_path / "made", drgn="--drgn.least-steps 3")
     places = methods.complete(folder, settings)
     (words,) = given
     assert places["run"] == folder / "run" and places["drgn"] == tmp_path / "made" / "box_a" / "drgn"
     assert words[:4] == ("run", str(folder / "sim" / "images.mrcs"), "--method", "drgn")
-    assert words[words.index("--images") + 1 :] == ("0", "1", "2", "--drgn.searches", "3")
+    assert words[words.index("--images") + 1 :] == ("0", "1", "2", "--drgn.least-steps", "3")
 
 
 def test_methods_without_a_volume_in_common_are_refused(methods: Any, folder: Path, tmp_path: Path) -> None:

@@ -11,13 +11,12 @@ from scoretomo import cli
 from scoretomo.commands.drgn_folder import (
     DrgnConfig,
     ParticleFiles,
-    new_model,
     save_preparation,
-    save_state,
     start_run,
     write_poses,
 )
 from scoretomo.commands.drgn_images import Preparation
+from scoretomo.commands.drgn_training import new_model
 from scoretomo.datatypes import ImageStack, Poses, Volume
 from scoretomo.geometry.rotations import angle_between, random_rotations
 from scoretomo.io.mrc import read_volume, write_images, write_volume
@@ -27,6 +26,7 @@ from scoretomo.io.tables import read_table, write_table
 from scoretomo.methods.latent_vae import LatentVAEConfig, decode_volumes
 from scoretomo.networks.coordinate_mlp import CoordinateMLPConfig
 from scoretomo.networks.image_encoder import ImageEncoderConfig
+from scoretomo.runs import save_checkpoint
 
 _SIDE = 16
 _COUNT = 60
@@ -57,9 +57,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         config = DrgnConfig(model=LatentVAEConfig(latent, decoder=_MODEL.decoder, encoder=_MODEL.encoder), seed=5)
         opened = start_run(run, ParticleFiles(path), read_particles(path), config)
         save_preparation(opened, _RECORD)
-        model = new_model(config, _SIDE, torch.ones(9), torch.device("cpu"))
+        model = new_model(config.model, config.seed, _SIDE, torch.ones(9), torch.device("cpu"))
         state = {"latent": {"training": {"averaged": model.state_dict()}}}
-        save_state(opened, {"state": state, "amplitudes": torch.ones(9), "finished": finished})
+        save_checkpoint(opened.checkpoint, {"state": state, "amplitudes": torch.ones(9), "finished": finished})
         pairs = enumerate(_z().tolist())
         write_table(run / "z.csv", [{"row": row, "z_1": first, "z_2": second} for row, (first, second) in pairs])
         return run
@@ -104,7 +104,7 @@ def test_volumes_are_those_of_the_model_in_the_units_of_the_input(
     (tmp_path / "places.txt").write_text("0.5 -1\n2 3\n")
     assert _analyze(run, "--clusters", 2, "--components", 1, "--frames", 2, "--at", tmp_path / "places.txt") == 0
     folder = run / "analysis"
-    model = new_model(DrgnConfig(model=_MODEL, seed=5), _SIDE, torch.ones(9), torch.device("cpu"))
+    model = new_model(_MODEL, 5, _SIDE, torch.ones(9), torch.device("cpu"))
     for index, z in enumerate([[0.5, -1.0], [2.0, 3.0]]):
         written = read_volume(folder / "at" / f"volume_{index:04d}.mrc").volume
         torch.testing.assert_close(written.voxels, 2.0 * decode_volumes(model, torch.tensor([z]))[0])
@@ -137,7 +137,7 @@ def test_path_goes_from_near_to_near_particle_through_the_clusters_that_are_give
     ]
     named = [line for line in path if line["volume"]]
     assert [line["volume"] for line in named] == sorted(file.name for file in (folder / "path").iterdir())
-    model = new_model(DrgnConfig(model=_MODEL, seed=5), _SIDE, torch.ones(9), torch.device("cpu"))
+    model = new_model(_MODEL, 5, _SIDE, torch.ones(9), torch.device("cpu"))
     for line in named:
         z = _z()[int(line["row"])]
         assert [float(line["z_1"]), float(line["z_2"])] == pytest.approx(z.tolist(), abs=1e-5)

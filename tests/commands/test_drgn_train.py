@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scoretomo import cli
-from scoretomo.commands import drgn_train
+from scoretomo.commands import drgn_training
 from scoretomo.commands.drgn_images import ParticlesConfig, open_particles, prepare_images
 from scoretomo.commands.progress import StoppedBetweenSteps
 from scoretomo.datatypes import ImageStack, Poses
@@ -93,7 +93,7 @@ def test_a_stack_without_poses_is_searched(make_set: Callable[..., Path], tmp_pa
     make_set(30)
     run = tmp_path / "run"
     grid = "--search.base-order 1 --search.refinements 1 --search.kept 1 --search.shift-count 3".split()
-    stack, once = tmp_path / "images.mrcs", ["--search.pretrain-images", 30]
+    stack, once = tmp_path / "images.mrcs", ["--search.pretrain-images", 30, "--search.search-every", 1]
     assert _train(stack, "-o", run, "--latent-dimensions", 0, "--epochs", 3, "--poses", "search", *grid, *once) == 0
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["epoch"] for line in lines] == [0, 1, 2]
@@ -122,9 +122,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         "--search.shift-extent 0 --search.pretrain-images 30 --search.search-every 2 --optimiser.batch-size 7".split()
     )
     assert _train(particles, "-o", tmp_path / "whole", *options) == 0
-    original, calls = drgn_train._Log.add, []
+    original, calls = drgn_training._Log.add, []
 
-    def stop(self: drgn_train._Log, item: object) -> str:
+    def stop(self: drgn_training._Log, item: object) -> str:
         note = original(self, item)  # type: ignore[arg-type]
         calls.append(item)
         if len(calls) == 9:
@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         return note
 
     with monkeypatch.context() as patched:
-        patched.setattr(drgn_train._Log, "add", stop)
+        patched.setattr(drgn_training._Log, "add", stop)
         assert _train(particles, "-o", tmp_path / "cut", *options) == 130
     assert not (tmp_path / "cut" / "volume.mrc").exists()
     assert _train(particles, "-o", tmp_path / "cut", *options) == 0
@@ -170,7 +170,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
         "has no poses": [stack, "-o", run],
         "fewer than --side 32": [particles, "-o", run, "--side", 32],
         "no such file|No such file": [particles, "-o", run, "--poses-file", tmp_path / "no.pkl"],
-        "give more than 200": [stack, "-o", run, "--poses", "search"],
+        "give more than 100": [stack, "-o", run, "--poses", "search"],
         "holds other files": [particles, "-o", tmp_path],
     }
     for words, arguments in wrong.items():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scoretomo import cli
+from scoretomo.commands import drgn_training
 from scoretomo.commands import run_drgn as command
 from scoretomo.commands.progress import StoppedBetweenSteps
 from scoretomo.datatypes import ImageStack
@@ -18,9 +19,10 @@ from scoretomo.io.mrc import read_volume, write_images
 from scoretomo.runs import open_run
 
 _COUNT, _SIDE = 12, 16
+_WARMUP = "--drgn.model.optimiser.warmup-images 60".split()
 _NETWORK = "--drgn.model.decoder.hidden 32 --drgn.model.encoder.hidden 32 --drgn.model.latent-dimensions 2".split()
-_SEARCH = "--drgn.search.base-order 1 --drgn.search.refinements 1 --drgn.search.kept 1 --drgn.searches 2".split()
-_QUICK = "--drgn.search.resets 1 --drgn.model.optimiser.warmup-images 60".split()
+_SEARCH = "--drgn.search.base-order 1 --drgn.search.refinements 1 --drgn.search.kept 1".split()
+_QUICK = "--drgn.search.search-every 4 --drgn.search.consensus-epochs 10 --drgn.search.march 0.1".split()
 _TRAINING = "--drgn.least-steps 0 --drgn.search.pretrain-images 24 --check False --rigid False".split()
 
 
@@ -44,7 +46,7 @@ def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(averages: Path, folder: Path, *more: object, epochs: int = 12) -> int:
-    options = [*_NETWORK, *_SEARCH, *_QUICK, *_TRAINING, "--drgn.model.epochs", epochs, *more]
+    options = [*_WARMUP, *_NETWORK, *_SEARCH, *_QUICK, *_TRAINING, "--drgn.model.epochs", epochs, *more]
     return cli.main(["run", str(averages), "-o", str(folder), "--method", "drgn", *map(str, options)])
 
 
@@ -93,9 +95,9 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     averages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(averages, tmp_path / "whole", "--images", 4) == 0
-    original, calls = command._Log.add, []
+    original, calls = drgn_training._Log.add, []
 
-    def stop(self: command._Log, item: object) -> str:
+    def stop(self: drgn_training._Log, item: object) -> str:
         note = original(self, item)  # type: ignore[arg-type]
         calls.append(item)
         if len(calls) == 5:
@@ -103,7 +105,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
         return note
 
     with monkeypatch.context() as patched:
-        patched.setattr(command._Log, "add", stop)
+        patched.setattr(drgn_training._Log, "add", stop)
         assert run(averages, tmp_path / "cut", "--images", 4) == 130
     assert not (tmp_path / "cut" / "volumes").exists()
     assert run(averages, tmp_path / "cut", "--images", 4) == 0

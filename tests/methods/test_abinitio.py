@@ -14,13 +14,13 @@ from scoretomo.geometry.rotations import angle_between, random_rotations
 from scoretomo.imaging.slices import slice_coefficients
 from scoretomo.methods import abinitio
 from scoretomo.methods.abinitio import (
-    AbInitioConfig,
     AbInitioState,
     ParticleImages,
     PosesFound,
     find_model_poses,
     train_abinitio_progressive,
 )
+from scoretomo.methods.abinitio_schedule import AbInitioConfig
 from scoretomo.methods.latent_vae import LatentVAE, LatentVAEConfig, new_state, rows_of_batch
 from scoretomo.networks.coordinate_mlp import CoordinateMLPConfig
 from scoretomo.networks.image_encoder import ImageEncoderConfig
@@ -37,7 +37,14 @@ _CONFIG = LatentVAEConfig(
     optimiser=OptimiserConfig(batch_size=5, warmup_images=10),
 )
 _SEARCH = AbInitioConfig(
-    pretrain_images=_COUNT, search_every=2, images_at_once=8, base_order=1, refinements=1, kept=1, shift_extent=0.0
+    pretrain_images=_COUNT,
+    search_every=2,
+    images_at_once=8,
+    base_order=1,
+    refinements=1,
+    kept=1,
+    march=0.1,
+    shift_extent=0.0,
 )
 _CENTRES = torch.tensor([[-4.0, 1.0, 0.5], [3.0, 0.5, -2.5], [0.0, -3.5, 2.0], [1.0, 3.0, 3.0]])
 _HEIGHTS = torch.tensor([1.0, 0.8, 0.6, 1.2])
@@ -70,6 +77,10 @@ class _Blobs(nn.Module):
         return self.height * decay * ((phases.cos() + phases.sin()) * _HEIGHTS).sum(-1)
 
 
+def _fresh(config: LatentVAEConfig) -> LatentVAE:
+    return _model(config, seed=1)
+
+
 def _model(config: LatentVAEConfig = _CONFIG, seed: int = 0) -> LatentVAE:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -87,20 +98,22 @@ def _train(
     """All items, with the images that had been seen when they came."""
     if images is None:
         images = _images(random_rotations(_COUNT, generator=torch.Generator().manual_seed(3)))
-    items = train_abinitio_progressive(state, ParticleImages(images), _CONFIG, search, method, lambda: _model(seed=1))
+    items = train_abinitio_progressive(
+        state, ParticleImages(images), search.cycles(_CONFIG, method), search, method, _fresh
+    )
     return [(item, state.latent.training.images_seen) for item in items]
 
 
 def test_every_image_is_searched_once_in_the_epochs_of_searches_and_never_in_others() -> None:
     images = _images(random_rotations(_COUNT, generator=torch.Generator().manual_seed(3)))
     state, rows = _state(), {epoch: torch.empty(0, dtype=torch.long) for epoch in range(4)}
-    for item in train_abinitio_progressive(state, ParticleImages(images), _CONFIG, _SEARCH, "search", _model):
+    for item in train_abinitio_progressive(state, ParticleImages(images), [_CONFIG], _SEARCH, "search", _fresh):
         if isinstance(item, PosesFound):
             epoch = (state.searched - 1) // _COUNT
             rows[epoch] = torch.cat([rows[epoch], item.rows])
     assert sorted(rows[1].tolist()) == list(range(_COUNT))  # the first epoch is at random poses
     assert len(rows[3].unique()) == len(rows[3])
-    assert len(rows[3]) > _COUNT - _CONFIG.optimiser.batch_size  # a batch may belong to two epochs
+    assert len(rows[3]) == _COUNT
     assert len(rows[0]) == len(rows[2]) == 0
 
 
@@ -119,7 +132,7 @@ def test_images_are_searched_before_they_are_trained_on() -> None:
 def test_poses_of_the_first_epoch_are_random_and_those_of_a_known_set_untouched() -> None:
     state = _state()
     items = train_abinitio_progressive(
-        state, ParticleImages(_images(state.latent.rotations)), _CONFIG, _SEARCH, "search", _model
+        state, ParticleImages(_images(state.latent.rotations)), [_CONFIG], _SEARCH, "search", _fresh
     )
     for _ in range(4):
         assert isinstance(next(items), TrainingStep)
@@ -132,9 +145,8 @@ def test_poses_of_the_first_epoch_are_random_and_those_of_a_known_set_untouched(
 
 def test_a_reset_keeps_poses_and_nothing_else() -> None:
     state, search = _state(), dataclasses.replace(_SEARCH, resets=1, search_every=1)
-    items = train_abinitio_progressive(
-        state, ParticleImages(_images(random_rotations(_COUNT))), _CONFIG, search, "search", lambda: _model(seed=1)
-    )
+    data = ParticleImages(_images(random_rotations(_COUNT)))
+    items = train_abinitio_progressive(state, data, [_CONFIG, _CONFIG], search, "search", _fresh)
     while state.cycle == 0:
         rotations = state.latent.rotations.clone()
         next(items)
@@ -144,7 +156,7 @@ def test_a_reset_keeps_poses_and_nothing_else() -> None:
     now = state.latent.training.model
     moved = [(a - b).abs().max() for a, b in zip(now.parameters(), fresh.parameters(), strict=True)]
     assert max(moved) < 0.05  # one step away from the weights of the seed
-    assert state.part_done(_CONFIG.epochs, 2) == pytest.approx(0.5 + 5 / (4 * _COUNT) / 2)
+    assert state.part_done([_CONFIG, _CONFIG]) == pytest.approx(0.5 + 5 / (4 * _COUNT) / 2)
     later = [item.rows for item in items if isinstance(item, PosesFound)]
     assert len(torch.cat(later).unique()) == _COUNT
 
@@ -155,7 +167,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(stopped_after: int) -> N
     whole = _state()
     _train(whole, images=images)
     begun = _state()
-    items = train_abinitio_progressive(begun, ParticleImages(images), _CONFIG, _SEARCH, "search", _model)
+    items = train_abinitio_progressive(begun, ParticleImages(images), [_CONFIG], _SEARCH, "search", _fresh)
     for _ in range(stopped_after):
         next(items)
     buffer = io.BytesIO()
@@ -227,7 +239,7 @@ def test_the_band_grows_from_search_to_search(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(abinitio, "find_model_poses", spy)
     _train(_state())
-    assert radii[0] == 4.0 and radii[-1] == 8.0 and radii == sorted(radii)
+    assert radii[0] == 5.0 and radii[-1] == 8.0 and radii == sorted(radii)
 
 
 def test_grids_are_those_of_the_paper_at_128_pixels_and_fit_smaller_images() -> None:
@@ -239,11 +251,50 @@ def test_grids_are_those_of_the_paper_at_128_pixels_and_fit_smaller_images() -> 
 
 
 def test_schedule_of_the_paper_and_of_fewer_images() -> None:
-    assert list(AbInitioConfig().search_epochs(30.0, 50_000, cycle=0)) == [1, 6, 11, 16, 21, 26]
-    assert list(AbInitioConfig().search_epochs(30.0, 50_000, cycle=1)) == [5, 10, 15, 20, 25]
-    assert AbInitioConfig().pretrain_epochs(500, cycle=0) == AbInitioConfig().search_epochs(30.0, 500, cycle=0)[0] == 4
-    assert list(AbInitioConfig().search_epochs(7.0, 5000, cycle=0)) == [1, 2, 3, 4, 5, 6]
-    assert AbInitioConfig().pretrain_epochs(500, cycle=1) == 0
+    search = AbInitioConfig()
+    assert search.search_epochs(30.0, 50_000, cycle=0) == [1, 6, 11, 16, 21, 26]
+    assert search.search_epochs(30.0, 50_000, cycle=1) == [5, 10, 15, 20, 25]
+    # of fewer images in every epoch while the disc grows
+    assert search.search_epochs(31.0, 5000, cycle=0) == [*range(1, 14), 18, 23, 28]
+    assert search.pretrain_epochs(500, cycle=0) == search.search_epochs(31.0, 500, cycle=0)[0] == 2
+    assert search.pretrain_epochs(500, cycle=1) == 0
+
+
+def test_the_disc_grows_from_the_first_radius_to_the_last_and_training_sees_a_little_more() -> None:
+    search = AbInitioConfig(first_radius=5.0, high_radius=15.0, march=0.5)
+    assert [search.radius(32, part) for part in (0.0, 0.25, 0.5, 1.0)] == [5.0, 10.0, 15.0, 15.0]
+    assert search.trained_radius(32, 0.25) > 10.0
+    assert search.trained_radius(32, 0.5) >= 16.0  # all of it
+    small, large = search.grid(32, 0.0), search.grid(32, 1.0)
+    assert small.refinements < large.refinements  # finer poses than the disc can tell are not looked for
+    assert search.part_done(1000, 11.0, 1000, cycle=0) == 0.0  # the epoch at random poses does not count
+    assert search.part_done(6000, 11.0, 1000, cycle=0) == 0.5
+    assert search.part_done(0, 11.0, 1000, cycle=1) == 1.0
+
+
+def test_a_family_of_volumes_follows_one_volume_for_all() -> None:
+    family = dataclasses.replace(_CONFIG, latent_dimensions=2)
+    search = AbInitioConfig(consensus_epochs=7.0, resets=1)
+    cycles = search.cycles(family, "search")
+    assert [each.latent_dimensions for each in cycles] == [0, 2, 2]
+    assert [each.epochs for each in cycles] == [7.0, 4.0, 4.0]
+    assert search.cycles(family, "known") == [family]
+    assert search.cycles(_CONFIG, "branch-and-bound") == [_CONFIG, _CONFIG]
+
+
+def test_the_family_begins_at_the_poses_of_the_consensus(generator: torch.Generator) -> None:
+    family = dataclasses.replace(_CONFIG, latent_dimensions=2)
+    search = dataclasses.replace(_SEARCH, consensus_epochs=2.0)
+    cycles = search.cycles(family, "search")
+    data = ParticleImages(_images(random_rotations(_COUNT, generator=generator)))
+    state = _state(cycles[0])
+    items = train_abinitio_progressive(state, data, cycles, search, "search", _fresh)
+    while state.cycle == 0:
+        assert state.latent.model.encoder is None
+        rotations = state.latent.rotations.clone()
+        next(items)
+    assert state.latent.model.encoder is not None
+    torch.testing.assert_close(state.latent.rotations, rotations)
 
 
 @pytest.mark.parametrize("wrong", [{"search_every": 0}, {"resets": -1}, {"shift_extent": 20.0}, {"kept": 0}])
@@ -263,6 +314,6 @@ def test_poses_and_volume_are_found_from_nothing(generator: torch.Generator) -> 
         pretrain_images=1200.0, search_every=1, images_at_once=64, refinements=2, kept=4, shift_extent=0.0
     )
     data = ParticleImages(10 * _images(rotations))
-    for _ in train_abinitio_progressive(state, data, config, search, "search", _model):
+    for _ in train_abinitio_progressive(state, data, [config], search, "search", _fresh):
         pass
     assert pose_errors(state.latent.rotations, rotations).frobenius_squared.median() < 0.02

@@ -9,7 +9,7 @@ from scoretomo.imaging.fourier import translate
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.slices import voxel_slices
-from scoretomo.methods.abinitio import AbInitioConfig
+from scoretomo.methods.abinitio_schedule import AbInitioConfig
 from scoretomo.methods.average_volumes import AverageVolumesConfig, average_volume
 from scoretomo.methods.latent_vae import LatentState, LatentVAE, LatentVAEConfig, new_state
 from scoretomo.networks.coordinate_mlp import CoordinateMLPConfig
@@ -57,24 +57,14 @@ def test_a_volume_is_zero_where_images_are(state: LatentState) -> None:
 
 @pytest.mark.parametrize("count", [5, 20, 300])
 def test_few_images_are_seen_as_often_as_it_takes(count: int) -> None:
-    config = AverageVolumesConfig(least_steps=2000, searches=7)
+    config = AverageVolumesConfig(least_steps=2000)
     model, search = config.schedule(count, rigid=False)
     batch = model.optimiser.batch_size
     assert batch <= count  # else batches step over the epochs that searches begin with
     assert model.epochs * count / batch >= 2000
     assert model.epochs >= config.model.epochs
-    assert 5 <= len(search.search_epochs(model.epochs, count, cycle=0)) <= 7
-
-
-def test_one_volume_comes_before_the_family() -> None:
-    """Up to the last reset, if there is one."""
-    search = AbInitioConfig(resets=2)
-    config = AverageVolumesConfig(search=search)
-    latent = config.model.latent_dimensions
-    assert [config.dimensions(cycle, rigid=False) for cycle in range(3)] == [0, 0, latent]
-    family = AverageVolumesConfig(search=search, consensus_first=False)
-    assert [family.dimensions(cycle, rigid=False) for cycle in range(3)] == [latent] * 3
-    assert AverageVolumesConfig(search=AbInitioConfig(resets=0)).dimensions(0, rigid=False) == latent
+    assert search.consensus_epochs * count / batch >= 2000
+    assert 5 <= len(search.search_epochs(model.epochs, count, cycle=1))
 
 
 def test_a_rigid_molecule_has_one_volume() -> None:
@@ -86,11 +76,13 @@ def test_a_rigid_molecule_has_one_volume() -> None:
 
 def test_a_training_without_a_search_is_refused() -> None:
     config = AverageVolumesConfig(
-        least_steps=0, model=LatentVAEConfig(epochs=5.0), search=AbInitioConfig(pretrain_images=100)
+        least_steps=0,
+        model=LatentVAEConfig(epochs=5.0),
+        search=AbInitioConfig(pretrain_images=100, consensus_epochs=5.0),
     )
     with pytest.raises(InputError, match="more than 10"):
         config.schedule(10, rigid=False)
     with pytest.raises(InputError, match="noise"):
         AverageVolumesConfig(noise=0.0)
-    with pytest.raises(InputError, match="searches"):
-        AverageVolumesConfig(searches=0)
+    with pytest.raises(InputError, match="least_steps"):
+        AverageVolumesConfig(least_steps=-1)

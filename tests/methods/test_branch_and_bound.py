@@ -20,7 +20,7 @@ from scoretomo.imaging.slices import (
     voxel_slices,
 )
 from scoretomo.methods import branch_and_bound as module
-from scoretomo.methods.branch_and_bound import BranchAndBoundConfig, branch_and_bound, branch_and_bound_each
+from scoretomo.methods.branch_and_bound import BranchAndBoundConfig, branch_and_bound
 from scoretomo.methods.pose_search import PoseSearchConfig, band, find_poses, normalise
 
 SIDE, COUNT = 32, 8
@@ -206,15 +206,6 @@ def test_the_best_pose_is_judged_under_its_contrast_transfer(
     monkeypatch.setattr(module, "_that_may_win", watched)
     branch_and_bound(blurred, voxel_slices(volume), QUICK, transfer=_transfer)
     assert max(kept[1:]) < 150
-
-
-def test_images_with_a_volume_each_are_searched_in_that_volume(volume: Tensor, blurred: Tensor) -> None:
-    blurred = blurred[:3]
-    mixed = torch.stack([volume, volume + volume.roll((6, 6), (0, 1)), volume])
-    found = branch_and_bound_each(blurred, lambda which: voxel_slices(mixed[which]), QUICK, transfer=_transfer)
-    shared = branch_and_bound(blurred, voxel_slices(volume), QUICK, transfer=_transfer)
-    torch.testing.assert_close(found.scores[[0, 2]], shared.scores[[0, 2]], rtol=1e-3, atol=1e-3)
-    assert found.scores[1] < 0.98
 
 
 def test_kept_poses_are_sorted_and_separate_without_a_search_of_shifts(volume: Tensor, rotations: Tensor) -> None:

@@ -1,7 +1,6 @@
 """Pose search finds the poses that made the images, in the package's one convention."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from scoretomo.methods.pose_search import (
     PoseSearchConfig,
     TransferFn,
     find_poses,
-    find_poses_each,
     refine_poses,
     search_grid,
 )
@@ -235,33 +233,6 @@ def test_the_exhaustive_search_slices_a_volume_once_whatever_the_number_of_image
     config = PoseSearchConfig(base_order=1, low_radius=6.0, shift_extent_pixels=2.0)
     search_grid(blurred, slice_fn, config, transfer=_transfer)
     assert sum(calls) == 576 * 112  # rotations times points of the disc, without its origin
-
-
-def test_images_with_a_volume_each_are_searched_in_that_volume(
-    volume: Tensor, rotations: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every other image is of another volume; batches of three, each with its own contrast transfers."""
-    volumes = torch.stack([volume, volume.flip(1).roll(3, 2)])
-    images = project(volumes, torch.stack([rotations[0:10:2], rotations[1:10:2]])).transpose(0, 1).flatten(0, 1)
-    config = PoseSearchConfig(
-        base_order=1, refinements=3, kept=4, low_radius=8.0, high_radius=12.0, shift_extent_pixels=1.0, shift_count=1
-    )
-    batches = []
-
-    def slices_of(which: Tensor) -> Callable[[Tensor], Tensor]:
-        batches.append(which.tolist())
-        return voxel_slices(volumes[which % 2])
-
-    monkeypatch.setattr("scoretomo.methods.pose_search._VALUES_AT_ONCE", 3 * 576 * 196)
-    found = find_poses_each(images, slices_of, config, transfer=_transfer)
-    assert batches == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
-    for odd in (0, 1):
-        own = torch.arange(odd, 10, 2)
-        alone = find_poses(
-            images[own], voxel_slices(volumes[odd]), config, transfer=lambda which, k, own=own: _transfer(own[which], k)
-        )
-        torch.testing.assert_close(found.scores[own], alone.scores, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(found.rotations[own, 0], alone.rotations[:, 0], rtol=1e-3, atol=1e-3)
 
 
 def test_a_lattice_of_values_serves_as_well_as_the_volume(volume: Tensor, images: Tensor, rotations: Tensor) -> None:

@@ -25,11 +25,11 @@ from ..io.particles import Particles
 from ..io.settings import differences, from_table, to_table
 from ..io.star import write_particles
 from ..io.tables import write_table
-from ..methods.abinitio import AbInitioConfig, PoseMethod
+from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
 from ..methods.latent_vae import LatentVAE, LatentVAEConfig, decode_volumes
-from ..networks.unet import supports_fast_bfloat16
-from ..runs import load_checkpoint, save_checkpoint
+from ..runs import load_checkpoint
 from .drgn_images import ParticlesConfig, Preparation
+from .drgn_training import new_model
 
 _OWN_FILES = {"drgn.toml", "preparation.json", "checkpoint.pt", "metrics.jsonl", ".lock"}
 # Particle files are known by their first bytes and their length; stacks may have a terabyte.
@@ -83,6 +83,8 @@ class DrgnRun:
     folder: Path
     config: DrgnConfig
     files: ParticleFiles
+    converted: Mapping[str, str] | None = None
+    """Of a run of cryoDRGN: its folder and the files that were read there; None if it was trained here."""
 
     @property
     def checkpoint(self) -> Path:
@@ -103,8 +105,16 @@ class DrgnRun:
             raise InputError(f"{path}: {error.strerror or error}; has `scoretomo drgn train` begun?") from error
 
 
-def start_run(folder: Path, files: ParticleFiles, particles: Particles, config: DrgnConfig) -> DrgnRun:
+def start_run(
+    folder: Path,
+    files: ParticleFiles,
+    particles: Particles,
+    config: DrgnConfig,
+    converted: Mapping[str, str] | None = None,
+) -> DrgnRun:
     """Make a run folder, or take up the one that the same particles and settings have made.
+
+    With ``converted`` it is that of a run of cryoDRGN, of which this tells.
 
     Raises
     ------
@@ -112,6 +122,8 @@ def start_run(folder: Path, files: ParticleFiles, particles: Particles, config: 
         A folder of other particles or settings, which is left as it was, or one that is not empty.
     """
     source = _source(files, particles)
+    if converted is not None:
+        source["cryodrgn"] = dict(converted)
     if (folder / "drgn.toml").exists():
         saved = _read_table(folder)
         changed = differences(saved["input"], source, ignored=("path", "passthrough", "poses_file", "ctf_file"))
@@ -155,7 +167,7 @@ def open_run(folder: Path) -> DrgnRun:
         raise InputError(
             f"{folder / 'drgn.toml'}: is of another version ({error} is not in both); begin a new run folder"
         ) from error
-    return DrgnRun(folder, config, files)
+    return DrgnRun(folder, config, files, source.get("cryodrgn"))
 
 
 def _read_table(folder: Path) -> dict[str, Any]:
@@ -196,24 +208,6 @@ def save_preparation(run: DrgnRun, record: Preparation) -> None:
     write_json(run.folder / "preparation.json", asdict(record))
 
 
-def new_model(config: DrgnConfig, side: int, amplitudes: Float[Tensor, " k"], device: torch.device) -> LatentVAE:
-    """Networks with weights drawn from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        bfloat16 = supports_fast_bfloat16(device)
-        return LatentVAE(config.model, side, amplitudes, bfloat16=bfloat16).to(device)
-
-
-def save_state(run: DrgnRun, values: Mapping[str, Any]) -> None:
-    """Write the checkpoint."""
-    save_checkpoint(run.checkpoint, values)
-
-
-def load_state(run: DrgnRun) -> dict[str, Any] | None:
-    """Read the checkpoint, if there is one."""
-    return load_checkpoint(run.checkpoint)
-
-
 def trained_model(run: DrgnRun, device: torch.device) -> tuple[LatentVAE, Preparation]:
     """Read the networks of a training that has come to its end.
 
@@ -222,11 +216,11 @@ def trained_model(run: DrgnRun, device: torch.device) -> tuple[LatentVAE, Prepar
     InputError
         It has not.
     """
-    saved = load_state(run)
+    saved = load_checkpoint(run.checkpoint)
     if saved is None or not saved["finished"]:
         raise InputError(f"{run.folder}: is not trained yet; give the same `scoretomo drgn train` again to go on")
     record = run.preparation()
-    model = new_model(run.config, record.side, saved["amplitudes"], device)
+    model = new_model(run.config.model, run.config.seed, record.side, saved["amplitudes"], device)
     model.load_state_dict(saved["state"]["latent"]["training"]["averaged"])
     return model.eval(), record
 
@@ -247,10 +241,15 @@ def write_results(
         write_volume(written[-1], record.restore(decode_volumes(model)[0]))
         return written
     written.append(run.folder / "z.csv")
+    write_latent(written[-1], particles, z)
+    return written
+
+
+def write_latent(path: Path, particles: Particles, z: Float[Tensor, "n d"]) -> None:
+    """Write the latent variables of particles, with their rows in the particle file."""
     names = [f"z_{number}" for number in range(1, z.shape[1] + 1)]
     pairs = zip(particles.rows.tolist(), z.tolist(), strict=True)
-    write_table(written[-1], [{"row": row, **dict(zip(names, values, strict=True))} for row, values in pairs])
-    return written
+    write_table(path, [{"row": row, **dict(zip(names, values, strict=True))} for row, values in pairs])
 
 
 def write_poses(path: Path, particles: Particles, poses: Poses, extra: Mapping[str, Any] | None = None) -> None:

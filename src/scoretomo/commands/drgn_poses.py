@@ -10,7 +10,8 @@ import tyro
 from ..datatypes import InputError, Poses, Volume
 from ..imaging.slices import SliceFn, voxel_slices
 from ..io.mrc import read_volume
-from ..methods.abinitio import AbInitioConfig, find_volume_poses
+from ..methods.abinitio import find_volume_poses
+from ..methods.abinitio_schedule import AbInitioConfig
 from ..methods.pose_search import transfer_of
 from ..simulation.particles import resample_map
 from .drgn_folder import write_poses

@@ -1,10 +1,8 @@
 """``scoretomo drgn train``: particles in, one volume or a landscape of volumes out (cryoDRGN, cryoDRGN2)."""
 
-import math
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
@@ -14,27 +12,20 @@ from torch import Tensor
 from .. import processes
 from ..datatypes import InputError, Poses
 from ..geometry.rotations import random_rotations
-from ..imaging.slices import disc_frequencies
-from ..io.metrics import Metrics
 from ..io.particles import Particles
-from ..methods.abinitio import AbInitioState, ParticleImages, PosesFound, train_abinitio_progressive
-from ..methods.latent_vae import encode_images, new_state, signal_amplitudes
-from ..networks.unet import parameter_count
 from ..run_lock import locked
-from ..training import TrainingStep
+from ..runs import load_checkpoint
 from .drgn_folder import (
     DrgnConfig,
     DrgnRun,
     ParticleFiles,
-    load_state,
-    new_model,
     save_preparation,
-    save_state,
     start_run,
     write_results,
 )
 from .drgn_images import Preparation, open_particles, particle_images, prepare_images
-from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
+from .drgn_training import Task, Training
+from .progress import progress, say
 from .train import Device, choose_device
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -110,16 +101,18 @@ def train(
 
 def _check_schedule(config: DrgnConfig, count: int) -> None:
     """Refuse a training that would be over before poses are searched."""
-    epochs, first = config.model.epochs, config.search.pretrain_epochs(count, cycle=0)
+    epochs = config.search.cycles(config.model, config.poses)[0].epochs
+    first = config.search.pretrain_epochs(count, cycle=0)
     if config.poses != "known" and first >= epochs:
+        name = "--search.consensus-epochs" if config.model.latent_dimensions else "--epochs"
         raise InputError(
-            f"--epochs {epochs:g}: the first {first} are at random poses, since there are only {count} particles; give "
+            f"{name} {epochs:g}: the first {first} are at random poses, since there are only {count} particles; give "
             f"more than {first}, or fewer --search.pretrain-images"
         )
 
 
 def _train_run(run: DrgnRun, particles: Particles, device: torch.device) -> None:
-    saved = load_state(run)
+    saved = load_checkpoint(run.checkpoint)
     if saved is not None and saved["finished"]:
         say("it has been trained already")
         return
@@ -131,11 +124,42 @@ def _train_run(run: DrgnRun, particles: Particles, device: torch.device) -> None
     announce(particles, record, device)
     if run.config.poses == "known":
         say("poses are those of the file")
-    data = particle_images(images, particles.ctf, record, device)
-    training = _Training(run, particles, record, data, device, saved)
+    training = Training(_task(run, particles, record, images, device))
     training.go()
-    for path in training.write():
+    latent, z = training.state.latent, training.latent_variables()
+    poses = Poses(latent.rotations.cpu(), (latent.shifts_pixels * record.pixel_size_angstrom).cpu())
+    written = write_results(run, particles, record, latent.model, poses, None if z is None else z.cpu())
+    training.save(finished=True)
+    for path in written:
         print(f"{path.stem}: {path}")
+
+
+def _task(
+    run: DrgnRun,
+    particles: Particles,
+    record: Preparation,
+    images: Float[Tensor, "n side side"],
+    device: torch.device,
+) -> Task:
+    config, poses = run.config, particles.poses
+    if config.poses == "known" and poses is not None:
+        rotations, shifts = poses.rotations, poses.shifts_angstrom / record.pixel_size_angstrom
+    else:
+        rotations = random_rotations(len(particles), generator=torch.Generator().manual_seed(config.seed))
+        shifts = torch.zeros(len(particles), 2)
+    return Task(
+        folder=run.folder,
+        checkpoint=run.checkpoint,
+        name="drgn",
+        data=particle_images(images, particles.ctf, record, device),
+        model=config.model,
+        search=config.search,
+        method=config.poses,
+        seed=config.seed,
+        rotations=rotations,
+        shifts_pixels=shifts,
+        device=device,
+    )
 
 
 def announce(particles: Particles, record: Preparation, device: torch.device) -> None:
@@ -149,168 +173,3 @@ def announce(particles: Particles, record: Preparation, device: torch.device) ->
     say(f"protein is {'bright' if record.sign > 0 else 'dark'} (confidence {record.contrast_confidence:.2f}){advice}")
     if particles.ctf is None:
         say("no contrast transfer: images are taken as projections")
-
-
-class _Training:
-    """A training under way: its state, how long it has taken, and what is written of it."""
-
-    def __init__(
-        self,
-        run: DrgnRun,
-        particles: Particles,
-        record: Preparation,
-        data: ParticleImages,
-        device: torch.device,
-        saved: dict[str, Any] | None,
-    ) -> None:
-        self.run, self.particles, self.record, self.data, self.device = run, particles, record, data, device
-        self.config = run.config.model
-        self.cycles = run.config.search.resets + 1 if run.config.poses != "known" else 1
-        self.amplitudes = _amplitudes(data, self.config.radius(record.side)) if saved is None else saved["amplitudes"]
-        self.state = AbInitioState(
-            new_state(self.fresh_model(), self.config, *self._first_poses(), seed=run.config.seed)
-        )
-        self.before = 0.0
-        if saved is not None:
-            if saved["device"] != device.type:  # generators of different kinds cannot take over from each other
-                generator = self.state.latent.training.generator
-                saved["state"]["latent"]["training"]["generator"] = generator.get_state()
-            self.state.load_state_dict(saved["state"])
-            self.before = saved["seconds"]
-            say(f"going on after {self.seen} images ({duration(self.before)})")
-        self.began = time.monotonic()
-
-    @property
-    def seen(self) -> int:
-        """Images seen in all cycles."""
-        images = int(self.config.epochs * len(self.particles))
-        return self.state.cycle * images + self.state.latent.training.images_seen
-
-    def fresh_model(self) -> Any:
-        return new_model(self.run.config, self.record.side, self.amplitudes, self.device)
-
-    def _first_poses(self) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 2"]]:
-        poses = self.particles.poses
-        if self.run.config.poses != "known" or poses is None:
-            generator = torch.Generator().manual_seed(self.run.config.seed)
-            return random_rotations(len(self.particles), generator=generator), torch.zeros(len(self.particles), 2)
-        return poses.rotations, poses.shifts_angstrom / self.record.pixel_size_angstrom
-
-    def go(self) -> None:
-        """Train to the end, or until the user ends it; then the same command goes on."""
-        say(f"training {parameter_count(self.state.latent.training.model) / 1e6:.2f} million weights")
-        log = _Log(self)
-        items = train_abinitio_progressive(
-            self.state, self.data, self.config, self.run.config.search, self.run.config.poses, self.fresh_model
-        )
-        saved_at = time.monotonic()
-        with interruptible() as check, progress("train") as report:
-            try:
-                for item in items:
-                    note = log.add(item)
-                    report(self.state.part_done(self.config.epochs, self.cycles), note)
-                    if time.monotonic() - saved_at >= _SECONDS_BETWEEN_CHECKPOINTS:
-                        self.save()
-                        saved_at = time.monotonic()
-                    check()
-            except StoppedBetweenSteps:
-                self.save()
-                raise
-        log.close()
-
-    def save(self, *, finished: bool = False) -> None:
-        """Write the checkpoint; ``finished`` says that the results are written."""
-        values = {
-            "state": self.state.state_dict(),
-            "amplitudes": self.amplitudes,
-            "device": self.device.type,
-            "seconds": self.before + time.monotonic() - self.began,
-            "finished": finished,
-        }
-        save_state(self.run, values)
-
-    def write(self) -> list[Path]:
-        """Write the results."""
-        latent = self.state.latent
-        shifts = (latent.shifts_pixels * self.record.pixel_size_angstrom).cpu()
-        poses = Poses(latent.rotations.cpu(), shifts)
-        z = None
-        if latent.model.encoder is not None:
-            z = encode_images(latent.model, self.data.at(latent.model.frequencies), latent.shifts_pixels).cpu()
-        written = write_results(self.run, self.particles, self.record, latent.model, poses, z)
-        self.save(finished=True)
-        return written
-
-
-def _amplitudes(data: ParticleImages, radius: float) -> Float[Tensor, " k"]:
-    """Amplitudes of the signal, from a sample of the images."""
-    side, count = data.images.shape[-1], len(data.images)
-    frequencies = disc_frequencies(side, radius)
-    rows = torch.linspace(0, count - 1, min(_SAMPLE, count)).long()
-    coefficients, ctf = data.at(frequencies)(rows)
-    return signal_amplitudes(coefficients, ctf if ctf is None else ctf.cpu(), frequencies, side)
-
-
-@dataclass
-class _Log:
-    """Gathers what steps and searches report; a line of metrics for each epoch."""
-
-    training: _Training
-    losses: list[Float[Tensor, ""]] = field(default_factory=list)  # read once an epoch: to read waits for a GPU
-    found: list[PosesFound] = field(default_factory=list)
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        self.metrics = Metrics(self.training.run.folder, "drgn", self.training.seen)
-        self.epoch = self._epoch()
-        self.last = time.monotonic()
-
-    def _epoch(self) -> tuple[int, int]:
-        return self.training.state.cycle, self.training.state.latent.epoch
-
-    def add(self, item: TrainingStep | PosesFound) -> str:
-        """Take in what was done; what to show."""
-        if isinstance(item, PosesFound):
-            self.found.append(item)
-            self.note = f"poses: {item.turned_degrees.median():.1f} degrees, {item.moved_pixels.median():.2f} pixels"
-        else:
-            self.losses.append(item.loss)
-        if self._epoch() != self.epoch:
-            self.write()
-            self.epoch = self._epoch()
-        cycle, epoch = self.epoch
-        again = f" after reset {cycle}" if cycle else ""
-        return f"epoch {min(epoch + 1, math.ceil(self.training.config.epochs))}{again}  {self.note}"
-
-    def write(self) -> None:
-        """Write the mean loss and the change of the poses since the last time."""
-        if not self.losses:
-            return
-        values: dict[str, Any] = {
-            "cycle": self.epoch[0],
-            "epoch": self.epoch[1],
-            "loss": torch.stack(self.losses).mean().item(),
-            "steps_per_second": len(self.losses) / max(time.monotonic() - self.last, 1e-9),
-        }
-        if self.found:
-            turned = torch.cat([found.turned_degrees for found in self.found])
-            moved = torch.cat([found.moved_pixels for found in self.found])
-            values |= {
-                "searched": len(turned),
-                "median_turned_degrees": turned.median().item(),
-                "mean_turned_degrees": turned.mean().item(),
-                "median_moved_pixels": moved.median().item(),
-                "mean_score": torch.cat([found.scores for found in self.found]).mean().item(),
-            }
-        self.metrics.write(self.training.seen, values)
-        self.note = f"loss {values['loss']:.4f}" + (
-            f"  poses turned by {values['median_turned_degrees']:.1f} degrees" if self.found else ""
-        )
-        self.losses.clear()
-        self.found.clear()
-        self.last = time.monotonic()
-
-    def close(self) -> None:
-        """Write what has been gathered."""
-        self.write()
-        self.metrics.close()

@@ -23,7 +23,6 @@ the direction in which the two differ. The volume itself says what ``r`` is; 004
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -46,7 +45,6 @@ from .pose_search import (
     parts,
     select_separate,
     shift_grid,
-    transfer_of,
     transfer_values,
 )
 
@@ -154,24 +152,6 @@ def branch_and_bound(
             inside = _inside(images, frequencies, grid, level)
             poses = _subdivide(poses, targets.within(inside), slice_fn, grid, level)
         found.append(_best(poses, len(targets.coefficients), grid))
-    return in_order(found)
-
-
-def branch_and_bound_each(
-    images: Float[Tensor, "n side side"],
-    slices_of: Callable[[Int[Tensor, " b"]], SliceFn],
-    config: BranchAndBoundConfig | None = None,
-    *,
-    transfer: TransferFn | None = None,
-) -> PoseCandidates:
-    """:func:`branch_and_bound` of images that have a volume each, one after the other.
-
-    ``slices_of`` as in :func:`.pose_search.find_poses_each`.
-    """
-    found = []
-    for which in torch.arange(len(images), device=images.device).split(1):
-        own = transfer_of(transfer, which)
-        found.append(branch_and_bound(images[which], slices_of(which), config, transfer=own))
     return in_order(found)
 
 

@@ -9,6 +9,7 @@ Poses belong to the state of a training, so that whoever drives it may search th
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -198,11 +199,16 @@ def slice_error(
     rotations: Float[Tensor, "b 3 3"],
     ctf: Float[Tensor, "b p"] | None,
     z: Float[Tensor, "b d"] | None,
+    radius: float = math.inf,
 ) -> Float[Tensor, " b"]:
-    """Half the squared error of each image's slice over the disc, in units of the noise: p / 2 where all is right."""
-    slices = slice_coefficients(lambda frequencies: model.values(frequencies, z), rotations, model.frequencies)
-    modelled = slices if ctf is None else ctf * slices
-    return 0.5 * ((centred - modelled) / model.side).square().sum(-1)
+    """Half the squared error of each image's slice over the disc, in units of the noise: p / 2 where all is right.
+
+    ``radius`` in Fourier pixels makes the disc smaller.
+    """
+    inside = model.frequencies.norm(dim=-1) * model.side <= radius
+    slices = slice_coefficients(lambda frequencies: model.values(frequencies, z), rotations, model.frequencies[inside])
+    modelled = slices if ctf is None else ctf[:, inside] * slices
+    return 0.5 * ((centred[:, inside] - modelled) / model.side).square().sum(-1)
 
 
 def prior_divergence(mean: Float[Tensor, "b d"], log_variance: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
@@ -218,6 +224,7 @@ def training_loss(
     ctf: Float[Tensor, "b p"] | None,
     deviates: Float[Tensor, "b d"],
     beta: float = 1.0,
+    radius: float = math.inf,
 ) -> Float[Tensor, " b"]:
     """Negative evidence lower bound of each image (004, Eq. 9), per coefficient: 0.5 where only noise is left.
 
@@ -231,14 +238,17 @@ def training_loss(
         Standard normal; where in its posterior the z of each image is taken.
     beta
         Weight of the divergence from the prior.
+    radius
+        In Fourier pixels; the volumes are to explain the images within it. The encoder sees all of the disc.
     """
     centred = translate_coefficients(coefficients, model.frequencies, -shifts_pixels)
+    compared: Tensor = (model.frequencies.norm(dim=-1) * model.side <= radius).sum()
     if model.encoder is None:
-        return slice_error(model, centred, rotations, ctf, None) / centred.shape[-1]
+        return slice_error(model, centred, rotations, ctf, None, radius).div(compared)
     mean, log_variance = model.encode(centred, ctf)
     z = mean + (log_variance / 2).exp() * deviates
-    error = slice_error(model, centred, rotations, ctf, z)
-    return (error + beta * prior_divergence(mean, log_variance)) / centred.shape[-1]
+    error = slice_error(model, centred, rotations, ctf, z, radius)
+    return (error + beta * prior_divergence(mean, log_variance)).div(compared)
 
 
 @dataclass
@@ -306,6 +316,7 @@ def train_progressive(
     images_at: ImagesAt,
     config: LatentVAEConfig,
     *,
+    radius: Callable[[int], float] | None = None,
     part: slice = slice(None),
     add_up: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
 ) -> Iterator[TrainingStep]:
@@ -318,6 +329,8 @@ def train_progressive(
     ----------
     images_at
         Reads images by their rows.
+    radius
+        Maps the images seen to the radius of the disc to compare, in Fourier pixels; None is all of the model's disc.
     part, add_up
         What this process does of every batch, where several share it, and how they sum up (see
         :func:`~scoretomo.training.optimise_progressive`).
@@ -327,10 +340,12 @@ def train_progressive(
     def loss(model: nn.Module, batch_size: int, generator: torch.Generator) -> Tensor:
         assert isinstance(model, LatentVAE)
         deviates = torch.randn(batch_size, config.latent_dimensions, generator=generator, device=device)[part]
-        rows = rows_of_batch(state.training.images_seen, batch_size, count, state.seed)[part]
+        seen = state.training.images_seen
+        rows = rows_of_batch(seen, batch_size, count, state.seed)[part]
         coefficients, ctf = images_at(rows)
         rotations, shifts = state.rotations[rows.to(device)], state.shifts_pixels[rows.to(device)]
-        losses = training_loss(model, coefficients, rotations, shifts, ctf, deviates, config.beta)
+        within = math.inf if radius is None else radius(seen)
+        losses = training_loss(model, coefficients, rotations, shifts, ctf, deviates, config.beta, within)
         return losses.sum() / batch_size
 
     return optimise_progressive(

@@ -161,29 +161,6 @@ def find_poses(
     return candidates
 
 
-def find_poses_each(
-    images: Float[Tensor, "n side side"],
-    slices_of: Callable[[Int[Tensor, " b"]], SliceFn],
-    config: PoseSearchConfig | None = None,
-    *,
-    transfer: TransferFn | None = None,
-) -> PoseCandidates:
-    """:func:`find_poses` of images that have a volume each.
-
-    Parameters
-    ----------
-    slices_of
-        Maps indices of images to one slice function of their volumes. It is called once for each batch, so that it
-        may decode a lattice of values (:func:`scoretomo.imaging.slices.lattice_slices`) for all of the search.
-    """
-    config = config or PoseSearchConfig()
-    found = []
-    for part in parts(len(images), _most_values(images, config)):
-        which = torch.arange(len(images), device=images.device)[part]
-        found.append(find_poses(images[part], slices_of(which), config, transfer=transfer_of(transfer, which)))
-    return in_order(found)
-
-
 @torch.no_grad()
 def search_grid(
     images: Float[Tensor, "n side side"],
@@ -246,24 +223,21 @@ def refine_poses(
 
 def normalised_slices(
     slice_fn: SliceFn, rotations: Float[Tensor, "count 3 3"], frequencies: Float[Tensor, "p 2"]
-) -> Float[Tensor, "*b count p"]:
-    """Slices of norm one: ``(count, p)`` of one volume, ``(b, count, p)`` of several."""
+) -> Float[Tensor, "count p"]:
+    """Slices of norm one."""
     chunks = (rotations[None, part] for part in parts(len(rotations), len(frequencies)))
     slices = torch.cat([normalise(slice_coefficients(slice_fn, chunk, frequencies)) for chunk in chunks], dim=1)
-    return slices.squeeze(0)
+    return slices[0]
 
 
 def correlate(
     targets: Float[Tensor, "n p"],
-    slices: Float[Tensor, "*n rotations p"],
+    slices: Float[Tensor, "rotations p"],
     shifts: Float[Tensor, "shifts 2"],
     frequencies: Float[Tensor, "p 2"],
     contrast: Float[Tensor, "n p"] | None,
 ) -> Float[Tensor, "n shifts rotations"]:
-    """Correlate images (norm one) with slices (norm one, then times the contrast transfer) at all rotations and shifts.
-
-    ``slices`` are those of one volume, or of one for each image.
-    """
+    """Correlate images (norm one) with slices (norm one, then times the contrast transfer) at all poses."""
     if contrast is not None:
         targets = targets * contrast  # it is even: moving the image and weighing its frequencies commute
     moved_back = translate_coefficients(targets[:, None], frequencies, -shifts)  # (n, shift, p)
@@ -286,14 +260,6 @@ def transfer_values(
 def transfer_of(transfer: TransferFn | None, which: Int[Tensor, " b"]) -> TransferFn | None:
     """Contrast transfer as a function of the place of an image among ``which``."""
     return None if transfer is None else lambda places, frequencies: transfer(which[places], frequencies)
-
-
-def _most_values(images: Tensor, config: PoseSearchConfig) -> int:
-    """Most values that a level of the search holds for an image with a volume of its own."""
-    rotations, turns = len(so3_grid(config.base_order)), len(_turns(1.0))
-    in_grid = rotations * max(len(shift_grid(config)), len(band(images, config.radius(0))))
-    refined = config.kept * turns * len(band(images, config.radius(config.refinements)))
-    return max(in_grid, refined)
 
 
 def band(images: Tensor, radius: float) -> Float[Tensor, "p 2"]:

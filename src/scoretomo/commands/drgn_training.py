@@ -1,0 +1,227 @@
+"""A cryoDRGN training under way: its state, how long it has taken, its checkpoint, and what is written of it."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..imaging.slices import disc_frequencies
+from ..io.metrics import Metrics
+from ..methods.abinitio import AbInitioState, ParticleImages, PosesFound, train_abinitio_progressive
+from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
+from ..methods.latent_vae import LatentVAE, LatentVAEConfig, encode_images, new_state, signal_amplitudes
+from ..networks.unet import parameter_count, supports_fast_bfloat16
+from ..runs import load_checkpoint, save_checkpoint
+from ..training import TrainingStep
+from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
+
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+# Images whose mean power is that of all.
+_SAMPLE = 1000
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on what, and where it is kept.
+
+    Attributes
+    ----------
+    folder, checkpoint
+        Where metrics go, and the file for the state.
+    name
+        Of the metrics and of the progress line.
+    data
+        Images and their contrast transfer.
+    model, search, method, seed
+        What is trained, and how poses are found.
+    rotations, shifts_pixels
+        ``(n, 3, 3)`` and ``(n, 2)``, poses to begin with.
+    device
+        Where to compute.
+    """
+
+    folder: Path
+    checkpoint: Path
+    name: str
+    data: ParticleImages
+    model: LatentVAEConfig
+    search: AbInitioConfig
+    method: PoseMethod
+    seed: int
+    rotations: Float[Tensor, "n 3 3"]
+    shifts_pixels: Float[Tensor, "n 2"]
+    device: torch.device
+
+    @property
+    def cycles(self) -> Sequence[LatentVAEConfig]:
+        """What is trained one after another."""
+        return self.search.cycles(self.model, self.method)
+
+
+class Training:
+    """A training from where an earlier command has stopped, or from the beginning."""
+
+    def __init__(self, task: Task) -> None:
+        saved = load_checkpoint(task.checkpoint)
+        self.task, self.cycles, self.finished, self.before = task, task.cycles, False, 0.0
+        self.amplitudes = _amplitudes(task) if saved is None else saved["amplitudes"]
+        config = self.cycles[0 if saved is None else saved["state"]["cycle"]]
+        latent = new_state(self._fresh_model(config), config, task.rotations, task.shifts_pixels, seed=task.seed)
+        self.state = AbInitioState(latent)
+        if saved is not None:
+            if saved["device"] != task.device.type:  # generators of different kinds cannot take over from each other
+                saved["state"]["latent"]["training"]["generator"] = latent.training.generator.get_state()
+            self.state.load_state_dict(saved["state"])
+            self.before, self.finished = saved["seconds"], saved["finished"]
+            say(f"going on after {self.seen} images ({duration(self.before)})")
+        self.began = time.monotonic()
+
+    @property
+    def seen(self) -> int:
+        """Images seen in all cycles."""
+        return self.state.images_seen(self.cycles)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, those of earlier commands included."""
+        return self.before + time.monotonic() - self.began
+
+    def _fresh_model(self, config: LatentVAEConfig) -> LatentVAE:
+        side = self.task.data.images.shape[-1]
+        return new_model(config, self.task.seed, side, self.amplitudes, self.task.device)
+
+    def go(self) -> None:
+        """Train to the end, or until the user ends it; then the same command goes on."""
+        task, log = self.task, _Log(self)
+        for_z = f", {len(self.cycles)} times with new ones" if len(self.cycles) > 1 else ""
+        say(f"training {parameter_count(self.state.latent.training.model) / 1e6:.2f} million weights{for_z}")
+        items = train_abinitio_progressive(
+            self.state, task.data, self.cycles, task.search, task.method, self._fresh_model
+        )
+        saved_at = time.monotonic()
+        with interruptible() as check, progress(task.name) as report:
+            try:
+                for item in items:
+                    report(self.state.part_done(self.cycles), log.add(item))
+                    if time.monotonic() - saved_at >= _SECONDS_BETWEEN_CHECKPOINTS:
+                        self.save()
+                        saved_at = time.monotonic()
+                    check()
+            except StoppedBetweenSteps:
+                self.save()
+                raise
+        log.close()
+
+    def save(self, *, finished: bool = False) -> None:
+        """Write the checkpoint; ``finished`` says that nothing is left to do."""
+        values = {
+            "state": self.state.state_dict(),
+            "amplitudes": self.amplitudes,
+            "device": self.task.device.type,
+            "seconds": self.seconds,
+            "finished": finished,
+        }
+        save_checkpoint(self.task.checkpoint, values)
+
+    def latent_variables(self) -> Float[Tensor, "n d"] | None:
+        """Most probable z of every image; None where there is one volume for all."""
+        latent = self.state.latent
+        if latent.model.encoder is None:
+            return None
+        return encode_images(latent.model, self.task.data.at(latent.model.frequencies), latent.shifts_pixels)
+
+
+def new_model(
+    config: LatentVAEConfig, seed: int, side: int, amplitudes: Float[Tensor, " k"], device: torch.device
+) -> LatentVAE:
+    """Networks with weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        bfloat16 = supports_fast_bfloat16(device)
+        return LatentVAE(config, side, amplitudes, bfloat16=bfloat16).to(device)
+
+
+def _amplitudes(task: Task) -> Float[Tensor, " k"]:
+    """Amplitudes of the signal, from a sample of the images."""
+    side, count = task.data.images.shape[-1], len(task.data.images)
+    frequencies = disc_frequencies(side, task.model.radius(side))
+    rows = torch.linspace(0, count - 1, min(_SAMPLE, count)).long()
+    coefficients, ctf = task.data.at(frequencies)(rows)
+    return signal_amplitudes(coefficients, ctf if ctf is None else ctf.cpu(), frequencies, side)
+
+
+@dataclass
+class _Log:
+    """Gathers what steps and searches report; a line of metrics for each epoch."""
+
+    training: Training
+    losses: list[Float[Tensor, ""]] = field(default_factory=list)  # read once an epoch: to read waits for a GPU
+    found: list[PosesFound] = field(default_factory=list)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.training.task.folder, self.training.task.name, self.training.seen)
+        self.epoch = self._epoch()
+        self.last = time.monotonic()
+
+    def _epoch(self) -> tuple[int, int]:
+        state = self.training.state
+        last = math.ceil(self.training.cycles[state.cycle].epochs) - 1
+        return state.cycle, min(state.latent.epoch, last)
+
+    def add(self, item: TrainingStep | PosesFound) -> str:
+        """Take in what was done; what to show."""
+        if self.training.state.cycle != self.epoch[0]:
+            self._next_epoch()
+        if isinstance(item, PosesFound):
+            self.found.append(item)
+            self.note = f"poses: {item.turned_degrees.median():.1f} degrees, {item.moved_pixels.median():.2f} pixels"
+        else:
+            self.losses.append(item.loss)
+        if self._epoch() != self.epoch:
+            self._next_epoch()
+        (cycle, epoch), cycles = self.epoch, self.training.cycles
+        which = f" of cycle {cycle + 1} of {len(cycles)}" if len(cycles) > 1 else ""
+        return f"epoch {epoch + 1}{which}  {self.note}"
+
+    def _next_epoch(self) -> None:
+        self.write()
+        self.epoch = self._epoch()
+
+    def write(self) -> None:
+        """Write the mean loss and the change of the poses since the last time."""
+        if not self.losses:
+            return
+        values: dict[str, Any] = {
+            "cycle": self.epoch[0],
+            "epoch": self.epoch[1],
+            "loss": torch.stack(self.losses).mean().item(),
+            "steps_per_second": len(self.losses) / max(time.monotonic() - self.last, 1e-9),
+        }
+        if self.found:
+            turned = torch.cat([found.turned_degrees for found in self.found])
+            values |= {
+                "searched": len(turned),
+                "median_turned_degrees": turned.median().item(),
+                "mean_turned_degrees": turned.mean().item(),
+                "median_moved_pixels": torch.cat([found.moved_pixels for found in self.found]).median().item(),
+                "mean_score": torch.cat([found.scores for found in self.found]).mean().item(),
+            }
+        self.metrics.write(self.training.seen, values)
+        self.note = f"loss {values['loss']:.4f}" + (
+            f"  poses turned by {values['median_turned_degrees']:.1f} degrees" if self.found else ""
+        )
+        self.losses.clear()
+        self.found.clear()
+        self.last = time.monotonic()
+
+    def close(self) -> None:
+        """Write what has been gathered."""
+        self.write()
+        self.metrics.close()

@@ -1,0 +1,144 @@
+"""When poses are searched, how finely, on which disc of frequencies: the schedule of an ab initio training (003)."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..datatypes import InputError
+from .latent_vae import LatentVAEConfig
+from .pose_search import PoseSearchConfig
+
+PoseMethod = Literal["known", "search", "branch-and-bound"]
+
+# The exhaustive grid is too coarse for frequencies beyond this part of the side of the image, whatever its size.
+_FINEST_AT_BASE = 0.25
+# Of a molecule that reaches a quarter of the side from its centre, edges then move by half a radian of the finest wave.
+_FINEST_TURN = 0.64
+# Neighbours on one peak are kept, as in 003: they find it more surely than rivals do (docs/validation.md).
+_SEPARATION = 1.0
+# Images are trained on this many Fourier pixels beyond those that are searched.
+_MARGIN = 1.0
+# Sets of less than twice as many are searched in every epoch.
+_IMAGES_OF_AN_INTERVAL = 10_000
+
+
+@dataclass(frozen=True)
+class AbInitioConfig:
+    """When and how finely poses are searched. Defaults of cryoDRGN2 (003, A.2 and C.5) unless noted.
+
+    Raises
+    ------
+    InputError
+        A negative number, no search at all, or a grid that :class:`.PoseSearchConfig` refuses.
+    """
+
+    pretrain_images: int = 1000
+    """Images seen at random poses first, in whole epochs: they give the volume its extent (004, section 5.1: an epoch,
+    of 50 000). With too few, all images soon agree on wrong poses."""
+    consensus_epochs: float = 15.0
+    """Epochs in which one volume is fitted to all images of a heterogeneous set, from random poses on. Then the family
+    of volumes is begun at the poses that were found: from the start it would explain any image at any pose."""
+    resets: int = 0
+    """Times that the networks are begun anew and trained for all epochs again, from the poses that were found (003,
+    C.5, "+r"; there once, after 30 epochs)."""
+    search_every: int = 5
+    """Poses are searched in every n-th epoch (003); more often while the disc grows: an epoch less between searches for
+    every 10 000 images fewer than 50 000, since it is the steps between that make the volume."""
+    images_at_once: int = 128
+    """Images that are searched against one state of the volumes (003: 8), and more where the network would work longer
+    for their search than for their training."""
+    search_volumes: int = 16
+    """Volumes that the images of a heterogeneous set are compared with at once: their z are gathered around so many
+    centres, and each image is compared with the volume of its centre. 003 decodes one volume for each image."""
+    base_order: int = 2
+    """Order of the exhaustive grid: 1, 2, 3 are 576, 4608, 36864 rotations."""
+    refinements: int = 4
+    """Times that the spacing is halved (M) in the end; fewer as long as the disc is too small to tell such poses."""
+    kept: int = 8
+    """Poses of each image that are refined (K)."""
+    first_radius: float = 5.0
+    """Radius of the disc of frequencies where searches begin, in Fourier pixels (ours; 003 begins at 12)."""
+    low_radius: float = 12.0
+    """Largest radius in the exhaustive search (k_min); a quarter of the side at most."""
+    high_radius: float = 48.0
+    """Radius in the end (k_max)."""
+    march: float = 0.4
+    """Part of the epochs with poses over which the radius grows to ``high_radius``."""
+    shift_extent: float = 20 / 128
+    """Shifts from minus to plus this are searched along x and y, as a part of the side; 0 does not search any."""
+    shift_count: int = 14
+    """Shifts per axis in the exhaustive search (T)."""
+
+    def __post_init__(self) -> None:
+        if not self.consensus_epochs > 0:
+            raise InputError(f"consensus_epochs must be more than 0, not {self.consensus_epochs}")
+        if self.pretrain_images < 0 or self.resets < 0:
+            counts = f"{self.pretrain_images} and {self.resets}"
+            raise InputError(f"pretrain_images and resets must be 0 or more, not {counts}")
+        if min(self.search_every, self.images_at_once, self.search_volumes) < 1:
+            counts = f"{self.search_every}, {self.images_at_once} and {self.search_volumes}"
+            raise InputError(f"search_every, images_at_once and search_volumes must be 1 or more, not {counts}")
+        if not 0 < self.march <= 1 or not 1 <= self.first_radius:
+            parts = f"{self.march} and {self.first_radius}"
+            raise InputError(f"march must lie between 0 and 1, and first_radius must be 1 or more, not {parts}")
+        if not 0 <= self.shift_extent <= 0.5:
+            raise InputError(f"shift_extent must be a part of the side, 0 to 0.5, not {self.shift_extent}")
+        self.grid(128)
+
+    def radius(self, side: int, part_done: float) -> float:
+        """Radius of the disc when so much of the epochs with poses is done, 0 to 1."""
+        last = min(self.high_radius, side / 2)
+        first = min(self.first_radius, last)
+        return first + min(1.0, part_done / self.march) * (last - first)
+
+    def grid(self, side: int, part_done: float = 1.0) -> PoseSearchConfig:
+        """Search for images of ``side`` pixels, when so much of the epochs with poses is done, 0 to 1."""
+        radius = self.radius(side, part_done)
+        grid = PoseSearchConfig(
+            base_order=self.base_order,
+            refinements=self.refinements,
+            kept=self.kept,
+            low_radius=min(self.low_radius, max(1.0, _FINEST_AT_BASE * side), radius),
+            high_radius=radius,
+            shift_extent_pixels=self.shift_extent * side,
+            shift_count=self.shift_count,
+            separation_degrees=_SEPARATION,
+        )
+        useful = math.ceil(math.log2(max(1.0, grid.rotation_spacing(0) * radius / _FINEST_TURN)))
+        return replace(grid, refinements=min(self.refinements, useful))
+
+    def trained_radius(self, side: int, part_done: float) -> float:
+        """Radius of the disc that the volumes are trained on."""
+        return math.inf if part_done >= self.march else self.radius(side, part_done) + _MARGIN
+
+    def at_once(self, side: int, part_done: float, volumes: int) -> int:
+        """Images that are searched together: a lattice of each volume has fewer points than the discs of all."""
+        radius = self.radius(side, part_done)
+        return max(self.images_at_once, math.ceil(volumes * 4 / 3 * (2 * radius) ** 3 / (3 * radius**2)))
+
+    def cycles(self, config: LatentVAEConfig, method: PoseMethod) -> list[LatentVAEConfig]:
+        """List what is trained one after another: new networks each, from the poses that the one before has found."""
+        if method == "known":
+            return [config]
+        consensus = replace(config, latent_dimensions=0, epochs=self.consensus_epochs)
+        return [consensus] * (config.latent_dimensions > 0) + [config] * (1 + self.resets)
+
+    def pretrain_epochs(self, count: int, cycle: int) -> int:
+        """Epochs at random poses of ``count`` images; none after the first cycle."""
+        return 0 if cycle else math.ceil(self.pretrain_images / count)
+
+    def part_done(self, seen: int, epochs: float, count: int, cycle: int) -> float:
+        """Part of the epochs with poses that is done after ``seen`` images; all of it after the first cycle."""
+        first = self.pretrain_epochs(count, cycle)
+        return 1.0 if cycle else min(1.0, max(0.0, (seen / count - first) / (epochs - first)))
+
+    def search_epochs(self, epochs: float, count: int, cycle: int) -> list[int]:
+        """Epochs in which the poses of ``count`` images are searched."""
+        end = math.ceil(epochs)
+        if cycle:
+            return list(range(self.search_every, end, self.search_every))
+        first = self.pretrain_epochs(count, cycle)
+        grown = int(first + self.march * (epochs - first))
+        often = min(self.search_every, max(1, count // _IMAGES_OF_AN_INTERVAL))
+        growing = list(range(first, grown + 1, often))
+        return [epoch for epoch in growing + list(range(growing[-1], end, self.search_every))[1:] if epoch < end]

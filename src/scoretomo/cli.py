@@ -22,7 +22,7 @@ _VERBS = {
     "particles": "the particles of each state of the molecule, and a starting model for them",
     "report": "all that a run has found, on one page that opens anywhere",
     "evaluate": "compare volumes with a reference",
-    "drgn": "particles in, a landscape of volumes out: cryoDRGN (train, poses, analyze, select)",
+    "drgn": "particles in, a landscape of volumes out: cryoDRGN (train, poses, convert, analyze, select)",
     "simulate": "make test images of a moving box or capsid, or of a map or atomic model",
     "check": "which class averages are junk, before anything is trained on them",
     "info": "what is in a file of images or a volume",

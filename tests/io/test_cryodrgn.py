@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scoretomo.datatypes import ImageStack, InputError
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging.projection import project
-from scoretomo.io.cryodrgn import attach, read_ctf, read_poses
+from scoretomo.io.cryodrgn import attach, read_ctf, read_indices, read_latent, read_poses
 from scoretomo.io.mrc import read_volume, write_images
 from scoretomo.io.particles import read_particles
 
@@ -150,6 +150,31 @@ def test_contrast_transfer_of_no_use(tmp_path: Path, content: Any, message: str)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_latent_variables_are_the_means_before_the_log_variances(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "z.1.pkl"
+    means = np.arange(6, dtype=np.float32).reshape(3, 2)
+    alone = pickle.dumps(means, protocol)
+    for content in (alone, alone + pickle.dumps(means - 9, protocol), pickle.dumps(means.astype(float), protocol)):
+        path.write_bytes(content)
+        assert read_latent(path).tolist() == means.tolist()
+    bad = {r"\(n, d\) .*, not \(6,\)": means.ravel(), "not nothing": (), "the 3 particles is NaN": means * np.nan}
+    for message, values in bad.items():
+        with pytest.raises(InputError, match=message):
+            read_latent(dump(path, values, protocol))
+
+
+def test_selected_particles(tmp_path: Path) -> None:
+    assert read_indices(dump(tmp_path / "i.pkl", np.array([7, 0, 3], np.int32)), 8).tolist() == [7, 0, 3]
+    bad = {"from 0 to 7, and there are 7": [7, 0], "from -1 to 3": [-1, 3], "particle 3 2 times": [3, 1, 3]}
+    for message, values in bad.items():
+        with pytest.raises(InputError, match=message):
+            read_indices(dump(tmp_path / "i.pkl", np.array(values)), 7)
+    for content in (np.array([0.5]), np.array([True, False]), np.zeros((2, 2), int), [1, 2]):
+        with pytest.raises(InputError, match=r"integers|arrays of real numbers"):
+            read_indices(dump(tmp_path / "i.pkl", content), 7)
+
+
 class Evil:
     def __init__(self, call: Any, *arguments: Any) -> None:
         self.call, self.arguments = call, arguments
@@ -166,6 +191,8 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, protocol: int) -> None:
     for content in (Evil(os.mkdir, str(gone)), (IDENTITY, Evil(os.mkdir, str(gone))), array):
         with pytest.raises(InputError, match=r"p\.pkl: cannot be read as a pickle of NumPy arrays: it asks for \w+"):
             read_poses(dump(tmp_path / "p.pkl", content, protocol), 32, 6.0)
+        with pytest.raises(InputError, match="it asks for"):
+            read_latent(tmp_path / "p.pkl")
     for call, argument in ((eval, "1"), (np.load, "x.npy"), (getattr, "x"), (np.fromfile, "x")):
         with pytest.raises(InputError, match="it asks for"):
             read_poses(dump(tmp_path / "p.pkl", Evil(call, argument), protocol), 32, 6.0)

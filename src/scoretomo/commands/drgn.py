@@ -3,9 +3,16 @@
 from collections.abc import Callable
 
 from .drgn_analyze import analyze
+from .drgn_convert import convert
 from .drgn_poses import poses
 from .drgn_select import select
 from .drgn_train import train
 
-VERBS: dict[str, Callable[..., None]] = {"train": train, "poses": poses, "analyze": analyze, "select": select}
+VERBS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "poses": poses,
+    "convert": convert,
+    "analyze": analyze,
+    "select": select,
+}
 """What can be done."""

@@ -1,5 +1,6 @@
 """``scoretomo drgn analyze``: what the latent variables of a run say about how the molecule moves."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -86,10 +87,13 @@ def analyze(
     along a path from particle to particle (path.csv says which), view.cxc, which opens them in ChimeraX, and two
     pictures. `scoretomo drgn select` then writes the particles of clusters or of a region.
 
+    Of a run that `scoretomo drgn convert` has taken over from cryoDRGN there are no volumes. For each series of them a
+    text file has the values of z, from which cryoDRGN's eval_vol makes them; the report says how.
+
     Parameters
     ----------
     run
-        Folder that `scoretomo drgn train` has made.
+        Folder that `scoretomo drgn train` or `scoretomo drgn convert` has made.
     config
         What is made.
     device
@@ -97,8 +101,10 @@ def analyze(
     """
     opened, where = open_run(run), choose_device(device)
     with locked(run):
-        decoder = _Decoder(*trained_model(opened, where))
-        if opened.config.model.latent_dimensions == 0:
+        if opened.converted and config.at is not None:
+            raise InputError(f"--at {config.at}: {run} has no weights; give the file to `cryodrgn eval_vol --zfile`")
+        decoder = None if opened.converted else _Decoder(*trained_model(opened, where))
+        if decoder is not None and opened.config.model.latent_dimensions == 0:
             if config != _DEFAULT:
                 raise InputError(f"{run}: has one volume for all particles, volume.mrc; there is nothing to choose")
             with replacing_folder(opened.analysis) as folder:
@@ -154,43 +160,78 @@ def _write_single(folder: Path, run: DrgnRun, decoder: _Decoder) -> None:
     """Write the report of one volume for all particles."""
     count = len(read_particles(run.folder / "poses.star"))
     volumes = {"volume": [decoder.voxels().cpu()]}
-    write_report(folder / "report.html", run, count, decoder.record.pixel_size_angstrom, volumes, None)
+    write_report(folder / "report.html", run, count, volumes, None)
 
 
 def _write(
     folder: Path,
     run: DrgnRun,
-    decoder: _Decoder,
+    decoder: _Decoder | None,
     latent: Latent,
     config: AnalysisConfig,
     further: Float[Tensor, "v d"] | None,
     track: Report,
 ) -> None:
-    """Write tables, volumes and pictures."""
+    """Write tables, volumes and pictures; without a decoder only the z of the volumes."""
     track(0.0, "maps of the particles")
     maps, path = _maps(latent, config)
     columns = latent_columns(latent, maps)
     write_tables(folder, latent, columns)
     chosen = path[spread_evenly(latent.z[path], config.frames)]
+    series = _series(latent, chosen, config, further)
+    pictured: dict[str, list[Tensor]] = {}
+    if decoder is None:
+        _write_path(folder / "path.csv", latent, path, chosen[:0])
+        for name, places in series.items():
+            np.savetxt(_places_file(folder, name), places.numpy(), fmt="%.6g")
+    else:
+        _write_path(folder / "path.csv", latent, path, chosen)
+        pictured = _write_volumes(folder, decoder, series, lambda part, note: track(0.1 + 0.8 * part, note))
+        _write_view(folder, decoder.record, latent, pictured)
+        draw_volumes(folder / "volumes.png", pictured)
+    names = _names(latent)
+    _draw_maps(folder / "latent.png", latent, columns, names, path)
+    track(0.95, "report")
+    found = particle_map(latent, columns, names, path)
+    missing = [(f"volumes: {name.replace('_', ' ')}", _eval_vol(run, name)) for name in series if decoder is None]
+    write_report(folder / "report.html", run, len(latent.z), pictured, found, missing)
+    track(1.0, "done")
+
+
+def _series(
+    latent: Latent, chosen: Int[Tensor, " f"], config: AnalysisConfig, further: Float[Tensor, "v d"] | None
+) -> dict[str, Float[Tensor, "v d"]]:
+    """Find where volumes are wanted, by series: ``chosen`` are particles along the path, ``further`` other places."""
     series = {"clusters": latent.z[latent.medoids]}
     for component in range(min(config.components, len(latent.axes))):
         series[f"component_{component + 1}"] = latent.along(component, config.frames)
     series["path"] = latent.z[chosen]
-    if further is not None:
-        series["at"] = further
-    _write_path(folder / "path.csv", latent, path, chosen)
-    pictured = _write_volumes(folder, decoder, series, lambda part, note: track(0.1 + 0.8 * part, note))
-    _write_view(folder, decoder.record, latent, pictured)
-    names = _names(latent)
+    return series if further is None else {**series, "at": further}
+
+
+def _draw_maps(
+    path: Path, latent: Latent, columns: Mapping[str, Tensor], names: Mapping[str, str], walk: Int[Tensor, " j"]
+) -> None:
+    """Draw the particles along components, and on the maps that there are."""
     kinds = [kind for kind in ("pc", "umap", "map") if f"{kind}_1" in columns]
     pairs = [[name for name in (f"{kind}_1", f"{kind}_2") if name in columns] for kind in kinds]
     panels = [([names[name] for name in pair], torch.stack([columns[name] for name in pair], 1)) for pair in pairs]
-    draw_latent(folder / "latent.png", panels, latent.labels, latent.medoids, path)
-    draw_volumes(folder / "volumes.png", pictured)
-    track(0.95, "report")
-    found = particle_map(latent, columns, names, path)
-    write_report(folder / "report.html", run, len(latent.z), decoder.record.pixel_size_angstrom, pictured, found)
-    track(1.0, "done")
+    draw_latent(path, panels, latent.labels, latent.medoids, walk)
+
+
+def _places_file(folder: Path, name: str) -> Path:
+    return folder / f"z_{name}.txt"
+
+
+def _eval_vol(run: DrgnRun, name: str) -> str:
+    """Say how cryoDRGN makes a series of volumes."""
+    assert run.converted is not None
+    theirs = Path(run.converted["folder"])
+    weights = theirs / ("weights" + run.converted["z"].removeprefix("z"))
+    configs = [path for path in (theirs / "config.yaml", theirs / "config.pkl") if path.exists()]
+    places, output = _places_file(run.analysis, name), run.analysis / name
+    words = ["cryodrgn", "eval_vol", weights, *(["-c", configs[0]] if configs else []), "--zfile", places, "-o", output]
+    return shlex.join(map(str, words))
 
 
 def _names(latent: Latent) -> dict[str, str]:

@@ -26,7 +26,6 @@ def write_report(
     path: Path,
     run: DrgnRun,
     count: int,
-    pixel_size_angstrom: float,
     volumes: Mapping[str, Sequence[Float[Tensor, "side side side"]]],
     found: ParticleMap | None,
     missing: Sequence[tuple[str, str]] = (),
@@ -34,19 +33,17 @@ def write_report(
     """Write the page of a run: of its volumes, and of its map of ``count`` particles if there is one."""
     table = tomllib.loads((run.folder / "drgn.toml").read_text(encoding="utf-8"))
     source = table["input"]
-    poses = "those of the file" if run.config.poses == "known" else f"found ({run.config.poses})"
     images = f"{source['images']} of {source['side']} pixels, {source['pixel_size_angstrom']:.4g} Å, {source['path']}"
     provenance = [
         ("command", str(table["command"]), True),
         ("images", images, False),
         ("sha256 of the particle file", source["sha256"], True),
-        ("poses", poses, False),
-        ("random seed", str(run.config.seed), False),
+        *_origin(run),
         ("run made by", f"scoretomo {table['scoretomo']}", False),
         *((name, value, False) for name, value in made()),
     ]
     if found is not None:
-        files = ["latent.csv", "clusters.csv", "path.csv", *(["view.cxc"] if volumes else [])]
+        files = ["latent.csv", "clusters.csv", "path.csv", "view.cxc" if volumes else "z_clusters.txt, ..."]
         provenance.append(("beside this page", ", ".join(files), True))
     page = build_particle_page(
         ParticleAnalysis(
@@ -54,16 +51,25 @@ def write_report(
             run.files.particles.suffix,
             count,
             run.config.model.latent_dimensions,
-            pixel_size_angstrom,
+            run.preparation().pixel_size_angstrom if volumes else source["pixel_size_angstrom"],
             volumes,
             found,
             read_metrics(run.folder / "metrics.jsonl"),
             provenance,
-            tomli_w.dumps({"settings": table["settings"]}),
+            tomli_w.dumps({"cryodrgn": run.converted} if run.converted else {"settings": table["settings"]}),
             missing,
         )
     )
     write_text(path, page)
+
+
+def _origin(run: DrgnRun) -> list[tuple[str, str, bool]]:
+    """Where poses and latent variables come from."""
+    if run.converted:
+        latent = f"of cryoDRGN, {Path(run.converted['folder']) / run.converted['z']}"
+        return [("latent variables", latent, False), ("poses", f"those of {run.converted['poses']}", False)]
+    poses = "those of the file" if run.config.poses == "known" else f"found ({run.config.poses})"
+    return [("poses", poses, False), ("random seed", str(run.config.seed), False)]
 
 
 def particle_map(

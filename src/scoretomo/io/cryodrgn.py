@@ -1,4 +1,4 @@
-"""cryoDRGN's poses and contrast transfer: pickles of NumPy arrays, read without running anything that is in them."""
+"""cryoDRGN's poses, contrast transfer and latent variables: pickles of arrays, of which nothing is run."""
 
 import pickle
 from dataclasses import dataclass, replace
@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..datatypes import CTFParams, InputError, Poses
 from .particles import Particles
@@ -110,6 +112,45 @@ def read_ctf(path: Path) -> CTFTable:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return CTFTable(round(values[0, 0].item()), round(values[0, 1].item(), 6), params)
+
+
+def read_latent(path: Path) -> Float[Tensor, "n d"]:
+    """Read latent variables: a pickle of their means ``(n, d)``; what follows it, such as log variances, is not read.
+
+    Raises
+    ------
+    InputError
+        Not a pickle, one that holds anything but an array, another shape, or values that are NaN or infinite.
+    """
+    arrays = _load(path)
+    if len(arrays) != 1 or arrays[0].ndim != 2 or not arrays[0].size:
+        raise InputError(f"{path}: must hold an array (n, d) of latent variables, not {_shapes(arrays)}")
+    z = torch.from_numpy(arrays[0].astype(np.float32))
+    wrong = (~z.isfinite().all(1)).nonzero().flatten().tolist()
+    if wrong:
+        raise InputError(f"{path}: z of {len(wrong)} of the {len(z)} particles is NaN or infinite, first {wrong[0]}")
+    return z
+
+
+def read_indices(path: Path, count: int) -> NDArray[np.intp]:
+    """Read which of ``count`` particles cryoDRGN was given (its ``--ind``): a pickle of an array ``(k,)`` from 0.
+
+    Raises
+    ------
+    InputError
+        Not a pickle, one that holds anything but an array of integers, another shape, particles that there are not or
+        that are named twice.
+    """
+    arrays = _load(path)
+    if len(arrays) != 1 or arrays[0].ndim != 1 or not len(arrays[0]) or arrays[0].dtype.kind not in "iu":
+        raise InputError(f"{path}: must hold an array (k,) of integers, the indices of particles")
+    indices = arrays[0].astype(np.intp)
+    if indices.min() < 0 or indices.max() >= count:
+        raise InputError(f"{path}: indices from {indices.min()} to {indices.max()}, and there are {count} particles")
+    values, times = np.unique(indices, return_counts=True)
+    if times.max() > 1:
+        raise InputError(f"{path}: names particle {values[times.argmax()]} {times.max()} times")
+    return indices
 
 
 def attach(particles: Particles, *, poses: Path | None = None, ctf: Path | None = None) -> Particles:

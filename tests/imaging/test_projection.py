@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scoretomo.geometry.rotations import about_z, random_rotations
 from scoretomo.imaging import projection, projection_cpu
+from scoretomo.imaging.kernels import threads_for
 from scoretomo.imaging.masks import ball
 from scoretomo.imaging.projection import back_project, back_project_by_resampling, project, project_by_resampling
 
@@ -141,7 +142,7 @@ def test_the_number_of_threads_does_not_change_the_result(generator: torch.Gener
         results = []
         for number in (1, 2):
             torch.set_num_threads(number)
-            assert projection_cpu._threads(images.numel() * 48) == number
+            assert threads_for(images.numel() * 48) == number
             results.append(back_project(images, rotations))
     finally:
         torch.set_num_threads(threads)

@@ -6,8 +6,6 @@ volume stands for the outside; coordinates are never negative there, so that cut
 """
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import no_type_check
 
 import numba
@@ -17,29 +15,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .kernels import compiled, inlined, share_out, threads_for
+
 # Bordered copies of volumes that are made at once: enough to feed all cores, small enough to stay near the cache.
 _BYTES_AT_ONCE = 2**24
-# Samples for which another thread is worth its cost, about a millisecond's work.
-_SAMPLES_OF_A_THREAD = 2**17
-# Parts of the work for each thread: enough to even out threads of unequal speed, few beside the cost of handing out.
-_PARTS_OF_A_THREAD = 8
 # Zeros before and behind the voxels of each axis. A clipped ray ends on the outermost cells up to rounding, which
 # the second one behind keeps inside the memory.
 _BEFORE, _BEHIND = 1, 2
 _INNER = slice(_BEFORE, -_BEHIND)
-
-# Kernels are not type-checked: Numba takes plain functions only. Sums may be reordered; what is not finite stays so.
-_FAST: set[str] = {"reassoc", "contract", "arcp", "nsz"}
-_inline = numba.njit(fastmath=_FAST, inline="always", error_model="numpy")
-
-
-def _compile(kernel: Callable[..., None]) -> Callable[..., None]:
-    """Compile at the first call; later processes find the result on the disk, where it may be written to."""
-    try:
-        compiled: Callable[..., None] = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)(kernel)
-    except RuntimeError:  # neither the package's folder nor one of the user's
-        compiled = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(kernel)
-    return compiled
 
 
 def project_cpu(
@@ -52,7 +35,7 @@ def project_cpu(
     for part in _parts(count, side):
         bordered = torch.nn.functional.pad(volumes[part], [_BEFORE, _BEHIND] * 3).flatten(1)
         arguments = bordered.numpy(), turns[part], _squared(radius, side), images[part].numpy()
-        _share_out(_project, _threads(len(bordered) * views * side**3), *arguments)
+        share_out(_project, threads_for(len(bordered) * views * side**3), *arguments)
     return images
 
 
@@ -66,11 +49,11 @@ def back_project_cpu(
     values, turns = images.contiguous().numpy(), _finite(rotations)
     for part in _parts(count, side):
         together = len(volumes[part])
-        threads = _threads(together * views * side**3)
+        threads = threads_for(together * views * side**3)
         # fewer volumes than threads: several threads share a volume, each with a copy of its own to add to
         copies = min(side, math.ceil(threads / together))
         bordered = images.new_zeros(together, copies, edge**3)
-        _share_out(_back_project, threads, values[part], turns[part], _squared(radius, side), bordered.numpy())
+        share_out(_back_project, threads, values[part], turns[part], _squared(radius, side), bordered.numpy())
         inner = bordered.view(together, copies, edge, edge, edge)[:, :, _INNER, _INNER, _INNER]
         torch.sum(inner, 1, out=volumes[part])
     return volumes
@@ -84,26 +67,6 @@ def _finite(rotations: Tensor) -> NDArray[np.float32]:
     return turns
 
 
-def _threads(samples: int) -> int:
-    """Choose a number of threads, as many as torch uses at most."""
-    return min(torch.get_num_threads(), max(1, samples // _SAMPLES_OF_A_THREAD))
-
-
-def _share_out(kernel: Callable[..., None], threads: int, *arguments: NDArray[np.float32] | np.float32) -> None:
-    """Run a kernel in parts on several threads: part k of n has the tasks k, k + n, k + 2 n and so on.
-
-    Not on Numba's own threads, which wait for work by spinning and so take the cores from those of torch. The threads
-    of torch do so for some milliseconds; there are many parts so that a thread beside one of them gets fewer.
-    """
-    if threads == 1:
-        kernel(0, 1, *arguments)
-        return
-    parts = _PARTS_OF_A_THREAD * threads
-    with ThreadPoolExecutor(threads) as pool:
-        for running in [pool.submit(kernel, k, parts, *arguments) for k in range(parts)]:
-            running.result()
-
-
 def _parts(count: int, side: int) -> list[slice]:
     size = max(1, _BYTES_AT_ONCE // (4 * (side + _BEFORE + _BEHIND) ** 3))
     return [slice(start, start + size) for start in range(0, count, size)]
@@ -113,7 +76,7 @@ def _squared(radius: float | None, side: int) -> np.float32:
     return np.float32(3 * side**2 if radius is None else radius**2)  # no sample of the box is farther than that
 
 
-@_inline
+@inlined
 @no_type_check
 def _clip(low, high, start, inverse, side):
     """Part of a range of z for which ``start + z / inverse`` lies from 0 to ``side + 1``, where voxels have a say."""
@@ -123,7 +86,7 @@ def _clip(low, high, start, inverse, side):
     return max(low, min(first, last)), min(high, max(first, last))
 
 
-@_inline
+@inlined
 @no_type_check
 def _ray(x, y, turn, inverse, squared_radius, side):
     """Where the ray of a pixel crosses the image plane, in bordered coordinates, and its first and last z."""
@@ -142,7 +105,7 @@ def _ray(x, y, turn, inverse, squared_radius, side):
     return start_x, start_y, start_z, int(np.ceil(low)), int(np.floor(high))
 
 
-@_compile
+@compiled
 @no_type_check
 def _project(
     part: int,
@@ -182,7 +145,7 @@ def _project(
             images[i, j, line, column] = total
 
 
-@_compile
+@compiled
 @no_type_check
 def _back_project(
     part: int,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .fourier import hartley, recentre_crop
+from .slices_cpu import bordered, slices_cpu
 
 # Maps frequencies (..., 3), xyz in cycles per pixel in the object frame, to a volume's Hartley transform there (...).
 # One of b volumes maps (b, ..., 3), a row to each volume, or (1, ..., 3), the same row to all of them, to (b, ...).
@@ -45,7 +46,7 @@ def voxel_slices(volume: Float[Tensor, "*volumes n n n"], padding: int = 2) -> S
     axis = torch.arange(side, device=volume.device, dtype=volume.dtype) - side // 2
     envelope = torch.sinc(axis / padded) ** 2
     flattened = volume / (envelope[:, None, None] * envelope[:, None] * envelope)
-    return _trilinear(hartley(recentre_crop(flattened, padded, 3), 3), padded)
+    return _Lattice(hartley(recentre_crop(flattened, padded, 3), 3), padded)
 
 
 @torch.no_grad()
@@ -83,25 +84,37 @@ def lattice_slices(slice_fn: SliceFn, side: int, radius: float, device: torch.de
     lattices[:, inside] = values
     for dim in (1, 2, 3):
         lattices = lattices - (lattices.roll(1, dim) + lattices.roll(-1, dim) - 2 * lattices) / 12
-    return _trilinear(lattices, 2 * side)
+    return _Lattice(lattices, 2 * side)
 
 
-def _trilinear(lattices: Float[Tensor, "*volumes n n n"], per_cycle: int) -> SliceFn:
-    """Interpolate values on a lattice with ``per_cycle`` samples to the cycle per pixel; zero beyond its edge."""
-    count, size = lattices[..., 0, 0, 0].numel(), lattices.shape[-1]
-    samples = lattices.view(count, 1, size, size, size)
-    # the origin and a cycle per pixel as grid_sample counts, from -1 to 1 over the samples
-    centre, scale = 2 * (size // 2) / (size - 1) - 1, 2 * per_cycle / (size - 1)
+class _Lattice:
+    """Values on a lattice, ``per_cycle`` samples to the cycle per pixel, as a slice function; zero beyond its edge."""
 
-    def slices(coordinates: Tensor) -> Tensor:
-        if count > 1:
-            coordinates = coordinates.expand(count, *coordinates.shape[1:])
-        points = (coordinates * scale + centre).reshape(count, 1, 1, -1, 3)
+    def __init__(self, lattices: Float[Tensor, "*volumes n n n"], per_cycle: int) -> None:
+        self.count, self.size, self.per_cycle = lattices[..., 0, 0, 0].numel(), lattices.shape[-1], per_cycle
+        self.samples = lattices.view(self.count, 1, self.size, self.size, self.size)
+        self.compiled = lattices.device.type == "cpu" and lattices.dtype == torch.float32
+        self.bordered = bordered(self.samples[:, 0].detach()) if self.compiled else None
+
+    def __call__(self, coordinates: Tensor) -> Tensor:
+        if self.count > 1:
+            coordinates = coordinates.expand(self.count, *coordinates.shape[1:])
+        # the origin and a cycle per pixel as grid_sample counts, from -1 to 1 over the samples
+        centre, scale = 2 * (self.size // 2) / (self.size - 1) - 1, 2 * self.per_cycle / (self.size - 1)
+        points = (coordinates * scale + centre).reshape(self.count, 1, 1, -1, 3)
         return torch.nn.functional.grid_sample(
-            samples, points, mode="bilinear", padding_mode="zeros", align_corners=True
+            self.samples, points, mode="bilinear", padding_mode="zeros", align_corners=True
         ).view(coordinates.shape[:-1])
 
-    return slices
+    def slices(self, rotations: Tensor, frequencies: Float[Tensor, "p 2"]) -> Tensor:
+        wants_gradient = torch.is_grad_enabled() and (self.samples.requires_grad or rotations.requires_grad)
+        if self.bordered is None or wants_gradient or rotations.dtype != torch.float32:
+            return self(frequencies @ rotations[..., :2, :])
+        if self.count > 1:
+            rotations = rotations.expand(self.count, *rotations.shape[1:])
+        turns = rotations.reshape(self.count, -1, 3, 3)
+        found = slices_cpu(self.bordered, turns, frequencies, self.per_cycle)
+        return found.view(*rotations.shape[:-2], -1)
 
 
 def disc_frequencies(side: int, radius: float, device: torch.device | str = "cpu") -> Float[Tensor, "p 2"]:
@@ -140,6 +153,8 @@ def slice_coefficients(
 
     The frequency of the object under an image frequency is ``R^T (kx, ky, 0)`` (Fourier-slice theorem).
     """
+    if isinstance(slice_fn, _Lattice):
+        return slice_fn.slices(rotations, frequencies)
     return slice_fn(frequencies @ rotations[..., :2, :])
 
 

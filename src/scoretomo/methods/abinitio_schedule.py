@@ -20,6 +20,8 @@ _SEPARATION = 1.0
 _MARGIN = 1.0
 # Sets of less than twice as many are searched in every epoch.
 _IMAGES_OF_AN_INTERVAL = 10_000
+# Searches while the disc grows, and after it, at most: few images are seen in hundreds of epochs.
+_MOST_SEARCHES = 24
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class AbInitioConfig:
     """Times that the networks are begun anew and trained for all epochs again, from the poses that were found (003,
     C.5, "+r"; there once, after 30 epochs)."""
     search_every: int = 5
-    """Poses are searched in every n-th epoch (003); more often while the disc grows: an epoch less between searches for
-    every 10 000 images fewer than 50 000, since it is the steps between that make the volume."""
+    """Poses are searched in every n-th epoch (003), less often where there are hundreds. They are searched more often
+    while the disc grows: an epoch less between searches for every 10 000 images fewer than 50 000, since it is the
+    steps between that make the volume."""
     images_at_once: int = 128
     """Images that are searched against one state of the volumes (003: 8), and more where the network would work longer
     for their search than for their training."""
@@ -135,10 +138,11 @@ class AbInitioConfig:
     def search_epochs(self, epochs: float, count: int, cycle: int) -> list[int]:
         """Epochs in which the poses of ``count`` images are searched."""
         end = math.ceil(epochs)
+        seldom = max(self.search_every, end // _MOST_SEARCHES)
         if cycle:
-            return list(range(self.search_every, end, self.search_every))
+            return list(range(seldom, end, seldom))
         first = self.pretrain_epochs(count, cycle)
         grown = int(first + self.march * (epochs - first))
-        often = min(self.search_every, max(1, count // _IMAGES_OF_AN_INTERVAL))
+        often = max(1, min(self.search_every, count // _IMAGES_OF_AN_INTERVAL), (grown - first) // _MOST_SEARCHES)
         growing = list(range(first, grown + 1, often))
-        return [epoch for epoch in growing + list(range(growing[-1], end, self.search_every))[1:] if epoch < end]
+        return [epoch for epoch in growing + list(range(growing[-1], end, seldom))[1:] if epoch < end]

@@ -43,13 +43,11 @@ class AverageVolumesConfig:
     """Hierarchical search of cryoDRGN2, or branch and bound as in cryoDRGN."""
     model: LatentVAEConfig = field(
         default_factory=lambda: LatentVAEConfig(
-            epochs=200.0, decoder=CoordinateMLPConfig(hidden=128), encoder=ImageEncoderConfig(hidden=128)
+            epochs=200.0, decoder=CoordinateMLPConfig(hidden=64), encoder=ImageEncoderConfig(hidden=128)
         )
     )
     """What is trained. Of a rigid molecule there is one volume, whatever the number of latent dimensions."""
-    search: AbInitioConfig = field(
-        default_factory=lambda: AbInitioConfig(shift_extent=0.0, consensus_epochs=100.0, search_every=20)
-    )
+    search: AbInitioConfig = field(default_factory=lambda: AbInitioConfig(shift_extent=0.0, consensus_epochs=100.0))
     """How poses are found. Class averages are centred: without --drgn.search.shift-extent no shifts are searched."""
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ BENCHMARKS = (
     "reliability",
     "synchronisation",
     "methods",
+    "particles",
 )
 
 _USAGE = """usage: python -m benchmarks NAME [--no-record] [options of NAME; --help shows them]

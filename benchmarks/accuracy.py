@@ -5,8 +5,6 @@ float32; so that its curve is known however long it runs, all of them do some st
 work is timed, not the alignment with the truth and the FSC.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +25,7 @@ from scoretomo.networks.unet import supports_fast_bfloat16
 from scoretomo.presets import PRESETS
 from scoretomo.runs import Run, load_denoiser, open_run
 
+from .commands import scoretomo
 from .paper_listing import reconstruct_one_progressive
 from .record import Row
 from .timing import Stopwatch, three_digits
@@ -173,14 +172,10 @@ def _subject(settings: Settings) -> Subject:
     """Simulate and train what is missing, by the package's own commands, and read it."""
     simulation, run = settings.folder / "simulation", settings.folder / "run"
     if not (simulation / "images.mrcs").exists():
-        _scoretomo("simulate", "box", "-o", str(simulation), "--count", "300", "--side", str(settings.side))
+        scoretomo("simulate", "box", "-o", str(simulation), "--count", "300", "--side", str(settings.side))
     if not (run / "denoiser").exists():
         budget = ["--preset", "demo", "--minutes", str(settings.minutes), "--device", settings.device]
-        _scoretomo("train", str(simulation / "images.mrcs"), "-o", str(run), *budget)
+        scoretomo("train", str(simulation / "images.mrcs"), "-o", str(run), *budget)
     indices = list(range(settings.volumes))
     truth = [read_volume(simulation / "truth" / f"volume_{index:04d}.mrc").volume.voxels for index in indices]
     return Subject(open_run(run), indices, torch.stack(truth).to(settings.device), settings.device)
-
-
-def _scoretomo(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "scoretomo", *arguments], check=True)

@@ -7,8 +7,6 @@ its truth, median and quartiles over the volumes; it is of the first seed.
 """
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from scoretomo.io.mrc import read_volume
 from scoretomo.report.figures import new_figure, save_figure
 from scoretomo.report.isosurface import surface, tilted
 
+from .commands import scoretomo
 from .record import Row
 from .timing import three_digits
 
@@ -146,13 +145,13 @@ def complete(given: Path, settings: Settings) -> dict[str, Path]:
     images = places["sim"] / "images.mrcs"
     if not images.exists():
         kind, size = given.name.partition("_")[0], ["--count", str(settings.count), "--side", str(settings.side)]
-        _scoretomo("simulate", kind, "-o", str(places["sim"]), *size)
+        scoretomo("simulate", kind, "-o", str(places["sim"]), *size)
     chosen = list(range(0, settings.count, settings.every))
     for method, options in (("run", settings.score), ("drgn", settings.drgn)):
         if not (given / method / "volumes").exists():  # the same command again goes on, or does nothing
             words = ["--method", "drgn"] if method == "drgn" else []
             where = ["-o", str(places[method]), "--device", settings.device, "--images", *map(str, chosen)]
-            _scoretomo("run", str(images), *words, *where, *split(options))
+            scoretomo("run", str(images), *words, *where, *split(options))
         chosen = sorted({image for _, image in _volumes(places[method])})
     return places
 
@@ -227,7 +226,3 @@ def _curves(axes: "Axes", method: str, compared: Compared) -> None:
     low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
     axes.fill_between(frequencies, low, high, color=colour, alpha=0.25, linewidth=0)
     axes.plot(frequencies, middle, color=colour, linewidth=2, label=f"{words}, median of {len(curves)}")
-
-
-def _scoretomo(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "scoretomo", *arguments], check=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scoretomo.datatypes import ImageStack, InputError, Poses, Volume
+from scoretomo.datatypes import CTFParams, ImageStack, InputError, Poses, Volume
 from scoretomo.diffusion.edm import denoising_error
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
 from scoretomo.evaluation.alignment import align, apply_alignment
@@ -17,6 +17,7 @@ from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
 from scoretomo.evaluation.pose_error import pose_errors
 from scoretomo.geometry.rotations import about_y, about_z, from_relion_euler, from_rotation_vectors, random_rotations
 from scoretomo.imaging.augmentation import augment
+from scoretomo.imaging.ctf import contrast_transfer
 from scoretomo.imaging.fourier import centred_fft, hartley, radius_grid, recentre_crop, resize
 from scoretomo.imaging.masks import ball, soft_ball
 from scoretomo.imaging.preprocess import PreprocessConfig, preprocess, restore_volume
@@ -26,6 +27,7 @@ from scoretomo.imaging.slices import disc_frequencies, image_coefficients, trans
 from scoretomo.io.images import read_image_stack
 from scoretomo.io.mrc import read_volume, write_images, write_volume
 from scoretomo.io.star import read_poses, write_particles
+from scoretomo.methods.abinitio import ParticleImages
 from scoretomo.methods.score_tomography import NoiseConfig, ReconstructionConfig, reconstruct
 
 _PAGE = (Path(__file__).parents[1] / "docs" / "conventions.md").read_text(encoding="utf-8")
@@ -182,6 +184,31 @@ def test_contrast(generator: torch.Generator) -> None:
     inverted, record = preprocess(ImageStack(images, 2.0), PreprocessConfig(contrast="dark"))
     assert (record.sign, record.contrast_confidence) == (-1, 1)
     assert (inverted * bright).sum() < 0
+
+
+def test_contrast_transfer(generator: torch.Generator) -> None:
+    """Under a low underfocus bright protein stays bright; overfocus turns it over; no transfer is 1 everywhere."""
+
+    def transfer(defocus_angstrom: float, amplitude_contrast: float = 0.1) -> Tensor:
+        one = {
+            "defocus_u_angstrom": defocus_angstrom,
+            "defocus_v_angstrom": defocus_angstrom,
+            "astigmatism_degrees": 0.0,
+            "phase_shift_degrees": 0.0,
+            "voltage_kv": 300.0,
+            "spherical_aberration_mm": 2.7,
+            "amplitude_contrast": amplitude_contrast,
+        }
+        params = CTFParams(**{name: torch.tensor([value]) for name, value in one.items()})
+        return contrast_transfer(params, torch.tensor([[0.0, 0.0], [1 / 60, 0.0], [0.0, 1 / 60]]))[0]
+
+    assert transfer(10_000.0)[0].item() == pytest.approx(0.1, abs=1e-5)
+    assert transfer(10_000.0)[1:].min() > 0.1 and transfer(-10_000.0)[1:].max() < 0
+    images = torch.randn(2, 16, 16, generator=generator)
+    frequencies = disc_frequencies(16, 8.0)
+    coefficients, ctf = ParticleImages(images).at(frequencies)(torch.tensor([1]))
+    assert ctf is None
+    torch.testing.assert_close(coefficients, image_coefficients(images[1:], frequencies))
 
 
 def test_intensity(generator: torch.Generator) -> None:

@@ -70,7 +70,7 @@ def test_what_is_missing_is_made_for_the_images_of_the_other_method(
 ) -> None:
     (folder / "drgn" / "volumes").rename(folder / "drgn" / "elsewhere")
     given: list[tuple[str, ...]] = []
-    monkeypatch.setattr(methods, "_scoretomo", lambda *words: given.append(words))
+    monkeypatch.setattr(methods, "scoretomo", lambda *words: given.append(words))
     settings = methods.Settings(output=tmp_path / "made", drgn="--drgn.least-steps 3")
     places = methods.complete(folder, settings)
     (words,) = given

@@ -1,9 +1,11 @@
 """``scoretomo drgn train``: from particle files to volumes and poses, interrupted and resumed, and what it refuses."""
 
 import pickle
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,30 @@ _PIXEL = 3.0
 _CENTRES = torch.tensor([[-4.0, 1.0, 0.5], [3.0, 0.5, -2.5], [0.0, -3.5, 2.0], [1.0, 3.0, 3.0]])
 _HEIGHTS = torch.tensor([1.0, 0.8, 0.6, 1.2])
 _SMALL = "--decoder.hidden 24 --decoder.layers 1 --encoder.hidden 16 --encoder.layers 1 --device cpu".split()
+# Runs the command line in one of two processes; after so many steps and searches, one of them is asked to end.
+_SCRIPT = """
+import os, signal, sys
+import torch
+from scoretomo import cli
+from scoretomo.commands import drgn_training
+
+asked_after, folder, rank = int(sys.argv[1]), sys.argv[2], os.environ["RANK"]
+drgn_training.supports_fast_bfloat16 = lambda device: False
+original = drgn_training.train_abinitio_progressive
+
+def items(state, *arguments, **named):
+    turned = []
+    for number, item in enumerate(original(state, *arguments, **named), 1):
+        turned += item.turned_degrees.tolist() if hasattr(item, "turned_degrees") else []
+        if number == asked_after:
+            torch.save({"state": state.state_dict(), "turned": turned}, f"{folder}/rank_{rank}.pt")
+            if rank == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+        yield item
+
+drgn_training.train_abinitio_progressive = items
+sys.exit(cli.main(sys.argv[3:]))
+"""
 
 
 def _blobs(places: Tensor) -> Tensor:
@@ -204,3 +230,63 @@ def test_noise_of_prepared_images_has_unit_variance(tmp_path: Path, side: int | 
     prepared, record = prepare_images(particles, ParticlesConfig(side=side, contrast="bright"), lambda part, note: None)
     assert prepared.square().mean().sqrt().item() == pytest.approx(1, abs=0.03)
     assert record.pixel_size_angstrom == pytest.approx(2.0 * 24 / (side or 24))
+
+
+def _saved(run: Path) -> dict[str, Any]:
+    return torch.load(run / "checkpoint.pt", weights_only=True)  # type: ignore[no-any-return]
+
+
+def _z(run: Path) -> list[list[float]]:
+    return [[float(value) for value in line.split(",")] for line in (run / "z.csv").read_text().splitlines()[1:]]
+
+
+def test_two_processes_that_share_every_batch_train_as_one_does(
+    launch: Callable[..., subprocess.CompletedProcess[str]],
+    make_set: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # all by AdamW: sums in another order differ by rounding, which the bfloat16 iterations of Muon make larger
+    options = "--latent-dimensions 2 --epochs 2 --optimiser.batch-size 7 --optimiser.muon-rate 0".split()
+    particles, script, (one, two) = make_set(30), tmp_path / "script.py", (tmp_path / "one", tmp_path / "two")
+    script.write_text(_SCRIPT)
+    monkeypatch.setattr(drgn_training, "supports_fast_bfloat16", lambda device: False)
+    assert _train(particles, "-o", one, *options) == 0
+    done = launch(script, "0", str(tmp_path), "drgn", "train", *_SMALL, str(particles), "-o", str(two), *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"poses: {two / 'poses.star'}\nz: {two / 'z.csv'}\n"  # said once
+    assert "shared by 2 processes" in done.stderr
+    training = [_saved(run)["state"]["latent"]["training"] for run in (one, two)]
+    assert training[0]["images_seen"] == training[1]["images_seen"] == 63
+    assert torch.equal(training[0]["generator"], training[1]["generator"])
+    for part in ("model", "averaged"):
+        torch.testing.assert_close(training[1][part], training[0][part], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(_z(two), _z(one), atol=1e-4)
+    losses = [[line["loss"] for line in read_metrics(run / "metrics.jsonl")] for run in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[1]) == 2
+
+
+def test_searches_shared_by_two_leave_one_state_with_which_one_process_goes_on(
+    launch: Callable[..., subprocess.CompletedProcess[str]], make_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    """First of one volume, for 18 images and for one; then of a family, after which one of them is asked to end."""
+    options = "--latent-dimensions 1 --epochs 2 --optimiser.batch-size 7 --poses search --search.consensus-epochs 2"
+    options += " --search.pretrain-images 19 --search.search-every 1 --search.search-volumes 3 --search.base-order 1"
+    options += " --search.refinements 1 --search.kept 2 --search.shift-count 3 --search.images-at-once 8"
+    particles, script, run = make_set(19), tmp_path / "script.py", tmp_path / "run"
+    script.write_text(_SCRIPT)
+    command = ["drgn", "train", *_SMALL, str(particles), "-o", str(run), *options.split()]
+    ended = launch(script, "12", str(tmp_path), *command)
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if line.startswith("scoretomo: ")]
+    assert said[-1] == "scoretomo: interrupted; give the same command again to go on"
+    assert len(set(said)) == len(said) and "scoretomo/" not in ended.stderr
+    ranks = [torch.load(tmp_path / f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)]
+    torch.testing.assert_close(ranks[0], ranks[1], rtol=0, atol=0)
+    torch.testing.assert_close(_saved(run)["state"], ranks[0]["state"], rtol=0, atol=0)
+    assert ranks[0]["state"]["cycle"] == 1 and len(ranks[0]["turned"]) == 2 * 19
+    rotations = ranks[0]["state"]["latent"]["rotations"]
+    torch.testing.assert_close(rotations @ rotations.mT, torch.eye(3).expand(19, 3, 3), atol=1e-5, rtol=0)
+    assert min(ranks[0]["turned"][:19]) > 0  # from a random pose each
+    assert cli.main(command) == 0
+    assert _saved(run)["finished"] and len(_z(run)) == 19

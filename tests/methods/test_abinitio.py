@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -210,6 +212,33 @@ def test_each_image_is_searched_against_the_volume_at_its_own_z(
     assert found.scores[:, 0].min() > 0.97
 
 
+@pytest.mark.parametrize("latent", [0, 1])
+def test_a_search_in_parts_finds_what_a_whole_one_does(
+    latent: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotations, signs = random_rotations(7, generator=generator), torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0])
+    rows = torch.tensor([6, 0, 3, 1, 5, 4, 2])
+    model = _model(dataclasses.replace(_CONFIG, latent_dimensions=latent))
+    model.decoder = _Blobs()  # type: ignore[assignment]
+    images = signs[:, None, None] * _images(rotations, 4 * signs * latent)
+    data = ParticleImages(images, lambda rows, frequencies: signs[rows, None].expand(-1, len(frequencies)))
+    # z and the contrast transfer follow the image
+    monkeypatch.setattr(model, "encode", lambda centred, ctf: (4 * ctf[:, :1], torch.zeros(len(centred), 1)))
+
+    def shared(work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        places = torch.arange(len(rows))
+        parts = [places[::2], places[1::2]]
+        return torch.cat([work(rows[part]) for part in parts if len(part)])[torch.cat(parts).argsort()]
+
+    grid = dataclasses.replace(_SEARCH, kept=3, refinements=2, shift_extent=0.1).grid(_SIDE)
+    search = partial(find_model_poses, model, data, rows, grid, "search", shifts_pixels=torch.zeros(7, 2), volumes=3)
+    whole, split = search(), search(shared=shared)
+    assert whole.scores[:, 0].min() > 0.9
+    torch.testing.assert_close(split.scores, whole.scores, atol=1e-4, rtol=0)
+    torch.testing.assert_close(split.rotations[:, 0], whole.rotations[:, 0])
+    torch.testing.assert_close(split.shifts_pixels[:, 0], whole.shifts_pixels[:, 0])
+
+
 def test_contrast_transfer_follows_its_image(generator: torch.Generator) -> None:
     """Images of one view whose contrast is turned over at random are told apart by their transfer only."""
     rotations, signs = random_rotations(1, generator=generator).expand(4, 3, 3), torch.tensor([1.0, -1.0, -1.0, 1.0])
@@ -256,6 +285,9 @@ def test_schedule_of_the_paper_and_of_fewer_images() -> None:
     assert search.search_epochs(30.0, 50_000, cycle=1) == [5, 10, 15, 20, 25]
     # of fewer images in every epoch while the disc grows
     assert search.search_epochs(31.0, 5000, cycle=0) == [*range(1, 14), 18, 23, 28]
+    # few images are seen in hundreds of epochs, and not searched in each
+    assert len(search.search_epochs(500.0, 60, cycle=0)) < 50 < 2 * len(search.search_epochs(500.0, 60, cycle=0))
+    assert len(search.search_epochs(500.0, 60, cycle=1)) < 30
     assert search.pretrain_epochs(500, cycle=0) == search.search_epochs(31.0, 500, cycle=0)[0] == 2
     assert search.pretrain_epochs(500, cycle=1) == 0
 

@@ -28,9 +28,6 @@ from .drgn_training import Task, Training
 from .progress import progress, say
 from .train import Device, choose_device
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0
-# Images whose mean power is that of all.
-_SAMPLE = 1000
 # Votes for the contrast that are fewer than this decide by chance.
 _SURE = 0.1
 _DEFAULT = DrgnConfig()
@@ -77,8 +74,6 @@ def train(
     of every particle in it: z.csv, which `scoretomo drgn analyze RUN` makes volumes and pictures of. Poses are known,
     or found with --poses search. They are in poses.star.
     """
-    if processes.count() > 1:
-        raise InputError("drgn train works in one process; start it without a launcher")
     device = choose_device(source.device)
     particles = open_particles(
         source.particles,
@@ -95,7 +90,7 @@ def train(
     _check_schedule(config, len(particles))
     files = ParticleFiles(source.particles, source.passthrough, source.poses_file, source.ctf_file, source.pixel_size)
     with locked(source.output):
-        run = start_run(source.output, files, particles, config)
+        run = processes.by_main(lambda: start_run(source.output, files, particles, config))
         _train_run(run, particles, device)
 
 
@@ -120,18 +115,23 @@ def _train_run(run: DrgnRun, particles: Particles, device: torch.device) -> None
         say(f"note: {note}")
     with progress("read") as report:
         images, record = prepare_images(particles, run.config.particles, report)
-    save_preparation(run, record)
+    processes.by_main(lambda: save_preparation(run, record))
     announce(particles, record, device)
     if run.config.poses == "known":
         say("poses are those of the file")
     training = Training(_task(run, particles, record, images, device))
     training.go()
+    for path in processes.by_main(lambda: _write(run, particles, record, training)):
+        print(f"{path.stem}: {path}")
+
+
+def _write(run: DrgnRun, particles: Particles, record: Preparation, training: Training) -> list[Path]:
+    """Write the results, and that they are written."""
     latent, z = training.state.latent, training.latent_variables()
     poses = Poses(latent.rotations.cpu(), (latent.shifts_pixels * record.pixel_size_angstrom).cpu())
     written = write_results(run, particles, record, latent.model, poses, None if z is None else z.cpu())
     training.save(finished=True)
-    for path in written:
-        print(f"{path.stem}: {path}")
+    return written
 
 
 def _task(

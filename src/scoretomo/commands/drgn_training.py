@@ -11,12 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import processes
+from ..datatypes import InputError
 from ..imaging.slices import disc_frequencies
 from ..io.metrics import Metrics
 from ..methods.abinitio import AbInitioState, ParticleImages, PosesFound, train_abinitio_progressive
 from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
 from ..methods.latent_vae import LatentVAE, LatentVAEConfig, encode_images, new_state, signal_amplitudes
 from ..networks.unet import parameter_count, supports_fast_bfloat16
+from ..optimiser import OptimiserConfig
 from ..runs import load_checkpoint, save_checkpoint
 from ..training import TrainingStep
 from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
@@ -65,12 +68,15 @@ class Task:
 
 
 class Training:
-    """A training from where an earlier command has stopped, or from the beginning."""
+    """A training from where an earlier command has stopped, or from the beginning.
+
+    Processes that work together share every batch and every search; the main one says, logs and writes for all.
+    """
 
     def __init__(self, task: Task) -> None:
         saved = load_checkpoint(task.checkpoint)
         self.task, self.cycles, self.finished, self.before = task, task.cycles, False, 0.0
-        self.amplitudes = _amplitudes(task) if saved is None else saved["amplitudes"]
+        self.amplitudes = processes.by_main(lambda: _amplitudes(task)) if saved is None else saved["amplitudes"]
         config = self.cycles[0 if saved is None else saved["state"]["cycle"]]
         latent = new_state(self._fresh_model(config), config, task.rotations, task.shifts_pixels, seed=task.seed)
         self.state = AbInitioState(latent)
@@ -80,6 +86,8 @@ class Training:
             self.state.load_state_dict(saved["state"])
             self.before, self.finished = saved["seconds"], saved["finished"]
             say(f"going on after {self.seen} images ({duration(self.before)})")
+        if processes.from_main(self.seen) != self.seen:
+            raise InputError(f"{task.folder}: is not the same folder on all machines; put it where all of them see it")
         self.began = time.monotonic()
 
     @property
@@ -98,25 +106,36 @@ class Training:
 
     def go(self) -> None:
         """Train to the end, or until the user ends it; then the same command goes on."""
-        task, log = self.task, _Log(self)
+        task, log = self.task, _Log(self) if processes.is_main() else None
         for_z = f", {len(self.cycles)} times with new ones" if len(self.cycles) > 1 else ""
-        say(f"training {parameter_count(self.state.latent.training.model) / 1e6:.2f} million weights{for_z}")
+        company = f", shared by {processes.count()} processes" if processes.count() > 1 else ""
+        millions = parameter_count(self.state.latent.training.model) / 1e6
+        say(f"training {millions:.2f} million weights{for_z}{company}")
         items = train_abinitio_progressive(
-            self.state, task.data, self.cycles, task.search, task.method, self._fresh_model
+            self.state,
+            task.data,
+            self.cycles,
+            task.search,
+            task.method,
+            self._fresh_model,
+            part=_own_part(task.model.optimiser),
+            add_up=processes.add_up,
         )
         saved_at = time.monotonic()
-        with interruptible() as check, progress(task.name) as report:
+        with interruptible(processes.any_of_us) as check, progress(task.name) as report:
             try:
                 for item in items:
-                    report(self.state.part_done(self.cycles), log.add(item))
-                    if time.monotonic() - saved_at >= _SECONDS_BETWEEN_CHECKPOINTS:
-                        self.save()
-                        saved_at = time.monotonic()
+                    if log is not None:
+                        report(self.state.part_done(self.cycles), log.add(item))
+                        if time.monotonic() - saved_at >= _SECONDS_BETWEEN_CHECKPOINTS:
+                            self.save()
+                            saved_at = time.monotonic()
                     check()
             except StoppedBetweenSteps:
-                self.save()
+                processes.by_main(self.save)
                 raise
-        log.close()
+        if log is not None:
+            log.close()
 
     def save(self, *, finished: bool = False) -> None:
         """Write the checkpoint; ``finished`` says that nothing is left to do."""
@@ -135,6 +154,16 @@ class Training:
         if latent.model.encoder is None:
             return None
         return encode_images(latent.model, self.task.data.at(latent.model.frequencies), latent.shifts_pixels)
+
+
+def _own_part(config: OptimiserConfig) -> slice:
+    """Images of every batch and search that are this process's work."""
+    if config.batch_size < processes.count():
+        raise InputError(
+            f"{processes.count()} processes cannot share batches of {config.batch_size} images; start fewer, "
+            "or give a larger --optimiser.batch-size (to a new run folder)"
+        )
+    return slice(processes.index(), None, processes.count())
 
 
 def new_model(

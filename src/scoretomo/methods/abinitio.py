@@ -13,6 +13,7 @@ nothing fine is learned at poses that are not yet right.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ from .latent_vae import (
     train_progressive,
 )
 from .pose_search import PoseCandidates, PoseSearchConfig, TransferFn, find_poses, transfer_of
+
+ShareFn = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+"""Gives a function of rows for all rows, of which each process that shares the work computes a part."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,9 @@ def train_abinitio_progressive(
     search: AbInitioConfig,
     method: PoseMethod,
     fresh_model: Callable[[LatentVAEConfig], LatentVAE],
+    *,
+    part: slice = slice(None),
+    add_up: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
 ) -> Iterator[TrainingStep | PosesFound]:
     """Train volumes and find poses by turns, one step or one search each time it is asked for the next item.
 
@@ -147,14 +154,21 @@ def train_abinitio_progressive(
         of 004.
     fresh_model
         Makes networks of new weights for a cycle.
+    part, add_up
+        What this process does of every batch and every search, where several share them, and how they sum up (see
+        :func:`.train_progressive`). All have the same state, to the bit. More of them change sums by rounding only, of
+        gradients and, as images are compared in other groups, of scores; but two poses of nearly one score may then
+        change places, and trainings part from there as those of two seeds do.
     """
+    shared = partial(_shared, part, add_up)
     while True:
         config, latent = cycles[state.cycle], state.latent
         radius = None if method == "known" or state.cycle else _trained_radius(latent, config, search)
-        steps = train_progressive(latent, particles.at(latent.model.frequencies), config, radius=radius)
+        images_at = particles.at(latent.model.frequencies)
+        steps = train_progressive(latent, images_at, config, radius=radius, part=part, add_up=add_up)
         while True:
             while method != "known" and (rows := _rows_due(state, config, search)) is not None:
-                found = _new_poses(state, rows, particles, config, search, method)
+                found = _new_poses(state, rows, particles, config, search, method, shared)
                 if found is not None:
                     yield found
             step = next(steps, None)
@@ -203,6 +217,7 @@ def _new_poses(
     config: LatentVAEConfig,
     search: AbInitioConfig,
     method: PoseMethod,
+    shared: ShareFn,
 ) -> PosesFound | None:
     """Find the poses of some images, or draw them where it is too early to find any; that is no result."""
     latent, device = state.latent, state.latent.rotations.device
@@ -215,14 +230,27 @@ def _new_poses(
         return None
     part_done = search.part_done(state.searched - len(rows), config.epochs, count, state.cycle)
     grid, shifts = search.grid(latent.model.side, part_done), latent.shifts_pixels[chosen]
+    volumes = search.search_volumes
     found = find_model_poses(
-        latent.model, particles, rows, grid, method, shifts_pixels=shifts, volumes=search.search_volumes
+        latent.model, particles, rows, grid, method, shifts_pixels=shifts, volumes=volumes, shared=shared
     )
     rotations, shifts = found.rotations[:, 0], found.shifts_pixels[:, 0]
     turned = angle_between(latent.rotations[chosen], rotations)
     moved = (latent.shifts_pixels[chosen] - shifts).norm(dim=-1)
     latent.rotations[chosen], latent.shifts_pixels[chosen] = rotations, shifts
     return PosesFound(rows, turned, moved, found.scores[:, 0])
+
+
+def _shared(
+    part: slice, add_up: Callable[[Sequence[Tensor]], None], work: Callable[[Tensor], Tensor], rows: Tensor
+) -> Tensor:
+    """Compute the own part, and take those of the others: a sum with zeros, so that all get the same bits."""
+    own = rows[part]
+    values = work(own if len(own) else rows[:1])  # of one too many only the shape is wanted
+    whole = values.new_zeros(len(rows), *values.shape[1:])
+    whole[part] = values[: len(own)]
+    add_up([whole])
+    return whole
 
 
 @torch.no_grad()
@@ -235,6 +263,7 @@ def find_model_poses(
     *,
     shifts_pixels: Float[Tensor, "k 2"],
     volumes: int = 16,
+    shared: ShareFn = lambda work, rows: work(rows),
 ) -> PoseCandidates:
     """Find poses of some images against a model; with latent variables, each against a volume near its own z.
 
@@ -244,29 +273,49 @@ def find_model_poses(
         Where the images' density is thought to be, for the encoder.
     volumes
         Volumes that images with latent variables are compared with.
+    shared
+        How lattices, z and poses are computed, where several processes share the work.
     """
     device = model.frequencies.device
-    images, where = particles.images[rows].to(device), rows.to(device)
-
-    def search(which: Tensor, z: Tensor | None) -> PoseCandidates:
-        volume = lattice_slices(model.slice_fn(z), model.side, grid.high_radius, device)
-        transfer = transfer_of(particles.transfer, where[which])
-        return find_volume_poses(images[which], volume, grid, method, transfer=transfer)
-
     everyone = torch.arange(len(rows), device=device)
+
+    def search(group: Tensor, z: Tensor | None) -> Tensor:
+        slices = _shared_slices(model.slice_fn(z), shared)
+        volume = lattice_slices(slices, model.side, grid.high_radius, device)
+
+        def poses(which: Tensor) -> Tensor:
+            own = rows[which.to(rows.device)]
+            transfer = transfer_of(particles.transfer, own.to(device))
+            return _packed(find_volume_poses(particles.images[own].to(device), volume, grid, method, transfer=transfer))
+
+        return shared(poses, group)
+
+    def encode(which: Tensor) -> Tensor:
+        coefficients, ctf = particles.at(model.frequencies)(rows[which.to(rows.device)])
+        return model.encode(translate_coefficients(coefficients, model.frequencies, -shifts_pixels[which]), ctf)[0]
+
     if model.encoder is None:
-        return search(everyone, None)
-    coefficients, ctf = particles.at(model.frequencies)(rows)
-    z, _ = model.encode(translate_coefficients(coefficients, model.frequencies, -shifts_pixels), ctf)
-    centres, labels = _centres(z, volumes)
-    groups = [everyone[labels == label] for label in range(len(centres))]
-    found = [search(group, centre) for group, centre in zip(groups, centres, strict=True)]
-    back = torch.cat(groups).argsort()
-    return PoseCandidates(
-        torch.cat([each.rotations for each in found])[back],
-        torch.cat([each.shifts_pixels for each in found])[back],
-        torch.cat([each.scores for each in found])[back],
-    )
+        return _unpacked(search(everyone, None))
+    # threads may sum in another order in another process: centres and labels are shared too, so that all agree
+    centres, labels = (shared(lambda own: own, each) for each in _centres(shared(encode, everyone), volumes))
+    groups = [(everyone[labels == label], centres[label]) for label in labels.unique()]
+    found = torch.cat([search(group, centre) for group, centre in groups])
+    return _unpacked(found[torch.cat([group for group, _ in groups]).argsort()])
+
+
+def _shared_slices(slice_fn: SliceFn, shared: ShareFn) -> SliceFn:
+    """Values at the points of one volume, ``(1, points, 3)``, of which each process computes a part."""
+    return lambda points: shared(lambda own: slice_fn(own[None])[0], points[0])[None]
+
+
+def _packed(found: PoseCandidates) -> Float[Tensor, "k kept 12"]:
+    """Rotations, shifts and scores in one tensor, which is one message."""
+    return torch.cat([found.rotations.flatten(-2), found.shifts_pixels, found.scores[..., None]], dim=-1)
+
+
+def _unpacked(packed: Float[Tensor, "k kept 12"]) -> PoseCandidates:
+    rotations, shifts, scores = packed.split([9, 2, 1], dim=-1)
+    return PoseCandidates(rotations.unflatten(-1, (3, 3)), shifts, scores[..., 0])
 
 
 def _centres(z: Float[Tensor, "k d"], count: int) -> tuple[Float[Tensor, "c d"], Int[Tensor, " k"]]:

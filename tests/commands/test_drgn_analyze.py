@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tomli_w
 import torch
 from torch import Tensor
 
 from scoretomo import cli
+from scoretomo.commands import drgn_poses
 from scoretomo.commands.drgn_folder import (
     DrgnConfig,
     ParticleFiles,
@@ -19,8 +23,10 @@ from scoretomo.commands.drgn_images import Preparation
 from scoretomo.commands.drgn_training import new_model
 from scoretomo.datatypes import ImageStack, Poses, Volume
 from scoretomo.geometry.rotations import angle_between, random_rotations
+from scoretomo.imaging import slices as slices_module
 from scoretomo.io.mrc import read_volume, write_images, write_volume
 from scoretomo.io.particles import read_particles
+from scoretomo.io.settings import to_table
 from scoretomo.io.star import write_particles
 from scoretomo.io.tables import read_table, write_table
 from scoretomo.methods.latent_vae import LatentVAEConfig, decode_volumes
@@ -184,6 +190,26 @@ def test_selected_rows_are_untouched(
         assert words in capsys.readouterr().err
 
 
+def test_no_particle_file_of_the_run_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """cryoSPARC particles whose passthrough file has the very name that one of the results would get."""
+    paths = [tmp_path / name for name in ("subset_passthrough_1.cs", "subset.cs", "particles.cs")]
+    for path in paths:
+        with path.open("wb") as file:  # of an open file NumPy leaves the name as it is
+            np.save(file, np.array([(10 + i,) for i in range(4)], dtype=[("uid", "<u8")]))
+    run, before = tmp_path / "run", [path.read_bytes() for path in paths]
+    (run / "analysis").mkdir(parents=True)
+    source = {"path": str(paths[2]), "passthrough": [str(paths[0])]}
+    (run / "drgn.toml").write_text(tomli_w.dumps({"input": source, "settings": to_table(DrgnConfig())}))
+    write_table(run / "analysis" / "latent.csv", [{"row": row, "cluster": row % 2} for row in range(4)])
+    for output in (paths[1], paths[0], paths[2]):
+        assert _drgn("select", run, "-o", output, "--clusters", 1) == 2
+        assert "is a particle file of the run" in capsys.readouterr().err
+    assert [path.read_bytes() for path in paths] == before
+    assert _drgn("select", run, "-o", tmp_path / "odd.cs", "--clusters", 1) == 0
+    for path in (tmp_path / "odd.cs", tmp_path / "odd_passthrough_1.cs"):
+        assert np.load(path)["uid"].tolist() == [11, 13]
+
+
 def test_what_cannot_be_analysed_is_said(
     make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,7 +221,7 @@ def test_what_cannot_be_analysed_is_said(
         "60 particles only": ("analyze", run, "--clusters", 100),
         "is no run folder of drgn": ("analyze", tmp_path),
         "a name that ends so": ("select", run, "-o", tmp_path / "some.cs", "--clusters", 0),
-        "is the particle file": ("select", run, "-o", tmp_path / "particles.star", "--clusters", 0),
+        "is a particle file": ("select", run, "-o", tmp_path / "particles.star", "--clusters", 0),
     }
     for words, arguments in wrong.items():
         assert _drgn(*arguments) == 2
@@ -228,26 +254,73 @@ def test_one_volume_for_all_particles_has_a_report_only(
     assert "one volume for all particles" in capsys.readouterr().err
 
 
-def test_poses_against_a_map_of_another_sampling(tmp_path: Path, generator: torch.Generator) -> None:
-    """A map of 24 voxels of 2 A, and images of 16 pixels of 3 A whose density is 3 A beside the centre."""
+def _waves(places: Tensor, side: int, pixel_size: float) -> Tensor:
+    axis = pixel_size * (torch.arange(side) - side // 2)
+    return (-((axis - places[..., None]) ** 2) / (2 * 4.2**2)).exp()
+
+
+@pytest.fixture
+def search(tmp_path: Path, generator: torch.Generator) -> Callable[..., int]:
+    """A map of 24 voxels of 2.1 A, and images of 16 pixels of 3 A whose density is 3 A beside the centre."""
     centres = torch.tensor([[-12.0, 3.0, 2.0], [9.0, 2.0, -8.0], [0.0, -10.0, 6.0], [3.0, 9.0, 9.0]])
-
-    def waves(places: Tensor, side: int, pixel_size: float) -> Tensor:
-        axis = pixel_size * (torch.arange(side) - side // 2)
-        return (-((axis - places[..., None]) ** 2) / (2 * 4.2**2)).exp()
-
-    x, y, z = (waves(centres[:, i], 24, 2.0) for i in range(3))
-    write_volume(tmp_path / "map.mrc", Volume(torch.einsum("bz,by,bx->zyx", z, y, x), 2.0))
+    x, y, z = (_waves(centres[:, i], 24, 2.1) for i in range(3))
+    write_volume(tmp_path / "map.mrc", Volume(torch.einsum("bz,by,bx->zyx", z, y, x), 2.1))
     rotations = random_rotations(12, generator=generator)
     places = centres @ rotations.mT + torch.tensor([3.0, 0.0, 0.0])
-    images = torch.einsum("nby,nbx->nyx", waves(places[..., 1], 16, 3.0), waves(places[..., 0], 16, 3.0))
+    images = torch.einsum("nby,nbx->nyx", _waves(places[..., 1], 16, 3.0), _waves(places[..., 0], 16, 3.0))
     write_images(tmp_path / "images.mrcs", ImageStack(images, 3.0))
-    output = tmp_path / "found.star"
-    grid = "--search.shift-extent 0.1 --search.shift-count 3 --search.kept 4 --search.refinements 3".split()
-    arguments = [tmp_path / "images.mrcs", "--volume", tmp_path / "map.mrc", "-o", output, "--device", "cpu", *grid]
-    assert _drgn("poses", *arguments, "--contrast", "bright", "--window", "None") == 0
-    poses = read_particles(output).poses
-    assert poses is not None
-    assert angle_between(poses.rotations, rotations).median() < 3
+    write_particles(
+        tmp_path / "true.star",
+        "images.mrcs",
+        Poses(rotations, torch.zeros(12, 2)),
+        pixel_size_angstrom=3.0,
+        side=16,
+    )
+
+    def run(volume: str, output: str, *more: object) -> int:
+        grid = "--search.shift-extent 0.1 --search.shift-count 3 --search.kept 4 --search.refinements 3".split()
+        files = [tmp_path / "images.mrcs", "--volume", tmp_path / volume, "-o", tmp_path / output]
+        return _drgn("poses", *files, "--device", "cpu", *grid, "--contrast", "bright", "--window", "None", *more)
+
+    return run
+
+
+def test_poses_against_a_map_of_another_sampling(
+    search: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, original = set(), slices_module.slices_cpu
+
+    def spied(*arguments: Any) -> Tensor:
+        compiled.add(round(arguments[-1], 3))
+        return original(*arguments)
+
+    monkeypatch.setattr(slices_module, "slices_cpu", spied)
+    assert search("map.mrc", "found.star") == 0
+    assert compiled == {round(32 * 24 * 2.1 / 17 / 3, 3)}  # the map has 17 voxels at the sampling of the images
+    poses, truth = (read_particles(tmp_path / name).poses for name in ("found.star", "true.star"))
+    assert poses is not None and truth is not None
+    assert angle_between(poses.rotations, truth.rotations).median() < 3
     torch.testing.assert_close(poses.shifts_angstrom.median(0).values, torch.tensor([3.0, 0.0]), atol=0.3, rtol=0)
-    assert "rlnAutopickFigureOfMerit" in output.read_text()
+    assert "rlnAutopickFigureOfMerit" in (tmp_path / "found.star").read_text()
+
+
+def test_a_search_that_could_not_end_well_is_refused_before_images_are_read(
+    search: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr(drgn_poses, "prepare_images", never)
+    write_volume(tmp_path / "flat.mrc", Volume(torch.full((16, 16, 16), 2.0), 3.0))
+    (tmp_path / "folder.star").mkdir()
+    wrong = {
+        "nofolder: no such folder": ("map.mrc", "nofolder/found.star"),
+        "no file can be written there": ("map.mrc", "folder.star"),
+        "flat.mrc: the map is constant": ("flat.mrc", "found.star"),
+        "no.mrc": ("no.mrc", "found.star"),
+        "cannot give pixels of 3 Angstrom": ("map.mrc", "found.star", "--map-pixel-size", 100),
+    }
+    for words, arguments in wrong.items():
+        assert search(*arguments) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert error[-1].startswith("scoretomo: error: ") and words in error[-1]

@@ -1,12 +1,14 @@
 """Central slices agree with projections, and shifts in Fourier space with shifts in real space."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from scoretomo.geometry.rotations import random_rotations
+from scoretomo.imaging import slices as slices_module
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.slices import (
     disc_frequencies,
@@ -63,6 +65,24 @@ def test_slices_are_zero_beyond_the_nyquist_frequency() -> None:
     values = voxel_slices(torch.ones(8, 8, 8))(torch.tensor([[[0.7, 0, 0]], [[0, 0, -0.6]]]))
     assert values.shape == (2, 1)
     assert not values.any()
+
+
+def test_the_scale_is_that_of_the_frequencies_and_takes_the_compiled_way(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, rotations, compiled = _blobs(16, generator), random_rotations(5, generator=generator), []
+    original = slices_module.slices_cpu
+
+    def spied(*arguments: Any) -> Tensor:
+        compiled.append(arguments[-1])
+        return original(*arguments)
+
+    monkeypatch.setattr(slices_module, "slices_cpu", spied)
+    frequencies = disc_frequencies(16, 7.0)
+    scaled = slice_coefficients(voxel_slices(volume, scale=0.97), rotations, frequencies)
+    assert compiled == [2 * 16 * 0.97]
+    expected = voxel_slices(volume)(0.97 * frequencies @ rotations[:, :2])
+    torch.testing.assert_close(scaled, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize(("side", "radius", "count"), [(32, 12.0, 441), (8, 4.0, 45), (9, 4.0, 49)])

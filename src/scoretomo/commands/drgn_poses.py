@@ -1,5 +1,6 @@
 """``scoretomo drgn poses``: the poses of particles against a given map."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,9 +16,9 @@ from ..methods.abinitio_schedule import AbInitioConfig
 from ..methods.pose_search import transfer_of
 from ..simulation.particles import resample_map
 from .drgn_folder import write_poses
-from .drgn_images import ParticlesConfig, Preparation, open_particles, particle_images, prepare_images
+from .drgn_images import ParticlesConfig, open_particles, particle_images, prepare_images
 from .drgn_train import announce
-from .progress import interruptible, progress, say
+from .progress import progress, say
 from .train import Device, choose_device
 
 # Images between two reports of the progress.
@@ -76,28 +77,29 @@ def poses(
     device
         Where to compute; auto takes a GPU (cuda) if there is one.
     """
-    if output.suffix.lower() != ".star":
-        raise InputError(f"{output}: poses are written to a RELION file; give a name that ends in .star")
-    if output.exists() and output.samefile(particles):
-        raise InputError(f"{output}: is the particle file itself; give another name")
+    _check_output(output, particles)
     where = choose_device(device)
     loaded = read_volume(volume, map_pixel_size)
+    if not loaded.volume.voxels.max() > loaded.volume.voxels.min():
+        raise InputError(f"{volume}: the map is constant, so that all poses explain an image alike; give another map")
     found = open_particles(
         particles, passthrough=passthrough, ctf=ctf_file, pixel_size=pixel_size, half=config.particles.half
     )
+    # what cannot be searched is refused before all images are read
+    side = config.particles.side or found.side
+    grid = config.search.grid(side)
+    slices = _slices(loaded.volume, side, found.pixel_size_angstrom * found.side / side, where)
     with progress("read") as report:
         images, record = prepare_images(found, config.particles, report)
     for note in (*loaded.notes, *found.notes):
         say(f"note: {note}")
     announce(found, record, where)
-    data = particle_images(images, found.ctf, record, where)
-    grid, slices, best = config.search.grid(record.side), _slices(loaded.volume, record, where), []
-    with interruptible() as check, progress("poses") as report:
+    data, best = particle_images(images, found.ctf, record, where), []
+    with progress("poses") as report:
         for rows in torch.arange(len(found)).split(_IMAGES_AT_ONCE):
             transfer = transfer_of(data.transfer, rows.to(where))
             best.append(find_volume_poses(images[rows].to(where), slices, grid, config.method, transfer=transfer))
             report((int(rows[-1]) + 1) / len(found), f"{int(rows[-1]) + 1} of {len(found)} images")
-            check()
     scores = torch.cat([part.scores[:, 0] for part in best]).cpu()
     rotations = torch.cat([part.rotations[:, 0] for part in best]).cpu()
     shifts = torch.cat([part.shifts_pixels[:, 0] for part in best]).cpu() * record.pixel_size_angstrom
@@ -105,10 +107,21 @@ def poses(
     print(f"poses: {output}\nmedian correlation: {scores.median():.3f}")
 
 
-def _slices(volume: Volume, record: Preparation, device: torch.device) -> SliceFn:
-    """Slices of a map at the frequencies of the working images."""
-    resampled = resample_map(volume, record.side, record.pixel_size_angstrom)
+def _check_output(output: Path, particles: Path) -> None:
+    """Refuse what could not be written, before hours of search are lost."""
+    if output.suffix.lower() != ".star":
+        raise InputError(f"{output}: poses are written to a RELION file; give a name that ends in .star")
+    if not output.parent.is_dir():
+        raise InputError(f"{output.parent}: no such folder; make it, or give another name than {output}")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise InputError(f"{output}: no file can be written there; give another name")
+    if output.exists() and output.samefile(particles):
+        raise InputError(f"{output}: is the particle file itself; give another name")
+
+
+def _slices(volume: Volume, side: int, pixel_size_angstrom: float, device: torch.device) -> SliceFn:
+    """Slices of a map at the frequencies of images of a side and a pixel size."""
+    resampled = resample_map(volume, side, pixel_size_angstrom)
     # a map is resampled to a whole number of voxels, which are not quite those of the images
-    ratio = resampled.pixel_size_angstrom / record.pixel_size_angstrom
-    values = voxel_slices(resampled.voxels.to(device))
-    return lambda frequencies: values(frequencies * ratio)
+    scale = resampled.pixel_size_angstrom / pixel_size_angstrom
+    return voxel_slices(resampled.voxels.to(device), scale=scale)

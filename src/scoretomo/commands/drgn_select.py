@@ -43,19 +43,20 @@ def select(
         raise InputError(f"{source}: only rows of a .star or .cs file can be selected; the run was made of a stack")
     if output.suffix.lower() != source.suffix.lower():
         raise InputError(f"{output}: the particles are in a {source.suffix} file; give a name that ends so")
-    if output.exists() and output.samefile(source):
-        raise InputError(f"{output}: is the particle file of the run; give another name")
+    sources = [source, *opened.files.passthrough]
+    numbers = range(1, len(sources))
+    paths = [output] + [output.with_name(f"{output.stem}_passthrough_{number}.cs") for number in numbers]
+    for path in paths:
+        if path.exists() and any(path.samefile(each) for each in sources):
+            raise InputError(f"{path}: is a particle file of the run; give another name than {output.name}")
     if not clusters and not where:
         raise InputError("say which particles: --clusters, --where, or both")
-    path = run / "analysis" / "latent.csv"
-    if not path.exists():
-        raise InputError(f"{path}: no such file; make it with `scoretomo drgn analyze {run}`")
-    table = read_table(path, ["row", "cluster"])
-    rows = _chosen(path, table, clusters, where)
-    contents = select_rows([source, *opened.files.passthrough], np.array(rows, dtype=np.intp))
-    paths = [output] + [
-        output.with_name(f"{output.stem}_passthrough_{number}.cs") for number in range(1, len(contents))
-    ]
+    latent = run / "analysis" / "latent.csv"
+    if not latent.exists():
+        raise InputError(f"{latent}: no such file; make it with `scoretomo drgn analyze {run}`")
+    table = read_table(latent, ["row", "cluster"])
+    rows = _chosen(latent, table, clusters, where)
+    contents = select_rows(sources, np.array(rows, dtype=np.intp))
     for path, content in zip(paths, contents, strict=True):
         with replacing(path) as temporary:
             temporary.write_bytes(content)

@@ -22,7 +22,7 @@ SliceFn = Callable[[Tensor], Tensor]
 _POINTS_AT_ONCE = 2**15
 
 
-def voxel_slices(volume: Float[Tensor, "*volumes n n n"], padding: int = 2) -> SliceFn:
+def voxel_slices(volume: Float[Tensor, "*volumes n n n"], padding: int = 2, *, scale: float = 1.0) -> SliceFn:
     """Make the Hartley transform of a voxel grid, or of several, a function of frequency.
 
     The volume is zero-padded, transformed, and interpolated trilinearly. Interpolation multiplies the object by
@@ -36,17 +36,19 @@ def voxel_slices(volume: Float[Tensor, "*volumes n n n"], padding: int = 2) -> S
     padding
         The transform has ``padding * n`` samples on each axis. More holds down the aliases of interpolation: the wave
         of a voxel ``n / 4`` from the origin is wrong by 2 % of its amplitude (rms) at 2, by 0.9 % at 3.
+    scale
+        Edge of a voxel over that of a pixel: frequencies are in cycles per pixel, the volume is sampled in voxels.
 
     Returns
     -------
     SliceFn
-        Zero beyond 0.5 cycles per pixel.
+        Zero beyond 0.5 cycles per voxel.
     """
     side, padded = volume.shape[-1], padding * volume.shape[-1]
     axis = torch.arange(side, device=volume.device, dtype=volume.dtype) - side // 2
     envelope = torch.sinc(axis / padded) ** 2
     flattened = volume / (envelope[:, None, None] * envelope[:, None] * envelope)
-    return _Lattice(hartley(recentre_crop(flattened, padded, 3), 3), padded)
+    return _Lattice(hartley(recentre_crop(flattened, padded, 3), 3), padded * scale)
 
 
 @torch.no_grad()
@@ -84,13 +86,13 @@ def lattice_slices(slice_fn: SliceFn, side: int, radius: float, device: torch.de
     lattices[:, inside] = values
     for dim in (1, 2, 3):
         lattices = lattices - (lattices.roll(1, dim) + lattices.roll(-1, dim) - 2 * lattices) / 12
-    return _Lattice(lattices, 2 * side)
+    return _Lattice(lattices, 2.0 * side)
 
 
 class _Lattice:
     """Values on a lattice, ``per_cycle`` samples to the cycle per pixel, as a slice function; zero beyond its edge."""
 
-    def __init__(self, lattices: Float[Tensor, "*volumes n n n"], per_cycle: int) -> None:
+    def __init__(self, lattices: Float[Tensor, "*volumes n n n"], per_cycle: float) -> None:
         self.count, self.size, self.per_cycle = lattices[..., 0, 0, 0].numel(), lattices.shape[-1], per_cycle
         self.samples = lattices.view(self.count, 1, self.size, self.size, self.size)
         self.compiled = lattices.device.type == "cpu" and lattices.dtype == torch.float32

@@ -25,7 +25,7 @@ def slices_cpu(
     lattices: Float[Tensor, "c m m m"],
     rotations: Float[Tensor, "c b 3 3"],
     frequencies: Float[Tensor, "p 2"],
-    per_cycle: int,
+    per_cycle: float,
 ) -> Float[Tensor, "c b p"]:
     """Interpolate trilinearly at ``R^T (kx, ky, 0)``, without a gradient.
 

@@ -89,6 +89,9 @@ def test_ctf_of_real_particles_is_dealt_out_to_the_simulated_ones(tmp_path: Path
     (tmp_path / "none.star").write_text("data_\n\nloop_\n_rlnImageName\n1@gone.mrcs\n")
     with pytest.raises(InputError, match=r"none\.star: has no CTF"):
         write_particle_set(tmp_path / "other", parts, config, ctf_of=tmp_path / "none.star")
+    with pytest.raises(InputError, match=r"--ctf-of .* or --defocus-micrometers, not both"):
+        write_particle_set(tmp_path / "other", parts, CONFIG, ctf_of=tmp_path / "real.star")
+    assert not (tmp_path / "other").exists()
 
 
 def test_interrupted_set_has_no_images(tmp_path: Path) -> None:

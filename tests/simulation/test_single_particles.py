@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,6 @@ from scoretomo.simulation.motions import RigidPart, assemble, hand_parts
 from scoretomo.simulation.single_particles import (
     ParticleConfig,
     ParticleTruth,
-    clean_images,
     draw_particles,
     noisy_images,
     signal_variance,
@@ -34,13 +34,17 @@ def simulate(config: ParticleConfig) -> Tensor:
     return torch.cat(list(noisy_images(HAND, truth, config, generator)))
 
 
+def without_noise(parts: Sequence[RigidPart], truth: ParticleTruth) -> Tensor:
+    return torch.cat(list(noisy_images(parts, truth, replace(CONFIG, snr=None), torch.Generator())))
+
+
 def correlation(a: Tensor, b: Tensor) -> float:
     return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()
 
 
 def test_poses_carry_the_assembled_object_to_the_images() -> None:
     truth, _ = draw(replace(CONFIG, count=5))
-    images = torch.cat(list(clean_images(HAND, truth)))
+    images = without_noise(HAND, truth)
     for i, (image, volume) in enumerate(zip(images, assemble(HAND, truth.angles.tolist()), strict=True)):
         projection = project(volume.voxels[None], truth.poses.rotations[i][None, None])[0]
         shifted = translate(projection, truth.poses.shifts_angstrom[i : i + 1] / 12.0)[0]
@@ -50,7 +54,7 @@ def test_poses_carry_the_assembled_object_to_the_images() -> None:
 
 def test_positive_shift_moves_the_density_to_larger_index() -> None:
     pose = Poses(torch.eye(3).expand(2, 3, 3), torch.tensor([[0.0, 0.0], [36.0, -12.0]]))
-    still, moved = torch.cat(list(clean_images(HAND, ParticleTruth(pose, torch.zeros(2), None))))
+    still, moved = without_noise(HAND, ParticleTruth(pose, torch.zeros(2), None))
     torch.testing.assert_close(moved, still.roll((-1, 3), (0, 1)), atol=2e-3, rtol=0)
 
 
@@ -63,7 +67,7 @@ def test_spectrum_vanishes_where_the_ctf_does(generator: torch.Generator) -> Non
     ctf = CTFParams(defocus * ones, defocus * ones, 0 * ones, 0 * ones, 300 * ones, 2.7 * ones, 0.1 * ones)
     poses = Poses(random_rotations(4, generator=generator), torch.zeros(4, 2))
     power = [
-        centred_fft(torch.cat(list(clean_images([part], ParticleTruth(poses, torch.zeros(4), some)))), 2).abs() ** 2
+        centred_fft(without_noise([part], ParticleTruth(poses, torch.zeros(4), some)), 2).abs() ** 2
         for some in (None, ctf)
     ]
     # zeros of sin(chi + arcsin w), chi = pi lambda k^2 (defocus - Cs lambda^2 k^2 / 2)
@@ -83,7 +87,7 @@ def test_spectrum_vanishes_where_the_ctf_does(generator: torch.Generator) -> Non
 @pytest.mark.parametrize("defocus", [None, (0.5, 3.0)])
 def test_noise_has_the_snr_asked_for(radius: float | None, defocus: tuple[float, float] | None) -> None:
     config = replace(CONFIG, snr=0.1, snr_radius_pixels=radius, defocus_micrometers=defocus)
-    clean, noisy = simulate(replace(config, snr=None)), simulate(config)
+    clean, noisy = simulate(replace(config, snr=None, snr_radius_pixels=None)), simulate(config)
     noise = noisy - clean
     inside = radius_grid(32, 2) <= (radius or 99)
     measured = torch.stack([image[inside].var() for image in clean]).mean() / noise.var()
@@ -158,6 +162,7 @@ def test_noise_over_nothing_is_refused() -> None:
         ("astigmatism_angstrom", math.nan),
         ("snr", 0.0),
         ("snr_radius_pixels", 0.0),
+        ("snr_radius_pixels", 8.0),  # of no noise
     ],
 )
 def test_impossible_settings_are_refused(field: str, value: object) -> None:

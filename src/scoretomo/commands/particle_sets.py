@@ -138,10 +138,13 @@ def write_particle_set(
     Raises
     ------
     InputError
-        No true volumes are asked for, noise where there is no signal, or the CTF of a file that has none.
+        No true volumes are asked for, noise where there is no signal, the CTF of a file that has none, or both this and
+        a range of defocus.
     """
     if true_volumes < 1:
         raise InputError(f"at least 1 true volume is written, not {true_volumes}")
+    if ctf_of is not None and config.defocus_micrometers is not None:
+        raise InputError(f"give either --ctf-of {ctf_of} or --defocus-micrometers, not both")
     recorded = None if ctf_of is None else table_ctf(read_image_table(ctf_of))
     if ctf_of is not None and recorded is None:
         raise InputError(f"{ctf_of}: has no CTF; give a particle file with rlnDefocusU, or --defocus-micrometers")

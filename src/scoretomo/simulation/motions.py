@@ -89,7 +89,7 @@ def assemble(parts: Sequence[RigidPart], angles: Sequence[float]) -> Iterator[Vo
     """Yield the volume of the whole object with its moving part at each of ``angles``, in radians.
 
     Within the sphere of Nyquist's frequency, as the images of
-    :func:`scoretomo.simulation.single_particles.clean_images` are within its disc: they are its projections.
+    :func:`scoretomo.simulation.single_particles.noisy_images` are within its disc: they are its projections.
     """
     voxels, pixel_size = parts[0].density.voxels, parts[0].density.pixel_size_angstrom
     side = len(voxels)

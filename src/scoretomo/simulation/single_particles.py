@@ -98,6 +98,10 @@ class ParticleConfig:
             raise InputError(
                 f"the circle of the signal needs a radius of 1 pixel or more, not {self.snr_radius_pixels}"
             )
+        if self.snr_radius_pixels is not None and self.snr is None:
+            raise InputError(
+                f"a circle of the signal ({self.snr_radius_pixels:g} pixels) says nothing without noise; give --snr too"
+            )
 
 
 @dataclass(frozen=True)
@@ -169,30 +173,14 @@ def _draw_ctf(config: ParticleConfig, generator: torch.Generator) -> CTFParams |
     )
 
 
-def clean_images(parts: Sequence[RigidPart], truth: ParticleTruth) -> Iterator[Float[Tensor, "k side side"]]:
+def _project(
+    parts: Sequence[RigidPart], slices: Sequence[SliceFn], truth: ParticleTruth
+) -> Iterator[Float[Tensor, "k side side"]]:
     """Yield the images without noise, some at a time.
 
     Each part is a central slice of its own density (Fourier-slice theorem), moved to where its centre comes to lie;
     the slices of all parts add up.
-
-    Parameters
-    ----------
-    parts
-        The object, all parts on one device.
-    truth
-        Poses, angles and CTF, on the CPU.
-
-    Yields
-    ------
-    Tensor
-        ``(k, side, side)``, sums over z of the rotated object in density times voxels.
     """
-    yield from _project(parts, [part_slices(part) for part in parts], truth)
-
-
-def _project(
-    parts: Sequence[RigidPart], slices: Sequence[SliceFn], truth: ParticleTruth
-) -> Iterator[Float[Tensor, "k side side"]]:
     first = parts[0].density
     side, device = first.side, first.voxels.device
     frequencies = disc_frequencies(side, side / 2, device)
@@ -213,10 +201,26 @@ def _of(truth: ParticleTruth, chosen: Tensor) -> ParticleTruth:
 def noisy_images(
     parts: Sequence[RigidPart], truth: ParticleTruth, config: ParticleConfig, generator: torch.Generator
 ) -> Iterator[Float[Tensor, "k side side"]]:
-    """Yield the images with noise of the SNR asked for, some at a time.
+    """Yield the images, with noise of the SNR asked for if any, some at a time.
 
     The signal is the clean image after the CTF. Its variance is the mean over the first 1000 images, whose poses are
     as good as any others'; one noise level for all images.
+
+    Parameters
+    ----------
+    parts
+        The object, all parts on one device.
+    truth
+        Poses, angles and CTF, on the CPU.
+    config
+        The SNR.
+    generator
+        Of the noise.
+
+    Yields
+    ------
+    Tensor
+        ``(k, side, side)``, sums over z of the rotated object in density times voxels.
 
     Raises
     ------

@@ -125,11 +125,6 @@ class PoseCandidates:
     shifts_pixels: Float[Tensor, "n kept 2"]
     scores: Float[Tensor, "n kept"]
 
-    @property
-    def errors(self) -> Float[Tensor, "n kept"]:
-        """Share of the image's power that the slice at its best non-negative scale leaves unexplained, rising."""
-        return 1 - self.scores.clamp(min=0) ** 2
-
 
 def find_poses(
     images: Float[Tensor, "n side side"],

@@ -249,13 +249,7 @@ def _write(
         mask = restored(halves.mask)
         scale = halves.mask.max() / mask.voxels.max()  # it has no units
         write_volume(folder / "mask.mrc", replace(mask, voxels=(mask.voxels * scale.cpu()).clamp(0, 1)))
-        names = ("unmasked", "masked", "phase_randomised", "corrected")
-        curves = {name: getattr(halves.fsc, name).tolist() for name in names}
-        rows = [
-            {"frequency_per_angstrom": k / (side * pixel), **{name: curves[name][k] for name in names}}
-            for k in range(side // 2 + 1)
-        ]
-        write_table(folder / "fsc.csv", rows)
+        write_table(folder / "fsc.csv", halves.fsc.rows(side, pixel))
         resolution = _finite(halves.fsc.resolution_pixels * pixel)
     write_json(
         folder / "consensus.json",

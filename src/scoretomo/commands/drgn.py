@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from .drgn_analyze import analyze
 from .drgn_convert import convert
+from .drgn_halves import halves
 from .drgn_poses import poses
 from .drgn_select import select
 from .drgn_train import train
@@ -14,5 +15,6 @@ VERBS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "analyze": analyze,
     "select": select,
+    "halves": halves,
 }
 """What can be done."""

@@ -49,6 +49,17 @@ class HalfMapFsc:
     randomised_from: int
     resolution_pixels: float
 
+    def rows(self, side: int, pixel_size_angstrom: float) -> list[dict[str, float]]:
+        """List the curves by shell, for volumes of this side and pixel size."""
+        curves = {
+            name: getattr(self, name).tolist() for name in ("unmasked", "masked", "phase_randomised", "corrected")
+        }
+        step = 1 / (side * pixel_size_angstrom)
+        return [
+            {"frequency_per_angstrom": k * step, **{name: values[k] for name, values in curves.items()}}
+            for k in range(len(self.unmasked))
+        ]
+
 
 def compare_halves(
     first: Float[Tensor, "n n n"],

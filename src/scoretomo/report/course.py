@@ -13,12 +13,13 @@ from ..evaluation.fsc import resolution_pixels
 from .summary import RunSummary
 
 _HELD_OUT = "held_out_error_sigma_"
-_FSC_COLUMNS = {
+FSC_COLUMNS = {
     "corrected": "corrected for the mask",
     "masked": "within the mask",
     "unmasked": "whole box",
     "phase_randomised": "phase randomised",
 }
+"""Curves of half maps, and what they are called in pictures."""
 
 
 def training(run: RunSummary) -> dict[str, Any] | None:
@@ -43,7 +44,7 @@ def consensus(run: RunSummary, density: str | None) -> dict[str, Any] | None:
         return None
     curves = [
         {"name": words, "x": frequency, "y": run.consensus_fsc[column]}
-        for column, words in _FSC_COLUMNS.items()
+        for column, words in FSC_COLUMNS.items()
         if frequency and column in run.consensus_fsc
     ]
     return {"words": _consensus_words(run.consensus or {}), "density": density, "fsc": curves}

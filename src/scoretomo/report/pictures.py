@@ -49,9 +49,9 @@ def draw_pictures(run: RunSummary, folder: Path, projected: ProjectedVolumes, ch
     if (found := course.agreement(run)) is not None:
         thin = [{**curve, "colour": _VERDICT_COLOURS[curve["verdict"]], "thin": True} for curve in found["curves"]]
         thick = [{**curve, "colour": _VERDICT_COLOURS[curve["verdict"]]} for curve in found["median"]]
-        _shell_correlations(folder / "seed_agreement.png", [*thin, *thick], 0.5)
+        draw_shell_correlations(folder / "seed_agreement.png", [*thin, *thick], 0.5)
     if (found := course.consensus(run, None)) is not None and found["fsc"]:
-        _shell_correlations(folder / "consensus_fsc.png", found["fsc"], 0.143)
+        draw_shell_correlations(folder / "consensus_fsc.png", found["fsc"], 0.143)
     training_curves(folder / "training.png", run.metrics)
     if checks is not None:
         _samples(folder / "samples.png", checks)
@@ -119,7 +119,8 @@ def _map_of_states(path: Path, run: RunSummary) -> None:
     save_figure(figure, path)
 
 
-def _shell_correlations(path: Path, curves: Sequence[Mapping[str, Any]], threshold: float) -> None:
+def draw_shell_correlations(path: Path, curves: Sequence[Mapping[str, Any]], threshold: float) -> None:
+    """Draw correlations ``y`` at frequencies ``x`` (1/A); curves may have a ``name``, a ``colour``, and be ``thin``."""
     figure = new_figure(6.0, 4.0)
     axes = figure.add_subplot()
     for curve in curves:

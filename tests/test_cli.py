@@ -213,6 +213,29 @@ def test_simulate_writes_images_and_truth_that_belong_together(
 # interruptions
 
 
+@pytest.mark.parametrize(
+    ("command", "goes_on"),
+    [
+        ("train averages.mrcs -o run", True),
+        ("consensus run", True),
+        ("drgn train particles.star -o run", True),
+        ("drgn poses particles.star --volume map.mrc -o found.star", False),
+        ("drgn analyze run", False),
+        ("simulate particles hand -o set", False),
+    ],
+)
+def test_only_what_has_been_saved_is_said_to_go_on(
+    command: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    assert cli.main(command.split()) == 130
+    advice = "; give the same command again to go on" if goes_on else ""
+    assert capsys.readouterr().err == f"scoretomo: interrupted{advice}\n"
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing catches it."""
 

@@ -22,11 +22,14 @@ _VERBS = {
     "particles": "the particles of each state of the molecule, and a starting model for them",
     "report": "all that a run has found, on one page that opens anywhere",
     "evaluate": "compare volumes with a reference",
-    "drgn": "particles in, a landscape of volumes out: cryoDRGN (train, poses, convert, analyze, select)",
+    "drgn": "particles in, a landscape of volumes out: cryoDRGN (train, poses, convert, analyze, select, halves)",
     "simulate": "make test images of a moving box or capsid, or of a map or atomic model",
     "check": "which class averages are junk, before anything is trained on them",
     "info": "what is in a file of images or a volume",
 }
+
+# Verbs that save how far they are.
+_RESUMABLE = {"demo", "run", "train", "reconstruct", "consensus", "drgn train"}
 
 _HELP = (
     f"""usage: scoretomo VERB ...
@@ -81,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
         except KeyboardInterrupt:
-            return _say_once("interrupted; give the same command again to go on", 130)
+            return _say_once("interrupted" + _how_to_go_on(arguments), 130)
         except SystemExit as stop:  # of the option parser, which has said why
             return stop.code if isinstance(stop.code, int) else 2
         except RuntimeError as error:
@@ -198,6 +201,12 @@ def _settings_of_run(arguments: Sequence[str]) -> Any:
 
     folders = [Path(argument) for argument in arguments if (Path(argument) / "config.toml").is_file()]
     return read_config(folders[0]) if folders else PRESETS["default"]
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """Say so where a command saves how far it is."""
+    goes_on = arguments[0] in _RESUMABLE or " ".join(arguments[:2]) in _RESUMABLE
+    return "; give the same command again to go on" if goes_on else ""
 
 
 def _fail(message: str, status: int) -> int:

@@ -49,11 +49,18 @@ def write_record(
         "machine": machine(settings["device"]),
         "peak": peak,
         "complete": complete,
-        "settings": {key: value.name if isinstance(value, Path) else value for key, value in settings.items()},
+        "settings": {key: _without_folders(value) for key, value in settings.items()},
         "figures": rows,
     }
     write_json(path, record)
     return f"benchmarks/records/{path.name}"
+
+
+def _without_folders(value: Any) -> Any:
+    """Names of files in the place of paths, which are those of one machine."""
+    if isinstance(value, tuple | list):
+        return [_without_folders(each) for each in value]
+    return value.name if isinstance(value, Path) else value
 
 
 def machine(device: str) -> dict[str, Any]:

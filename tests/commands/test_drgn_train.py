@@ -174,17 +174,53 @@ def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
     particles, run = make_set(20), tmp_path / "run"
     options = ["-o", run, "--latent-dimensions", 0]
     assert _train(particles, *options, "--epochs", 1) == 0
-    before = (run / "volume.mrc").read_bytes()
+    before, copy = (run / "volume.mrc").read_bytes(), tmp_path / "copy.mrc"
+    copy.write_bytes(before)
     assert tomllib.loads((run / "drgn.toml").read_text())["settings"]["model"]["epochs"] == 1.0
     assert _train(particles, *options, "--epochs", 1) == 0
     assert "already" in capsys.readouterr().err
     assert (run / "volume.mrc").read_bytes() == before
+    (run / "volume.mrc").unlink()
+    assert _train(particles, *options, "--epochs", 1) == 0  # what is missing is made again, from the checkpoint
+    torch.testing.assert_close(read_volume(run / "volume.mrc").volume.voxels, read_volume(copy).volume.voxels)
+    capsys.readouterr()
     assert _train(particles, *options, "--epochs", 2) == 2
     error = capsys.readouterr().err
     assert "model.epochs is 2.0, was 1.0" in error and error.count("\n") == 1
     particles.write_text(particles.read_text().replace("000020@images.mrcs", "000001@images.mrcs"))
     assert _train(particles, *options, "--epochs", 1) == 2
     assert "other particles" in capsys.readouterr().err
+
+
+def test_a_search_is_written_with_its_own_epoch(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    """Batches of 7 of 30 images: one that ends an epoch begins the next, whose search begins before it."""
+    options = "--latent-dimensions 0 --epochs 6 --poses search --search.base-order 1 --search.refinements 0".split()
+    options += "--search.shift-extent 0 --search.pretrain-images 30 --search.search-every 2 --search.march 0.1".split()
+    assert _train(make_set(30), "-o", tmp_path / "run", *options, "--optimiser.batch-size", 7) == 0
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert {line["epoch"]: line["searched"] for line in lines if "searched" in line} == {1: 30, 3: 30, 5: 30}
+
+
+def test_particles_that_have_moved_are_found(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    particles, run = make_set(12), tmp_path / "run"
+    options = ["-o", run, "--latent-dimensions", 1, "--epochs", 1]
+    assert _train(particles, *options) == 0
+    (tmp_path / "moved").mkdir()
+    for name in ("particles.star", "images.mrcs"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    assert _train(tmp_path / "moved" / "particles.star", *options) == 0
+    assert tomllib.loads((run / "drgn.toml").read_text())["input"]["path"].endswith("moved/particles.star")
+
+
+def test_halves_begin_with_weights_of_their_own(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    """Else what they have in common is more than the molecule."""
+    particles, weights = make_set(12), []
+    for half in (1, 2):
+        run = tmp_path / f"half_{half}"
+        assert _train(particles, "-o", run, "--half", half, "--epochs", 0.01, "--latent-dimensions", 0) == 0
+        saved = torch.load(run / "checkpoint.pt", weights_only=True)
+        weights.append(saved["state"]["latent"]["training"]["model"]["decoder.from_waves.weight"].flatten())
+    assert torch.nn.functional.cosine_similarity(weights[0], weights[1], dim=0).abs() < 0.5
 
 
 def test_what_cannot_be_used_is_said_in_one_line(
@@ -198,12 +234,16 @@ def test_what_cannot_be_used_is_said_in_one_line(
         "no such file|No such file": [particles, "-o", run, "--poses-file", tmp_path / "no.pkl"],
         "give more than 100": [stack, "-o", run, "--poses", "search"],
         "holds other files": [particles, "-o", tmp_path],
+        "epochs must be a number": [particles, "-o", run, "--epochs", "inf"],
+        "consensus_epochs must be": [particles, "-o", run, "--search.consensus-epochs", "inf"],
+        "beta must be": [particles, "-o", run, "--beta", "nan"],
+        "base_order must be 0 to 5": [particles, "-o", run, "--search.base-order", 20],
     }
     for words, arguments in wrong.items():
         assert _train(*arguments) == 2
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith("scoretomo: error: ") and any(word in error for word in words.split("|"))
-    assert not (run / "drgn.toml").exists() or not (run / "checkpoint.pt").exists()
+        error = " ".join(capsys.readouterr().err.replace("│", " ").split())  # options of a group come in a frame
+        assert any(word in error for word in words.split("|"))
+        assert not (run / "drgn.toml").exists()  # so that the same folder can be begun with the right options
 
 
 def test_poses_of_a_pickle_win(make_set: Callable[..., Path], tmp_path: Path) -> None:

@@ -290,6 +290,8 @@ def test_schedule_of_the_paper_and_of_fewer_images() -> None:
     assert len(search.search_epochs(500.0, 60, cycle=1)) < 30
     assert search.pretrain_epochs(500, cycle=0) == search.search_epochs(31.0, 500, cycle=0)[0] == 2
     assert search.pretrain_epochs(500, cycle=1) == 0
+    # new networks see 10 000 images before they decide
+    assert search.search_epochs(60.0, 500, cycle=1)[0] == 20
 
 
 def test_the_disc_grows_from_the_first_radius_to_the_last_and_training_sees_a_little_more() -> None:

@@ -96,6 +96,14 @@ class DrgnRun:
         """What ``drgn analyze`` has made."""
         return self.folder / "analysis"
 
+    @property
+    def results(self) -> list[Path]:
+        """What a training leaves: the poses, and the volume or the latent variables of the particles."""
+        return [
+            self.folder / "poses.star",
+            self.folder / ("z.csv" if self.config.model.latent_dimensions else "volume.mrc"),
+        ]
+
     def preparation(self) -> Preparation:
         """Read what was done to the images."""
         path = self.folder / "preparation.json"
@@ -135,6 +143,8 @@ def start_run(
         changed = differences(saved["settings"], to_table(config))
         if changed:
             raise InputError(f"{folder}: was made with other settings ({'; '.join(changed)}); give another run folder")
+        if saved["input"] != source:  # the same particles in another place
+            write_text(folder / "drgn.toml", tomli_w.dumps({**saved, "input": source}))
         return open_run(folder)
     others = sorted(path.name for path in folder.iterdir() if path.name not in _OWN_FILES)
     if others:
@@ -234,15 +244,13 @@ def write_results(
     z: Float[Tensor, "n d"] | None,
 ) -> list[Path]:
     """Write poses, and the volume or the latent variables of the particles."""
-    written = [run.folder / "poses.star"]
-    write_poses(written[0], particles, poses)
+    posed, made = run.results
+    write_poses(posed, particles, poses)
     if z is None:
-        written.append(run.folder / "volume.mrc")
-        write_volume(written[-1], record.restore(decode_volumes(model)[0]))
-        return written
-    written.append(run.folder / "z.csv")
-    write_latent(written[-1], particles, z)
-    return written
+        write_volume(made, record.restore(decode_volumes(model)[0]))
+    else:
+        write_latent(made, particles, z)
+    return run.results
 
 
 def write_latent(path: Path, particles: Particles, z: Float[Tensor, "n d"]) -> None:

@@ -1,6 +1,5 @@
 """Particle images made fit for cryoDRGN: protein bright, background 0, noise of standard deviation 1, a soft window."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -109,6 +108,20 @@ def open_particles(
     return particles
 
 
+def working_side(particles: Particles, config: ParticlesConfig) -> int:
+    """Edge of the working images in pixels.
+
+    Raises
+    ------
+    InputError
+        One beyond that of the images.
+    """
+    side = config.side or particles.side
+    if side > particles.side:
+        raise InputError(f"{particles.files[0]}: images have {particles.side} pixels, fewer than --side {side}")
+    return side
+
+
 def prepare_images(
     particles: Particles, config: ParticlesConfig, report: Report
 ) -> tuple[Float[Tensor, "n side side"], Preparation]:
@@ -119,9 +132,7 @@ def prepare_images(
     InputError
         A working side beyond that of the images, images that are constant or cannot be read.
     """
-    side = config.side or particles.side
-    if side > particles.side:
-        raise InputError(f"{particles.files[0]}: images have {particles.side} pixels, fewer than --side {side}")
+    side = working_side(particles, config)
     sample = particles.images.read(torch.linspace(0, len(particles) - 1, min(_SAMPLE, len(particles))).long())
     spread = float(sample.var((1, 2)).mean().sqrt())
     if not spread > 0:
@@ -160,8 +171,7 @@ def particle_images(
 
 
 def _transfer(ctf: CTFParams, pixel_size_angstrom: float, device: torch.device) -> TransferFn:
-    fields = [field.name for field in dataclasses.fields(ctf)]
-    there = CTFParams(**{name: getattr(ctf, name).to(device) for name in fields})
+    there = ctf.to(device)
 
     def transfer(rows: Int[Tensor, " k"], frequencies: Float[Tensor, "p 2"]) -> Float[Tensor, "k p"]:
         return contrast_transfer(there.select(rows), frequencies / pixel_size_angstrom)

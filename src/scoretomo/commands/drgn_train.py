@@ -23,13 +23,15 @@ from .drgn_folder import (
     start_run,
     write_results,
 )
-from .drgn_images import Preparation, open_particles, particle_images, prepare_images
+from .drgn_images import Preparation, open_particles, particle_images, prepare_images, working_side
 from .drgn_training import Task, Training
 from .progress import progress, say
 from .train import Device, choose_device
 
 # Votes for the contrast that are fewer than this decide by chance.
 _SURE = 0.1
+# Halves that begin with the same weights or poses would agree more than their images do.
+_SEED_OF_THE_OTHER_HALF = 500_009
 _DEFAULT = DrgnConfig()
 
 
@@ -88,6 +90,7 @@ def train(
             f"{source.particles}: has no poses; give them with --poses-file, or find them with --poses search"
         )
     _check_schedule(config, len(particles))
+    working_side(particles, config.particles)
     files = ParticleFiles(source.particles, source.passthrough, source.poses_file, source.ctf_file, source.pixel_size)
     with locked(source.output):
         run = processes.by_main(lambda: start_run(source.output, files, particles, config))
@@ -108,7 +111,7 @@ def _check_schedule(config: DrgnConfig, count: int) -> None:
 
 def _train_run(run: DrgnRun, particles: Particles, device: torch.device) -> None:
     saved = load_checkpoint(run.checkpoint)
-    if saved is not None and saved["finished"]:
+    if saved is not None and saved["finished"] and all(path.exists() for path in run.results):
         say("it has been trained already")
         return
     for note in particles.notes:
@@ -142,10 +145,11 @@ def _task(
     device: torch.device,
 ) -> Task:
     config, poses = run.config, particles.poses
+    seed = config.seed + (_SEED_OF_THE_OTHER_HALF if config.particles.half == 2 else 0)
     if config.poses == "known" and poses is not None:
         rotations, shifts = poses.rotations, poses.shifts_angstrom / record.pixel_size_angstrom
     else:
-        rotations = random_rotations(len(particles), generator=torch.Generator().manual_seed(config.seed))
+        rotations = random_rotations(len(particles), generator=torch.Generator().manual_seed(seed))
         shifts = torch.zeros(len(particles), 2)
     return Task(
         folder=run.folder,
@@ -155,7 +159,7 @@ def _task(
         model=config.model,
         search=config.search,
         method=config.poses,
-        seed=config.seed,
+        seed=seed,
         rotations=rotations,
         shifts_pixels=shifts,
         device=device,

@@ -19,10 +19,10 @@ from ..methods.abinitio import AbInitioState, ParticleImages, PosesFound, train_
 from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
 from ..methods.latent_vae import LatentVAE, LatentVAEConfig, encode_images, new_state, signal_amplitudes
 from ..networks.unet import parameter_count, supports_fast_bfloat16
-from ..optimiser import OptimiserConfig
 from ..runs import load_checkpoint, save_checkpoint
 from ..training import TrainingStep
 from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
+from .train import own_part
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 # Images whose mean power is that of all.
@@ -107,10 +107,10 @@ class Training:
     def go(self) -> None:
         """Train to the end, or until the user ends it; then the same command goes on."""
         task, log = self.task, _Log(self) if processes.is_main() else None
-        for_z = f", {len(self.cycles)} times with new ones" if len(self.cycles) > 1 else ""
+        one_by_one = f", in {len(self.cycles)} cycles" if len(self.cycles) > 1 else ""
         company = f", shared by {processes.count()} processes" if processes.count() > 1 else ""
         millions = parameter_count(self.state.latent.training.model) / 1e6
-        say(f"training {millions:.2f} million weights{for_z}{company}")
+        say(f"training {millions:.2f} million weights{one_by_one}{company}")
         items = train_abinitio_progressive(
             self.state,
             task.data,
@@ -118,7 +118,7 @@ class Training:
             task.search,
             task.method,
             self._fresh_model,
-            part=_own_part(task.model.optimiser),
+            part=own_part(task.model.optimiser),
             add_up=processes.add_up,
         )
         saved_at = time.monotonic()
@@ -154,16 +154,6 @@ class Training:
         if latent.model.encoder is None:
             return None
         return encode_images(latent.model, self.task.data.at(latent.model.frequencies), latent.shifts_pixels)
-
-
-def _own_part(config: OptimiserConfig) -> slice:
-    """Images of every batch and search that are this process's work."""
-    if config.batch_size < processes.count():
-        raise InputError(
-            f"{processes.count()} processes cannot share batches of {config.batch_size} images; start fewer, "
-            "or give a larger --optimiser.batch-size (to a new run folder)"
-        )
-    return slice(processes.index(), None, processes.count())
 
 
 def new_model(
@@ -233,21 +223,23 @@ class _Log:
             "loss": torch.stack(self.losses).mean().item(),
             "steps_per_second": len(self.losses) / max(time.monotonic() - self.last, 1e-9),
         }
-        if self.found:
-            turned = torch.cat([found.turned_degrees for found in self.found])
+        # a batch may begin in one epoch and end in the next, so that a search begins before its epoch
+        found = [each for each in self.found if (each.cycle, each.epoch) <= self.epoch]
+        if found:
+            turned = torch.cat([each.turned_degrees for each in found])
             values |= {
                 "searched": len(turned),
                 "median_turned_degrees": turned.median().item(),
                 "mean_turned_degrees": turned.mean().item(),
-                "median_moved_pixels": torch.cat([found.moved_pixels for found in self.found]).median().item(),
-                "mean_score": torch.cat([found.scores for found in self.found]).mean().item(),
+                "median_moved_pixels": torch.cat([each.moved_pixels for each in found]).median().item(),
+                "mean_score": torch.cat([each.scores for each in found]).mean().item(),
             }
         self.metrics.write(self.training.seen, values)
         self.note = f"loss {values['loss']:.4f}" + (
-            f"  poses turned by {values['median_turned_degrees']:.1f} degrees" if self.found else ""
+            f"  poses turned by {values['median_turned_degrees']:.1f} degrees" if found else ""
         )
         self.losses.clear()
-        self.found.clear()
+        self.found = [each for each in self.found if (each.cycle, each.epoch) > self.epoch]
         self.last = time.monotonic()
 
     def close(self) -> None:

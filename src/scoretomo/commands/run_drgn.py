@@ -21,8 +21,6 @@ from .report import write_report
 from .run import draw
 from .train import Source, choose_device, open_source
 
-_SECONDS_BETWEEN_CHECKPOINTS = 30.0
-_SECONDS_BETWEEN_METRICS = 10.0
 _ALL = Selection()
 _DEFAULT = AverageVolumesConfig()
 

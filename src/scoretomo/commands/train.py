@@ -167,7 +167,7 @@ def train_denoiser(run: Run, device: torch.device) -> None:
     part_done = _budget(run.config, clock)
     images = run.images.to(device)
     kept = torch.tensor([i for i in run.used if i not in run.held_out], device=device)
-    loss_function = partial(training_loss, images[kept], run.config.noise, part=_own_part(run.config.optimiser))
+    loss_function = partial(training_loss, images[kept], run.config.noise, part=own_part(run.config.optimiser))
     log = _Log(run, state, images[run.held_out], clock) if processes.is_main() else None
     say(f"training {parameter_count(state.model) / 1e6:.1f} million weights on {len(kept)} images{_company()}")
     steps = optimise_progressive(
@@ -203,7 +203,7 @@ def _judge(run: Run, denoiser: Denoiser, images: Float[Tensor, "n side side"]) -
     add_column(run.quality, "denoiser_outlier", denoiser_outliers(denoiser, images, generator=generator).tolist())
 
 
-def _own_part(config: OptimiserConfig) -> slice:
+def own_part(config: OptimiserConfig) -> slice:
     """Images of every batch that are this process's work: every n-th, so that shares differ by one at most."""
     if config.batch_size < processes.count():
         raise InputError(

@@ -72,6 +72,8 @@ class PosesFound:
 
     Attributes
     ----------
+    cycle, epoch
+        When.
     rows
         ``(k,)``, images that were searched.
     turned_degrees, moved_pixels
@@ -80,6 +82,8 @@ class PosesFound:
         ``(k,)``, correlation of image and slice.
     """
 
+    cycle: int
+    epoch: int
     rows: Int[Tensor, " k"]
     turned_degrees: Float[Tensor, " k"]
     moved_pixels: Float[Tensor, " k"]
@@ -238,7 +242,7 @@ def _new_poses(
     turned = angle_between(latent.rotations[chosen], rotations)
     moved = (latent.shifts_pixels[chosen] - shifts).norm(dim=-1)
     latent.rotations[chosen], latent.shifts_pixels[chosen] = rotations, shifts
-    return PosesFound(rows, turned, moved, found.scores[:, 0])
+    return PosesFound(state.cycle, epoch, rows, turned, moved, found.scores[:, 0])
 
 
 def _shared(

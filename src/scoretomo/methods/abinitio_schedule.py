@@ -16,10 +16,14 @@ _FINEST_AT_BASE = 0.25
 _FINEST_TURN = 0.64
 # Neighbours on one peak are kept, as in 003: they find it more surely than rivals do (docs/validation.md).
 _SEPARATION = 1.0
+# Of 2 359 296 rotations.
+_FINEST_GRID = 5
 # Images are trained on this many Fourier pixels beyond those that are searched.
 _MARGIN = 1.0
 # Sets of less than twice as many are searched in every epoch.
 _IMAGES_OF_AN_INTERVAL = 10_000
+# Images that new networks see before they are trusted with poses that others have found, a third of all at most.
+_IMAGES_BEFORE_A_SEARCH = 10_000
 # Searches while the disc grows, and after it, at most: few images are seen in hundreds of epochs.
 _MOST_SEARCHES = 24
 
@@ -54,7 +58,8 @@ class AbInitioConfig:
     """Volumes that the images of a heterogeneous set are compared with at once: their z are gathered around so many
     centres, and each image is compared with the volume of its centre. 003 decodes one volume for each image."""
     base_order: int = 2
-    """Order of the exhaustive grid: 1, 2, 3 are 576, 4608, 36864 rotations."""
+    """Order of the exhaustive grid: 1, 2, 3 are 576, 4608, 36864 rotations. This, ``refinements``, ``kept`` and
+    ``shift_count`` are of the hierarchical search; branch and bound has the numbers of 004."""
     refinements: int = 4
     """Times that the spacing is halved (M) in the end; fewer as long as the disc is too small to tell such poses."""
     kept: int = 8
@@ -73,8 +78,10 @@ class AbInitioConfig:
     """Shifts per axis in the exhaustive search (T)."""
 
     def __post_init__(self) -> None:
-        if not self.consensus_epochs > 0:
-            raise InputError(f"consensus_epochs must be more than 0, not {self.consensus_epochs}")
+        if not 0 < self.consensus_epochs < math.inf:
+            raise InputError(f"consensus_epochs must be a number above 0, not {self.consensus_epochs}")
+        if not 0 <= self.base_order <= _FINEST_GRID:
+            raise InputError(f"base_order must be 0 to {_FINEST_GRID}, not {self.base_order}")
         if self.pretrain_images < 0 or self.resets < 0:
             counts = f"{self.pretrain_images} and {self.resets}"
             raise InputError(f"pretrain_images and resets must be 0 or more, not {counts}")
@@ -140,7 +147,8 @@ class AbInitioConfig:
         end = math.ceil(epochs)
         seldom = max(self.search_every, end // _MOST_SEARCHES)
         if cycle:
-            return list(range(seldom, end, seldom))
+            settled = min(math.ceil(_IMAGES_BEFORE_A_SEARCH / count), end // 3)
+            return list(range(max(seldom, settled), end, seldom))
         first = self.pretrain_epochs(count, cycle)
         grown = int(first + self.march * (epochs - first))
         often = max(1, min(self.search_every, count // _IMAGES_OF_AN_INTERVAL), (grown - first) // _MOST_SEARCHES)

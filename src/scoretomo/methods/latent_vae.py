@@ -70,10 +70,10 @@ class LatentVAEConfig:
     several times fewer images."""
 
     def __post_init__(self) -> None:
-        if self.latent_dimensions < 0 or self.beta < 0:
+        if self.latent_dimensions < 0 or not self.beta >= 0:
             raise InputError(f"latent_dimensions and beta must be 0 or more, not {self.latent_dimensions}, {self.beta}")
-        if not self.epochs > 0:
-            raise InputError(f"epochs must be more than 0, not {self.epochs}")
+        if not 0 < self.epochs < math.inf:
+            raise InputError(f"epochs must be a number above 0, not {self.epochs}")
         if self.disc_radius is not None and not self.disc_radius >= 1:
             raise InputError(f"disc_radius must be 1 Fourier pixel or more, not {self.disc_radius}")
 
@@ -380,24 +380,15 @@ def encode_images(
 
 
 @torch.no_grad()
-def decode_volumes(
-    model: LatentVAE, z: Float[Tensor, "v d"] | None = None, side: int | None = None
-) -> Float[Tensor, "v side side side"]:
-    """Volumes at ``z``, one row each, or the single volume, in units of the images' noise.
-
-    Parameters
-    ----------
-    side
-        Edge in voxels; fewer than the images have show the same field of view with larger voxels.
-    """
-    side = model.side if side is None else side
-    device = model.frequencies.device
+def decode_volumes(model: LatentVAE, z: Float[Tensor, "v d"] | None = None) -> Float[Tensor, "v side side side"]:
+    """Volumes at ``z``, one row each, or the single volume, in units of the images' noise."""
+    side, device = model.side, model.frequencies.device
     inside = radius_grid(side, 3, device) <= min(model.radius, side / 2)
     if side % 2 == 0:  # samples that have no partner at -k
         inside[0], inside[:, 0], inside[:, :, 0] = False, False, False
-    lattice = (inside.nonzero().flip(-1) - side // 2) / model.side  # xyz
+    lattice = (inside.nonzero().flip(-1) - side // 2) / side  # xyz
     volumes = lattice.new_zeros(1 if z is None else len(z), side, side, side)
     for row, volume in enumerate(volumes):
         volume[inside] = model.slice_fn(None if z is None else z[row])(lattice)
-        volume.copy_(hartley(volume, 3) / model.side**3)
+        volume.copy_(hartley(volume, 3) / side**3)
     return volumes

@@ -57,8 +57,10 @@ def halves(
 
     Parameters
     ----------
-    first, second
-        Run folders with one volume each (--latent-dimensions 0); or any two half maps, .mrc.
+    first
+        Run folder with one volume (--latent-dimensions 0), or a half map, .mrc.
+    second
+        The same of the other half.
     output
         Folder for the results. None: RUN1/halves, or halves beside the first map.
     align

@@ -16,7 +16,7 @@ from ..methods.abinitio_schedule import AbInitioConfig
 from ..methods.pose_search import transfer_of
 from ..simulation.particles import resample_map
 from .drgn_folder import write_poses
-from .drgn_images import ParticlesConfig, open_particles, particle_images, prepare_images
+from .drgn_images import ParticlesConfig, open_particles, particle_images, prepare_images, working_side
 from .drgn_train import announce
 from .progress import progress, say
 from .train import Device, choose_device
@@ -86,7 +86,7 @@ def poses(
         particles, passthrough=passthrough, ctf=ctf_file, pixel_size=pixel_size, half=config.particles.half
     )
     # what cannot be searched is refused before all images are read
-    side = config.particles.side or found.side
+    side = working_side(found, config.particles)
     grid = config.search.grid(side)
     slices = _slices(loaded.volume, side, found.pixel_size_angstrom * found.side / side, where)
     with progress("read") as report:

@@ -171,11 +171,12 @@ def _landscape(
         }
         for k in range(len(counts))
     ]
+    way = found.path[:0] if "jitter" in columns else found.path  # across a single coordinate there is none to draw
     note = "" if len(some) == analysis.count else f"{len(some)} of {analysis.count} particles are drawn."
     return {
         "columns": {name: _short(values[some]) for name, values in columns.items()},
         "central": {name: _short(values[found.medoids]) for name, values in columns.items()},
-        "path": {name: _short(values[found.path]) for name, values in columns.items()},
+        "path": {name: _short(values[way]) for name, values in columns.items()},
         "rows": rows[some].tolist(),
         "labels": labels[some].tolist(),
         "names": names,
@@ -302,7 +303,10 @@ def _findings(analysis: ParticleAnalysis) -> list[str]:
             "Clusters are parts of the latent space (k-means). Where particles lie between them too, they cut "
             "a continuous motion into pieces; then the path and the components show more."
         )
-        said.append("Neighbours in UMAP are neighbours in the latent space; distances between its groups mean little.")
+        if "umap_1" in analysis.map.columns:
+            said.append(
+                "Neighbours in UMAP are neighbours in the latent space; distances between its groups mean little."
+            )
     lines = [line for line in analysis.metrics if line.get("median_turned_degrees") is not None]
     if lines:
         turned, moved = lines[-1]["median_turned_degrees"], lines[-1]["median_moved_pixels"]

@@ -339,13 +339,13 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_poses_and_volume_are_found_from_nothing(generator: torch.Generator) -> None:
-    """Left out of the daily run: a minute."""
+    """Left out of the daily run: a quarter of a minute."""
     count = 300
     rotations = random_rotations(count, generator=generator)
     config = dataclasses.replace(_CONFIG, epochs=16.0, decoder=CoordinateMLPConfig(64, 3, "cryodrgn2"))
     state = AbInitioState(new_state(_model(config), config, rotations[torch.randperm(count)], torch.zeros(count, 2)))
     search = AbInitioConfig(
-        pretrain_images=1200.0, search_every=1, images_at_once=64, refinements=2, kept=4, shift_extent=0.0
+        pretrain_images=300, search_every=1, images_at_once=64, refinements=2, kept=4, shift_extent=0.0
     )
     data = ParticleImages(10 * _images(rotations))
     for _ in train_abinitio_progressive(state, data, [config], search, "search", _fresh):

@@ -6,6 +6,7 @@ Every function here works on the full disc. A Hartley transform has no Friedel p
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -95,8 +96,12 @@ class _Lattice:
     def __init__(self, lattices: Float[Tensor, "*volumes n n n"], per_cycle: float) -> None:
         self.count, self.size, self.per_cycle = lattices[..., 0, 0, 0].numel(), lattices.shape[-1], per_cycle
         self.samples = lattices.view(self.count, 1, self.size, self.size, self.size)
-        self.compiled = lattices.device.type == "cpu" and lattices.dtype == torch.float32
-        self.bordered = bordered(self.samples[:, 0].detach()) if self.compiled else None
+
+    @cached_property
+    def bordered(self) -> Tensor | None:
+        """For the compiled slices, where there are any; a copy, which fits that want gradients need not make."""
+        compiled = self.samples.device.type == "cpu" and self.samples.dtype == torch.float32
+        return bordered(self.samples[:, 0].detach()) if compiled else None
 
     def __call__(self, coordinates: Tensor) -> Tensor:
         if self.count > 1:
@@ -110,7 +115,7 @@ class _Lattice:
 
     def slices(self, rotations: Tensor, frequencies: Float[Tensor, "p 2"]) -> Tensor:
         wants_gradient = torch.is_grad_enabled() and (self.samples.requires_grad or rotations.requires_grad)
-        if self.bordered is None or wants_gradient or rotations.dtype != torch.float32:
+        if wants_gradient or rotations.dtype != torch.float32 or self.bordered is None:
             return self(frequencies @ rotations[..., :2, :])
         if self.count > 1:
             rotations = rotations.expand(self.count, *rotations.shape[1:])

@@ -1,4 +1,4 @@
-"""The types at the edges of the package: images, volumes, poses and contrast transfer with their units.
+"""The types at the edges of the package: images, volumes, poses, contrast transfer and points with their units.
 
 Algorithms take and return bare tensors; these frozen dataclasses carry what a bare tensor cannot say,
 and refuse at construction what no algorithm could use.
@@ -196,6 +196,61 @@ class CTFParams:
 
     def _columns(self) -> list[Tensor]:
         return [getattr(self, field.name) for field in fields(self)]
+
+
+@dataclass(frozen=True)
+class PointClouds:
+    """Objects as point clouds of equal size, each centred and scaled into the cube from -1 to 1.
+
+    Attributes
+    ----------
+    points
+        ``(k, n, 3)`` float32, xyz; every cloud has its mean at 0 and 1 as its largest coordinate.
+    units
+        ``(k,)``: the length that 1 stands for, in Angstrom for molecules and in the source's own unit otherwise.
+    names
+        ``k`` names, unique.
+    held_out
+        ``(k,)`` bool: not to be trained on.
+    handed
+        Whether a mirror image is another object, as it is of a molecule; then only proper rotations augment the set.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit together, fewer than 2 points, values that are not finite, points far outside the cube,
+        or lengths that are not positive.
+    """
+
+    points: Tensor
+    units: Tensor
+    names: tuple[str, ...]
+    held_out: Tensor
+    handed: bool
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 3 or self.points.shape[2] != 3 or self.points.shape[1] < 2 or not len(self.points):
+            raise InputError(f"point clouds must be (k, n, 3) with 2 points or more, not {tuple(self.points.shape)}")
+        count = len(self.points)
+        if self.units.shape != (count,) or self.held_out.shape != (count,) or len(self.names) != count:
+            raise InputError(f"{count} point clouds need as many units, names and marks of what is held out")
+        good = torch.isfinite(self.points).all(2).all(1) & (self.points.abs() <= 1 + 1e-3).all(2).all(1)
+        if not good.all():
+            bad = _enumerate((~good).nonzero().flatten().tolist())
+            raise InputError(f"point clouds {bad} are not finite or not within the cube from -1 to 1")
+        if not (self.units > 0).all() or not torch.isfinite(self.units).all():
+            raise InputError("the units of point clouds must be positive lengths")
+        if len(set(self.names)) < count:
+            raise InputError("point clouds must have different names")
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def select(self, indices: Tensor) -> "PointClouds":
+        """Some of the clouds: their indices in any order, or a mask."""
+        chosen = torch.arange(len(self))[indices]
+        names = tuple(self.names[i] for i in chosen.tolist())
+        return PointClouds(self.points[chosen], self.units[chosen], names, self.held_out[chosen], self.handed)
 
 
 def _check_pixel_size(pixel_size_angstrom: float) -> None:

@@ -129,7 +129,7 @@ def test_halves_are_independent_runs(run: Path, made: Path, monkeypatch: pytest.
     def no_training(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("scoretomo.commands.train.optimise_progressive", no_training)
+    monkeypatch.setattr("scoretomo.commands.denoiser_training.optimise_progressive", no_training)
     before = read_volume(run / "consensus" / "half_1.mrc").volume.voxels
     assert cli.main(["consensus", str(run), "--symmetry", "C1", *_QUICK]) == 0
     assert torch.equal(read_volume(run / "consensus" / "half_1.mrc").volume.voxels, before)

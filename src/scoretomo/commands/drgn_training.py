@@ -21,8 +21,8 @@ from ..methods.latent_vae import LatentVAE, LatentVAEConfig, encode_images, new_
 from ..networks.unet import parameter_count, supports_fast_bfloat16
 from ..runs import load_checkpoint, save_checkpoint
 from ..training import TrainingStep
+from .denoiser_training import own_part
 from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
-from .train import own_part
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 # Images whose mean power is that of all.

@@ -1,0 +1,10 @@
+"""``scoretomo points``: the verbs of diffusion priors on point clouds."""
+
+from collections.abc import Callable
+
+from .points_train import train
+
+VERBS: dict[str, Callable[..., None]] = {
+    "train": train,
+}
+"""What can be done."""

@@ -1,0 +1,181 @@
+"""The folder of a point-cloud prior: what it was trained on and how, its checkpoint, and the denoiser."""
+
+import hashlib
+import sys
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import safetensors.torch
+import tomli_w
+import torch
+import tyro
+from torch import nn
+
+from .. import __version__
+from ..datatypes import InputError, PointClouds
+from ..diffusion.edm import EDMDenoiser
+from ..io.files import replacing, write_text
+from ..io.settings import differences, from_table, to_table
+from ..methods.point_prior import SIGMA_DATA, PointNoiseConfig
+from ..networks.point_transformer import PointTransformer, PointTransformerConfig
+from ..networks.unet import supports_fast_bfloat16
+from ..optimiser import OptimiserConfig
+
+_OWN_FILES = {"prior.toml", "checkpoint.pt", "metrics.jsonl", "prior.safetensors", ".lock", "tensorboard"}
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Everything that decides what becomes of a set of point clouds."""
+
+    points: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Points of a cloud; fewer than the set has are drawn from it anew each time. None: as many as the set has."""
+    minutes: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
+    """Train for so many minutes, those before an interruption included. With --budget too, what comes first ends it."""
+    budget: Annotated[int | None, tyro.conf.arg(metavar="CLOUDS")] = None
+    """Train on so many clouds in all, each turned at random. With neither limit: 100000."""
+    network: PointTransformerConfig = field(default_factory=PointTransformerConfig)
+    """The denoising network."""
+    noise: PointNoiseConfig = field(default_factory=PointNoiseConfig)
+    """Noise that it learns to remove."""
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(batch_size=32))
+    """How it is trained."""
+    seed: int = 0
+    """The same seed gives the same result, on the same kind of machine."""
+
+    def __post_init__(self) -> None:
+        if self.points is not None and self.points < 2:
+            raise InputError(f"--points {self.points}: a cloud needs 2 points or more")
+        if (self.minutes is not None and not self.minutes > 0) or (self.budget is not None and self.budget < 1):
+            raise InputError("--minutes and --budget must be above 0")
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A folder that ``points train`` has made."""
+
+    folder: Path
+    config: PriorConfig
+    source: dict[str, Any]
+
+    @property
+    def checkpoint(self) -> Path:
+        """State of the training."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        """Averaged weights of the denoiser, written at the end of the training."""
+        return self.folder / "prior.safetensors"
+
+    @property
+    def points(self) -> int:
+        """Points of a cloud."""
+        return int(self.source["points"])
+
+    @property
+    def handed(self) -> bool:
+        """Whether a mirror image is another object."""
+        return bool(self.source["handed"])
+
+    def new_denoiser(self, device: torch.device) -> EDMDenoiser:
+        """Denoiser with weights drawn from torch's global generator."""
+        network: nn.Module = PointTransformer(self.config.network)
+        return EDMDenoiser(network, SIGMA_DATA, bfloat16=supports_fast_bfloat16(device)).to(device)
+
+
+def start_prior(folder: Path, path: Path, clouds: PointClouds, config: PriorConfig) -> Prior:
+    """Make the folder of a prior, or take up the one that the same clouds and settings have made.
+
+    Raises
+    ------
+    InputError
+        A folder of other clouds or settings, or one that holds something else; more points asked for than there are.
+    """
+    most = clouds.points.shape[1]
+    points = config.points or most
+    if points > most:
+        raise InputError(f"{path}: has {most} points a cloud, and {points} are asked for; prepare a set with more")
+    source = {
+        "path": str(path.resolve()),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "clouds": len(clouds),
+        "held_out": int(clouds.held_out.sum()),
+        "points": points,
+        "handed": clouds.handed,
+    }
+    if (folder / "prior.toml").exists():
+        saved = _read_table(folder)
+        changed = differences(saved["input"], source, ignored=("path",))
+        if changed:
+            raise InputError(f"{folder}: was trained on other clouds ({changed[0]}); give another folder")
+        changed = differences(saved["settings"], to_table(config))
+        if changed:
+            raise InputError(f"{folder}: was made with other settings ({'; '.join(changed)}); give another folder")
+        return open_prior(folder)
+    others = sorted(each.name for each in folder.iterdir() if each.name not in _OWN_FILES)
+    if others:
+        raise InputError(f"{folder}: holds other files ({others[0]}); give an empty or a new folder")
+    table = {
+        "scoretomo": __version__,
+        "command": " ".join(sys.argv),
+        "input": source,
+        "settings": to_table(config),
+    }
+    write_text(folder / "prior.toml", tomli_w.dumps(table))
+    return open_prior(folder)
+
+
+def open_prior(folder: Path) -> Prior:
+    """Read the folder of a prior.
+
+    Raises
+    ------
+    InputError
+        Not such a folder, or one of a version with other settings.
+    """
+    table = _read_table(folder)
+    try:
+        return Prior(folder, from_table(PriorConfig, table["settings"]), table["input"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / 'prior.toml'}: is of another version ({error} is not in both); train a new prior"
+        ) from error
+
+
+def save_prior(prior: Prior, network: nn.Module) -> None:
+    """Write the weights of the network, complete or not at all."""
+    with replacing(prior.weights) as temporary:
+        safetensors.torch.save_file({name: each.contiguous() for name, each in network.state_dict().items()}, temporary)
+
+
+def load_prior(folder: Path, device: torch.device) -> tuple[Prior, EDMDenoiser]:
+    """Read a trained prior and its denoiser.
+
+    Raises
+    ------
+    InputError
+        It is no prior, not trained to its end, or its weights cannot be read.
+    """
+    prior = open_prior(folder)
+    if not prior.weights.exists():
+        raise InputError(f"{folder}: is not trained yet; give the same `scoretomo points train` again to go on")
+    denoiser = prior.new_denoiser(device)
+    try:
+        denoiser.network.load_state_dict(safetensors.torch.load_file(prior.weights))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise InputError(f"{prior.weights}: cannot be read ({str(error).splitlines()[0]}); train it again") from error
+    return prior, denoiser.eval().requires_grad_(False)
+
+
+def _read_table(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / "prior.toml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: is no folder of a point-cloud prior (no prior.toml); make one with `scoretomo points train`"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder / 'prior.toml'}: cannot be understood ({error})") from error

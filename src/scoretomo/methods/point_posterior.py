@@ -1,0 +1,163 @@
+"""Posterior sampling of point clouds: a diffusion prior guided by the energies of what was observed (002).
+
+Algorithm 1 integrates the stochastic differential equation of Karras et al. 2022 from noise to data (002, Eq. 8): a
+predictor along the flow without noise, then a correction step of second order that takes in fresh noise. Without
+an energy it samples the prior.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datatypes import InputError
+from ..diffusion.edm import Denoiser
+from ..diffusion.sampling import karras_sigmas
+
+Energy = Callable[[Tensor], Tensor]
+"""``(points (b, n, 3)) -> (b,)``; see :mod:`scoretomo.methods.point_energies`."""
+
+# Energies below this are as good as zero: the guidance must not be divided by nothing.
+_LEAST_ENERGY = 1e-12
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How clouds are drawn; the defaults are those of 002 for reconstruction (A.3)."""
+
+    steps: int = 40
+    """Noise levels (N); with correction 2 N - 1 evaluations of the network and of the energy."""
+    largest: float = 1.0
+    """First noise level (t_max); guidance has little effect above 1, and samples without observations need 80."""
+    smallest: float = 0.01
+    """Last noise level but zero (t_min). The paper does not say its own."""
+    rho: float = 3.0
+    """Crowds the levels at the lower end (Karras et al. 2022, Eq. 5)."""
+    noise: float = 1.0
+    """Fresh noise: beta(t) is this over t. 0 follows the flow without noise, 1 is the reverse process of 002, Eq. 4."""
+    noise_above: float = 0.0
+    """Below this noise level no fresh noise; 0.15 gives sharper clouds where projections have few points (002, A.3)."""
+    noise_at_most: float = math.inf
+    """Largest beta; 002 samples the prior with 1 (Figs. 3 and 4), so that less noise comes in at small levels."""
+    correction: bool = True
+    """Correct every step to second order."""
+    guidance: float = 10.0
+    """Strength of the observations: alpha of 002, Table 4, per point, so that it holds for clouds of any size; 10 is
+    the paper's 10k for 1024 points."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or not 0 < self.smallest < self.largest or self.rho < 1:
+            raise InputError(
+                f"sampling needs 2 steps or more, 0 < smallest < largest and rho of 1 or more, not {self.steps} steps "
+                f"from {self.largest:g} to {self.smallest:g} with rho {self.rho:g}"
+            )
+        if min(self.noise, self.noise_above, self.noise_at_most, self.guidance) < 0:
+            raise InputError("noise and guidance must not be negative")
+
+    def beta(self, sigma: float) -> float:
+        """Rate of fresh noise at a noise level (002, Eq. 8)."""
+        return min(self.noise / sigma, self.noise_at_most) if sigma > self.noise_above else 0.0
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network, and of the energy, for one sample."""
+        return 2 * self.steps - 1 if self.correction else self.steps
+
+
+def sample_progressive(
+    denoiser: Denoiser,
+    energy: Energy | None,
+    count: int,
+    points: int,
+    config: SamplingConfig,
+    *,
+    generator: torch.Generator,
+) -> Iterator[Float[Tensor, "count points 3"]]:
+    """Draw clouds from the posterior, or from the prior where there is no energy (002, Algorithm 1).
+
+    Parameters
+    ----------
+    denoiser
+        ``(noisy (b, n, 3), sigma (b,)) -> clean (b, n, 3)``.
+    energy
+        ``(points (b, n, 3)) -> (b,)``, differentiable: minus the logarithm of the likelihood.
+    count, points
+        Clouds and points of a cloud.
+    config
+        Steps, noise, guidance.
+
+    Yields
+    ------
+    Tensor
+        ``(count, points, 3)`` after every step; the last one holds the samples.
+    """
+    sigmas = karras_sigmas(config.steps, config.smallest, config.largest, config.rho).tolist()
+    device = generator.device
+    x = sigmas[0] * torch.randn(count, points, 3, generator=generator, device=device)
+    # Algorithm 1 asks for the score where the predictor has come to, and then anew where the noise has carried it
+    for sigma, following in pairwise(sigmas):
+        step, score = sigma - following, posterior_score(denoiser, energy, x, sigma, config.guidance)
+        beta = config.beta(sigma) if following > 0 else 0.0
+        drift = sigma + beta * sigma**2
+        if config.correction and following > 0:
+            ahead = x + sigma * step * score
+            score = (score + posterior_score(denoiser, energy, ahead, following, config.guidance)) / 2
+        x = x + (drift if following > 0 else sigma) * step * score
+        if beta > 0:
+            noise = torch.randn(x.shape, generator=generator, device=device)
+            x = x + (2 * beta * sigma**2 * step) ** 0.5 * noise
+        yield x
+
+
+def posterior_score(
+    denoiser: Denoiser, energy: Energy | None, noisy: Float[Tensor, "b n 3"], sigma: float, guidance: float
+) -> Float[Tensor, "b n 3"]:
+    """Gradient of the logarithm of the posterior at a noise level, as reconstruction guidance has it (002, Eq. 9).
+
+    The likelihood is that of the denoised cloud; its gradient is divided by the square root of the energy, so that it
+    does not fade where the model comes near to the observations.
+    """
+    levels = noisy.new_full((len(noisy),), sigma)
+    if energy is None:
+        with torch.no_grad():
+            return (denoiser(noisy, levels) - noisy) / sigma**2
+    with torch.enable_grad():
+        noisy = noisy.detach().requires_grad_()
+        clean = denoiser(noisy, levels)
+        root = energy(clean).clamp(min=_LEAST_ENERGY).sqrt().sum()
+        (slope,) = torch.autograd.grad(root, noisy)
+    # grad E / sqrt(E) = 2 grad sqrt(E); energies are means over the points, so that n times it is what a point feels
+    pull = 2 * guidance * noisy.shape[1] * slope
+    return ((clean - noisy) / sigma**2 - pull).detach()
+
+
+def most_likely_progressive(
+    energy: Energy,
+    count: int,
+    points: int,
+    *,
+    steps: int = 100,
+    rate: float = 0.01,
+    generator: torch.Generator,
+) -> Iterator[Float[Tensor, "count points 3"]]:
+    """Fit clouds to the observations without a prior: the maximum-likelihood baseline of 002, section 4.2.
+
+    Clouds begin uniform in the cube from -1 to 1 and follow Adam.
+
+    Yields
+    ------
+    Tensor
+        ``(count, points, 3)`` after every step.
+    """
+    start = torch.rand(count, points, 3, generator=generator, device=generator.device)
+    x = (2 * start - 1).requires_grad_()
+    optimiser = torch.optim.Adam([x], lr=rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        energy(x).sum().backward()
+        optimiser.step()
+        yield x.detach().clone()

@@ -23,13 +23,14 @@ _VERBS = {
     "report": "all that a run has found, on one page that opens anywhere",
     "evaluate": "compare volumes with a reference",
     "drgn": "particles in, a landscape of volumes out: cryoDRGN (train, poses, convert, analyze, select, halves)",
+    "points": "a diffusion prior on point clouds, and 3D models from very few observations with it",
     "simulate": "make test images of a moving box or capsid, or of a map or atomic model",
     "check": "which class averages are junk, before anything is trained on them",
     "info": "what is in a file of images or a volume",
 }
 
 # Verbs that save how far they are.
-_RESUMABLE = {"demo", "run", "train", "reconstruct", "consensus", "drgn train"}
+_RESUMABLE = {"demo", "run", "train", "reconstruct", "consensus", "drgn train", "points train"}
 
 _HELP = (
     f"""usage: scoretomo VERB ...
@@ -113,6 +114,11 @@ def _dispatch(arguments: list[str]) -> int:
         from .commands.drgn import VERBS
 
         tyro.extras.subcommand_cli_from_dict(VERBS, prog="scoretomo drgn", args=rest)
+        return 0
+    if verb == "points":
+        from .commands.points import VERBS as POINT_VERBS
+
+        tyro.extras.subcommand_cli_from_dict(POINT_VERBS, prog="scoretomo points", args=rest)
         return 0
     tyro.cli(_command(verb, rest), prog=f"scoretomo {verb}", args=rest)
     return 0

@@ -247,7 +247,7 @@ class PointClouds:
         return len(self.points)
 
     def select(self, indices: Tensor) -> "PointClouds":
-        """Some of the clouds: their indices in any order, or a mask."""
+        """Take some of the clouds: their indices in any order, or a mask."""
         chosen = torch.arange(len(self))[indices]
         names = tuple(self.names[i] for i in chosen.tolist())
         return PointClouds(self.points[chosen], self.units[chosen], names, self.held_out[chosen], self.handed)

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+from .points_sample import sample
 from .points_train import train
 
 VERBS: dict[str, Callable[..., None]] = {
     "train": train,
+    "sample": sample,
 }
 """What can be done."""

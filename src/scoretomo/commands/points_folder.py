@@ -35,12 +35,12 @@ class PriorConfig:
     minutes: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
     """Train for so many minutes, those before an interruption included. With --budget too, what comes first ends it."""
     budget: Annotated[int | None, tyro.conf.arg(metavar="CLOUDS")] = None
-    """Train on so many clouds in all, each turned at random. With neither limit: 100000."""
+    """Train on so many clouds in all, each turned at random. With neither limit: 60000."""
     network: PointTransformerConfig = field(default_factory=PointTransformerConfig)
     """The denoising network."""
     noise: PointNoiseConfig = field(default_factory=PointNoiseConfig)
     """Noise that it learns to remove."""
-    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(batch_size=32))
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(batch_size=16, warmup_images=2_000))
     """How it is trained."""
     seed: int = 0
     """The same seed gives the same result, on the same kind of machine."""

@@ -19,7 +19,7 @@ from .progress import say
 from .train import Device, choose_device
 
 # Clouds that a training without a limit sees.
-_DEFAULT_BUDGET = 100_000
+_DEFAULT_BUDGET = 60_000
 # Noise levels at which held-out clouds are denoised; the cube goes from -1 to 1.
 _TEST_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 _DEFAULT = PriorConfig()

@@ -86,7 +86,9 @@ def prior_loss(
         of the batch, which is drawn as if it were not shared.
     """
     chosen = torch.randint(len(clouds), (batch_size,), generator=generator, device=generator.device).to(clouds.device)
-    clean = random_subsets(clouds[chosen], count, generator=generator)
+    clean = clouds[chosen]
+    if count < clean.shape[1]:
+        clean = random_subsets(clean, count, generator=generator)
     turns = random_orthogonal_matrices(batch_size, handed=handed, generator=generator, device=clouds.device)
     clean = clean @ turns.mT
     sigma = noise.draw(batch_size, part_done(), generator=generator, device=clouds.device)

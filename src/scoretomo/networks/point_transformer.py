@@ -20,7 +20,7 @@ class PointTransformerConfig:
 
     width: int = 128
     """Features of a point."""
-    layers: int = 6
+    layers: int = 4
     """Layers, each of attention and of a network of two matrices applied to each point."""
     heads: int = 4
     """Attention heads; the width is a multiple of it."""

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from scoretomo import cli
+from scoretomo.commands import denoiser_training
 from scoretomo.commands import reconstruct as reconstruct_command
 from scoretomo.commands import run as run_command
-from scoretomo.commands import denoiser_training
 from scoretomo.commands import train as train_command
 from scoretomo.datatypes import Volume
 from scoretomo.ensemble.stages import GrowthConfig

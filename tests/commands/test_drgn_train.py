@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import starfile
 import torch
 from torch import Tensor
 
@@ -221,6 +222,20 @@ def test_halves_begin_with_weights_of_their_own(make_set: Callable[..., Path], t
         saved = torch.load(run / "checkpoint.pt", weights_only=True)
         weights.append(saved["state"]["latent"]["training"]["model"]["decoder.from_waves.weight"].flatten())
     assert torch.nn.functional.cosine_similarity(weights[0], weights[1], dim=0).abs() < 0.5
+
+
+def test_halves_are_those_of_the_file_where_it_has_them(make_set: Callable[..., Path], tmp_path: Path) -> None:
+    """Those of the refinement that the poses come from: other halves would share what it made of them."""
+    particles, run = make_set(10), tmp_path / "run"
+    table = starfile.read(particles)
+    halves = [1, 1, 2, 2, 2, 1, 2, 1, 1, 2]
+    rows = table["particles"] if isinstance(table, dict) else table
+    rows["rlnRandomSubset"] = halves
+    starfile.write(table, particles, overwrite=True)
+    options = ["--half", 2, "--epochs", 0.01, "--latent-dimensions", 0]
+    assert _train(particles, "-o", run, *options) == 0
+    names = starfile.read(run / "poses.star")["particles"]["rlnImageName"]
+    assert [int(name.split("@")[0]) - 1 for name in names] == [row for row in range(10) if halves[row] == 2]
 
 
 def test_what_cannot_be_used_is_said_in_one_line(

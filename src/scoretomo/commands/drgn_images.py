@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -47,7 +48,8 @@ class ParticlesConfig:
     window: float | None = 0.85
     """Images fall softly to zero from this part of half the side (003, B.2). None leaves them as they are."""
     half: Literal[1, 2] | None = None
-    """Use every other particle only, for two independent volumes: 1 those of even rows, counted from 0, 2 the rest."""
+    """Use half of the particles only, for two independent volumes: the halves of the file (rlnRandomSubset,
+    alignments3D/split), or else 1 those of even rows, counted from 0, and 2 the rest."""
 
     def __post_init__(self) -> None:
         if self.side is not None and self.side < 8:
@@ -102,7 +104,8 @@ def open_particles(
     particles = read_particles(path, passthrough, pixel_size)
     particles = cryodrgn.attach(particles, poses=poses, ctf=ctf)
     if half is not None:
-        particles = particles.select(torch.arange(half - 1, len(particles), 2))
+        halves = np.arange(len(particles)) % 2 + 1 if particles.halves is None else particles.halves
+        particles = particles.select(halves == half)
     if len(particles) < 2:
         raise InputError(f"{path}: has {len(particles)} particles; many views are needed")
     return particles

@@ -172,6 +172,12 @@ def read_ctf(files: Sequence[CsFile]) -> CTFParams | None:
         raise InputError(f"{files[0].path}: {error}") from None
 
 
+def read_halves(files: Sequence[CsFile]) -> NDArray[np.intp] | None:
+    """Half, 1 or 2, that cryoSPARC had each particle in (``alignments3D/split``, 0 or 1); None if no file says it."""
+    split = find_field(files, "alignments3D/split")
+    return None if split is None or not np.isin(split, (0, 1)).all() else split.astype(np.intp) + 1
+
+
 def file_name(value: bytes | str) -> str:
     """Make a path of a ``blob/path``, in which exported files begin with ``>``: relative to the .cs file itself."""
     return (value.decode() if isinstance(value, bytes) else str(value)).removeprefix(">")

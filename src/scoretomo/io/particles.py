@@ -37,11 +37,13 @@ class Particles:
         The file they came from, then its passthrough files.
     notes
         What was repaired or odd, in words.
+    halves
+        ``(n,)`` the half, 1 or 2, that an earlier refinement had each in; None where the file does not say.
 
     Raises
     ------
     InputError
-        Images that are not square, or poses, CTF or rows of another number of particles.
+        Images that are not square, or poses, CTF, rows or halves of another number of particles.
     """
 
     images: StoredImages
@@ -51,12 +53,14 @@ class Particles:
     rows: NDArray[np.intp]
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    halves: NDArray[np.intp] | None = None
 
     def __post_init__(self) -> None:
         height, width = self.images.stacks[0].shape[1:]
         if height != width:
             raise InputError(f"{self.files[0]}: images must be square, not {width} x {height} pixels; crop or pad them")
-        for what, values in (("poses", self.poses), ("CTF parameters", self.ctf), ("rows", self.rows)):
+        known = {"poses": self.poses, "CTF parameters": self.ctf, "rows": self.rows, "half-sets": self.halves}
+        for what, values in known.items():
             if values is not None and len(values) != len(self.images):
                 raise InputError(f"{self.files[0]}: {len(self.images)} particles have {what} of {len(values)}")
         if not 0 < self.pixel_size_angstrom < float("inf"):
@@ -83,6 +87,7 @@ class Particles:
             rows=self.rows[chosen],
             files=self.files,
             notes=self.notes,
+            halves=None if self.halves is None else self.halves[chosen],
         )
 
 
@@ -126,7 +131,7 @@ def _read_star(path: Path, given: float | None) -> Particles:
     opened = open_images(path, table.files, table.sections)
     pixel_size, notes = known_pixel_size(path, opened, table.stated_pixel_sizes_angstrom, given, "the STAR file")
     poses, ctf = star.table_poses(table, pixel_size), star.table_ctf(table)
-    return _particles(opened, pixel_size, poses, ctf, (path,), notes)
+    return _particles(opened, pixel_size, poses, ctf, (path,), notes, star.table_halves(table))
 
 
 def _read_cs(path: Path, passthrough: Sequence[Path], given: float | None) -> Particles:
@@ -135,7 +140,7 @@ def _read_cs(path: Path, passthrough: Sequence[Path], given: float | None) -> Pa
     opened = open_images(path, stacks, sections)
     pixel_size, notes = known_pixel_size(path, opened, stated, given, "blob/psize_A")
     poses, ctf = cryosparc.read_poses(files, pixel_size), cryosparc.read_ctf(files)
-    return _particles(opened, pixel_size, poses, ctf, (path, *passthrough), notes)
+    return _particles(opened, pixel_size, poses, ctf, (path, *passthrough), notes, cryosparc.read_halves(files))
 
 
 def _read_stack(path: Path, given: float | None) -> Particles:
@@ -153,7 +158,8 @@ def _particles(
     ctf: CTFParams | None,
     files: tuple[Path, ...],
     notes: tuple[str, ...],
+    halves: NDArray[np.intp] | None = None,
 ) -> Particles:
     """Particles of a whole file."""
     rows = np.arange(len(opened.images))
-    return Particles(opened.images, pixel_size, poses, ctf, rows, files, opened.notes + notes)
+    return Particles(opened.images, pixel_size, poses, ctf, rows, files, opened.notes + notes, halves)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import starfile
 import torch
+from numpy.typing import NDArray
 
 from ..datatypes import CTFParams, InputError, Poses
 from ..geometry.rotations import from_relion_euler, to_relion_euler
@@ -24,6 +25,7 @@ _DEFOCUS_COLUMNS = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
 _ROW_CTF = [*_DEFOCUS_COLUMNS, "rlnPhaseShift"]
 _CTF_COLUMNS = [*_DEFOCUS_COLUMNS, "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]
 # Images that are no longer object times CTF, and what they are instead.
+_HALF_COLUMN = "rlnRandomSubset"
 _CTF_APPLIED = {"rlnCtfDataArePhaseFlipped": "phase-flipped", "rlnCtfDataAreCtfPremultiplied": "multiplied by the CTF"}
 
 
@@ -184,6 +186,22 @@ def table_ctf(table: ImageTable) -> CTFParams | None:
         return CTFParams(u, v, angle, shift, voltage, aberration, contrast)
     except InputError as error:
         raise InputError(f"{table.path}: {error}") from None
+
+
+def table_halves(table: ImageTable) -> NDArray[np.intp] | None:
+    """Half, 1 or 2, of each row (``rlnRandomSubset``); None if the table does not say.
+
+    Raises
+    ------
+    InputError
+        Other values than 1 and 2.
+    """
+    if _HALF_COLUMN not in table.rows.columns:
+        return None
+    halves = _numbers(table.path, table.rows, [_HALF_COLUMN])[:, 0].numpy()
+    if not np.isin(halves, (1, 2)).all():
+        raise InputError(f"{table.path}: {_HALF_COLUMN} must be 1 or 2; repair it, or take the column out")
+    return halves.astype(np.intp)
 
 
 def write_particles(

@@ -30,7 +30,7 @@ _VERBS = {
 }
 
 # Verbs that save how far they are.
-_RESUMABLE = {"demo", "run", "train", "reconstruct", "consensus", "drgn train", "points train"}
+_RESUMABLE = {"demo", "run", "train", "reconstruct", "consensus", "drgn train", "points train", "points reconstruct"}
 
 _HELP = (
     f"""usage: scoretomo VERB ...
@@ -116,9 +116,9 @@ def _dispatch(arguments: list[str]) -> int:
         tyro.extras.subcommand_cli_from_dict(VERBS, prog="scoretomo drgn", args=rest)
         return 0
     if verb == "points":
-        from .commands.points import VERBS as POINT_VERBS
+        from .commands.points import verbs
 
-        tyro.extras.subcommand_cli_from_dict(POINT_VERBS, prog="scoretomo points", args=rest)
+        tyro.extras.subcommand_cli_from_dict(verbs(_value(rest, "--preset")), prog="scoretomo points", args=rest)
         return 0
     tyro.cli(_command(verb, rest), prog=f"scoretomo {verb}", args=rest)
     return 0

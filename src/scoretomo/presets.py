@@ -5,6 +5,7 @@ from typing import Literal
 
 from .ensemble.stages import GrowthConfig
 from .imaging.preprocess import PreprocessConfig
+from .methods.point_posterior import SamplingConfig
 from .methods.score_tomography import NoiseConfig, ReconstructionConfig
 from .networks.unet import UNetConfig
 from .optimiser import OptimiserConfig
@@ -91,3 +92,19 @@ PRESETS: dict[PresetName, RunConfig] = {
     ),
 }
 """Settings of each name; box to betagal are the columns of 001's Table 2."""
+
+PointPresetName = Literal["default", "projections", "few-projections", "coarse", "subunit", "molecule-projections"]
+
+POINT_PRESETS: dict[PointPresetName, SamplingConfig] = {
+    "default": SamplingConfig(),
+    "projections": SamplingConfig(guidance=10.0, noise_above=0.15),
+    "few-projections": SamplingConfig(guidance=5.0),
+    "coarse": SamplingConfig(guidance=4.0),
+    "subunit": SamplingConfig(guidance=4.0, noise_above=0.15),
+    "molecule-projections": SamplingConfig(guidance=40.0),
+}
+"""Settings of posterior sampling (002, Table 4): alpha over the 1024 points of its clouds, and where beta is cut off.
+
+In the order of the table: chairs from 5 or 6 projections; mixed shapes from 4; projections and a coarse model;
+two projections and a subunit; molecules from 3 or 4 projections (60 for 4 and 80 for 5 projections of 1024 points).
+"""

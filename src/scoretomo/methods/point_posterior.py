@@ -9,7 +9,7 @@ as it is here is exact to 0.1 %, with and without noise.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,9 +20,7 @@ from torch import Tensor
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
 from ..diffusion.sampling import karras_sigmas
-
-Energy = Callable[[Tensor], Tensor]
-"""``(points (b, n, 3)) -> (b,)``; see :mod:`scoretomo.methods.point_energies`."""
+from .point_energies import Energy
 
 # Energies below this are as good as zero: the guidance must not be divided by nothing.
 _LEAST_ENERGY = 1e-12

@@ -28,7 +28,7 @@ class PointNoiseConfig:
     first_log_std: float = 0.9
     """Its standard deviation; 002: 1.2 for chairs alone."""
     first_largest: float = 1.0
-    """Largest level of the first phase: larger ones are drawn again as this one."""
+    """Largest level of the first phase: larger ones become this one."""
     first_part: float = 0.9
     """Part of the training that is the first phase."""
     second_log_mean: float = -1.2

@@ -48,7 +48,27 @@ def test_a_permuted_copy_is_found_exactly_from_any_rotation(trace: torch.Tensor,
         assert rmsd_to_points(apply_superposition(copy, found)[None], trace).item() < 0.01
 
 
-def test_noise_of_two_neighbour_distances_is_borne(trace: torch.Tensor, generator: torch.Generator) -> None:
+def test_one_start_is_enough_where_nothing_is_alike(trace: torch.Tensor, generator: torch.Generator) -> None:
+    only = SuperpositionConfig(kept=(1, 1, 1))
+    for rotation in random_rotations(4, generator=generator):
+        found = superpose(disguised(trace, rotation, 0.0, generator), trace, config=only)
+        assert angle_between(found.rotation, rotation.mT) < 0.05
+
+
+def test_several_starts_tell_the_halves_of_a_dimer_apart(trace: torch.Tensor, generator: torch.Generator) -> None:
+    half = trace[:120] - trace[:120].mean(0) + torch.tensor([15.0, 0.0, 0.0])
+    other = half * torch.tensor([-1.0, -1.0, 1.0])
+    ligand = half.mean(0) + torch.randn(8, 3, generator=generator)  # what breaks the symmetry is small
+    dimer = torch.cat([half, other, ligand])
+    rotations = random_rotations(8, generator=generator)
+    angles = [
+        angle_between(superpose(disguised(dimer, rotation, 0.01, generator), dimer).rotation, rotation.mT).item()
+        for rotation in rotations
+    ]
+    assert max(angles) < 2
+
+
+def test_noise_between_neighbours_is_borne(trace: torch.Tensor, generator: torch.Generator) -> None:
     angles, offsets = [], []
     for rotation in random_rotations(6, generator=generator):
         copy = disguised(trace, rotation, 0.05, generator)

@@ -101,11 +101,9 @@ def rmsd_to_points(points: Float[Tensor, "b n 3"], reference: Float[Tensor, "m 3
     if points.shape[1] != len(reference):
         sizes = f"{points.shape[1]} and {len(reference)}"
         raise InputError(f"an RMSD of assigned points needs clouds of as many points each, not {sizes}")
-    models, target = np.stack(_arrays(points)), np.stack(_arrays(reference[None]))
-    # far from the origin, float32 would not tell assignments apart
-    models, target = models - target.mean(1, keepdims=True), target - target.mean(1, keepdims=True)
-    targets = np.broadcast_to(target, models.shape).copy()
-    partners = assign_points(torch.from_numpy(models).float(), torch.from_numpy(targets).float()).numpy()
+    models = np.stack(_arrays(points))
+    targets = np.repeat(_arrays(reference[None]), len(models), axis=0)
+    partners = assign_points(torch.from_numpy(models), torch.from_numpy(targets)).numpy()
     paired = np.take_along_axis(targets, partners[..., None], axis=1)
     return points.new_tensor(np.sqrt(np.square(models - paired).sum(-1).mean(-1)))
 

@@ -38,15 +38,17 @@ class SuperpositionConfig:
         Starts that enter the refinement with each kernel.
     iterations
         Newton steps with each kernel.
-    most_points
-        Larger clouds are thinned to this many points, evenly in their order, to find the superposition.
+    most_points, coarse_points
+        Larger clouds are thinned, evenly in their order, to this many points with the last kernel, and to fewer with
+        the wider ones, which need no more.
     """
 
     grid_order: int = 2
     widths: tuple[float, ...] = (0.35, 0.2, 0.15)
-    kept: tuple[int, ...] = (8, 3, 1)
+    kept: tuple[int, ...] = (24, 12, 4)
     iterations: int = 8
     most_points: int = 2048
+    coarse_points: int = 512
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,9 @@ def _fit(points: Float[Tensor, "n 3"], reference: Float[Tensor, "m 3"], config: 
     rotations = _search(points, reference, config)
     fits = _Fits(rotations, rotations.new_zeros(len(rotations), 3), rotations.new_zeros(len(rotations)))
     for width, kept in zip(config.widths, config.kept, strict=True):
+        most = config.most_points if width == config.widths[-1] else config.coarse_points
         starts = _Fits(fits.rotations[:kept], fits.translations[:kept], fits.values[:kept])
-        fits = _climb(points, reference, starts, width, config.iterations)
+        fits = _climb(_thinned(points, most), _thinned(reference, most), starts, width, config.iterations)
     return fits
 
 

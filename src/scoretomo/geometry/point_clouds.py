@@ -12,7 +12,7 @@ from .rotations import random_rotations
 _NEAREST_COMPONENTS = 16
 # As scikit-learn's GaussianMixture: added to the variances, and the gain per point (nats) that ends the iterations.
 _LEAST_VARIANCE, _LEAST_GAIN = 1e-6, 1e-3
-_KMEANS_ITERATIONS, _MIXTURE_ITERATIONS = 10, 50
+_KMEANS_ITERATIONS, _MIXTURE_ITERATIONS = 20, 50
 
 
 def normalise(
@@ -88,7 +88,7 @@ def _kmeans(
     if not 1 <= count <= different:
         raise InputError(f"{different} different points cannot be reduced to {count}; ask for 1 to {different}")
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    start, _ = kmeans_plusplus(positions, count, sample_weight=weights, random_state=seed, n_local_trials=1)
+    start, _ = kmeans_plusplus(positions, count, sample_weight=weights, random_state=seed)
     fit = KMeans(count, init=start, n_init=1, max_iter=_KMEANS_ITERATIONS).fit(positions, sample_weight=weights)
     return fit.cluster_centers_, fit.labels_
 

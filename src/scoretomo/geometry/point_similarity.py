@@ -9,7 +9,7 @@ _SHELLS, _NEAREST, _FARTHEST, _WIDTH, _DEGREES = 6, 0.2, 1.8, 0.25, 8
 
 
 def rotation_invariants(points: Float[Tensor, "n 3"]) -> Float[Tensor, "degree shell shell"]:
-    """Describe a shape by numbers that do not change when it is moved, turned, scaled or permuted.
+    """Describe a shape by numbers that do not change when it is moved, turned, mirrored, scaled or permuted.
 
     The power spectrum of the density on soft shells around the centre (Kazhdan et al. 2003; with the products of
     different shells, Bartok et al. 2013), radii in radii of gyration. The sum over the orders of spherical harmonics is

@@ -61,7 +61,7 @@ def read_arrays(path: Path, keys: tuple[str, ...], advice: str) -> dict[str, np.
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
             if missing:
                 raise InputError(f"{path}: has no {', '.join(missing)}; {advice}")

@@ -85,7 +85,7 @@ def _chair(draw: Draw) -> list[Part]:
     under = seat - thick
     rounded = draw.chance(0.15)
     parts = [disc(width, depth, under, seat) if rounded else board(width, depth, under, seat)]
-    base = draw.between(0, 1)
+    base = draw.between(0.0, 1.0)
     if base < 0.7:
         parts += legs(draw, *((0.8 * width, 0.8 * depth) if rounded else (width, depth)), under)
     elif base < 0.82:
@@ -113,10 +113,10 @@ def _armchair(draw: Draw) -> list[Part]:
         slab((-half + arm, half - arm), (rear, rear + thick), (floor, top)),
     ]
     if draw.chance(0.85):
-        front = depth / 2 - draw.between(0, 0.3) * depth
+        front = depth / 2 - draw.between(0.0, 0.3) * depth
         parts += [slab(x, (rear, front), (floor, rest)) for x in ((-half, -half + arm), (half - arm, half))]
     if floor:
-        parts += legs(draw, width, depth, floor)
+        parts += legs(draw, width - 2 * arm, depth, floor)
     return parts
 
 
@@ -124,15 +124,15 @@ def _table(draw: Draw) -> list[Part]:
     low = draw.chance(0.3)
     height = draw.between(0.3, 0.5) if low else draw.between(0.68, 0.8)
     depth = draw.between(0.45, 1.0)
-    width, thick = depth * draw.between(1, 2.4), draw.between(0.015, 0.07)
+    width, thick = depth * draw.between(1.0, 2.4), draw.between(0.015, 0.07)
     under = height - thick
-    shape = draw.between(0, 1)
+    shape = draw.between(0.0, 1.0)
     if shape < 0.2:
         width = depth
     rounded = shape < 0.35
     parts = [disc(width, depth, under, height) if rounded else board(width, depth, under, height)]
     width, depth = (0.7 * width, 0.7 * depth) if rounded else (width, depth)
-    base = draw.between(0, 1)
+    base = draw.between(0.0, 1.0)
     if base < 0.55:
         parts += legs(draw, width, depth, under)
         if draw.chance(0.5):
@@ -155,7 +155,7 @@ def _desk(draw: Draw) -> list[Part]:
     """Make a table with drawers at one side or both."""
     width, depth, height = draw.between(1.0, 1.7), draw.between(0.5, 0.8), draw.between(0.7, 0.78)
     under = height - draw.between(0.02, 0.05)
-    box, floor = draw.between(0.2, 0.32) * width, draw.between(0, 0.2) if draw.chance(0.6) else under - 0.2
+    box, floor = draw.between(0.2, 0.32) * width, draw.between(0.0, 0.2) if draw.chance(0.6) else under - 0.2
     half = width / 2
     sides = [(-half, -half + box), (half - box, half)][: draw.whole(1, 2)]
     drawers = [slab(x, (-depth / 2, depth / 2), (floor, under)) for x in sides]

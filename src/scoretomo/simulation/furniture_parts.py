@@ -28,7 +28,7 @@ class Draw:
 
     def chance(self, probability: float) -> bool:
         """Draw whether something happens."""
-        return self.between(0, 1) < probability
+        return self.between(0.0, 1.0) < probability
 
     def whole(self, low: int, high: int) -> int:
         """Draw one of the numbers from ``low`` to ``high``, both included."""
@@ -52,7 +52,7 @@ def board(width: float, depth: float, bottom: float, top: float) -> Part:
 
 def disc(width: float, depth: float, bottom: float, top: float) -> Part:
     """Make an elliptical slab around the axis."""
-    return Part((0, 0, bottom), (0, 0, top), width / 2, depth / 2, round=True)
+    return Part((0.0, 0.0, bottom), (0.0, 0.0, top), width / 2, depth / 2, round=True)
 
 
 def moved(part: Part, x: float) -> Part:
@@ -76,8 +76,8 @@ def _between(start: Vector, end: Vector, part: float) -> Vector:
 def legs(draw: Draw, width: float, depth: float, height: float, *, corners: int = 4) -> list[Part]:
     """Stand on legs from the corners of a rectangle (4) or a triangle (3), perhaps with rungs between them."""
     radius = draw.between(0.012, 0.035)
-    is_round, taper = draw.chance(0.5), draw.between(0.5, 1) if draw.chance(0.5) else 1.0
-    splay = draw.between(0, 0.25) if draw.chance(0.4) else 0.0
+    is_round, taper = draw.chance(0.5), draw.between(0.5, 1.0) if draw.chance(0.5) else 1.0
+    splay = draw.between(0.0, 0.25) if draw.chance(0.4) else 0.0
     inset = draw.between(0.0, 0.12) if draw.chance(0.5) else 0.0
     if corners == 4:
         places = [(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)]
@@ -109,13 +109,13 @@ def pedestal(draw: Draw, reach: float, height: float) -> list[Part]:
     """Stand on one column, on a disc or a star of feet."""
     radius, spread = draw.between(0.015, 0.05), reach * draw.between(0.35, 0.5)
     thick = draw.between(0.015, 0.04)
-    column = bar((0, 0, height), (0, 0, thick), radius, round=True)
+    column = bar((0.0, 0.0, height), (0.0, 0.0, thick), radius, round=True)
     if draw.chance(0.5):
-        return [column, disc(2 * spread, 2 * spread, 0, thick)]
+        return [column, disc(2 * spread, 2 * spread, 0.0, thick)]
     feet, rise = draw.whole(3, 5), draw.between(0.0, 0.15) * height
     angles = [2 * math.pi * (i + 0.25) / feet for i in range(feet)]
     tips = [(spread * math.cos(angle), spread * math.sin(angle), thick / 2) for angle in angles]
-    return [column, *(bar((0, 0, thick / 2 + rise), tip, thick / 2, round=False, taper=0.7) for tip in tips)]
+    return [column, *(bar((0.0, 0.0, thick / 2 + rise), tip, thick / 2, round=False, taper=0.7) for tip in tips)]
 
 
 def frames(draw: Draw, width: float, depth: float, height: float) -> list[Part]:
@@ -135,10 +135,10 @@ def frames(draw: Draw, width: float, depth: float, height: float) -> list[Part]:
 
 def panels(draw: Draw, width: float, depth: float, height: float) -> list[Part]:
     """Stand on an upright board at either side."""
-    thick, inset = draw.between(0.02, 0.06), draw.between(0, 0.15) * width
+    thick, inset = draw.between(0.02, 0.06), draw.between(0.0, 0.15) * width
     half = draw.between(0.3, 0.5) * depth
-    left = slab((-width / 2 + inset, -width / 2 + inset + thick), (-half, half), (0, height))
-    right = slab((width / 2 - inset - thick, width / 2 - inset), (-half, half), (0, height))
+    left = slab((-width / 2 + inset, -width / 2 + inset + thick), (-half, half), (0.0, height))
+    right = slab((width / 2 - inset - thick, width / 2 - inset), (-half, half), (0.0, height))
     return [left, right]
 
 
@@ -155,19 +155,19 @@ def trestles(draw: Draw, width: float, depth: float, height: float) -> list[Part
     crossed = draw.chance(0.5)
     at_top = -half if crossed else 0.15 * half
     slanted = [
-        bar((side, sign * at_top, height), (side, sign * half, 0), radius, round=False)
+        bar((side, sign * at_top, height), (side, sign * half, 0.0), radius, round=False)
         for side in (-x, x)
         for sign in (-1, 1)
     ]
     level = (0.5 if crossed else draw.between(0.3, 0.7)) * height
-    return [*slanted, bar((-x, 0, level), (x, 0, level), radius, round=False)]
+    return [*slanted, bar((-x, 0.0, level), (x, 0.0, level), radius, round=False)]
 
 
 class _BackPlane:
     """Where the back of a seat is: tilted backwards and perhaps bowed."""
 
     def __init__(self, draw: Draw, width: float, rear: float, seat: float) -> None:
-        tilt = math.radians(draw.between(0, 18))
+        tilt = math.radians(draw.between(0.0, 18.0))
         self.half, self.rear, self.seat = width / 2, rear, seat
         self.slope, self.rise = math.sin(tilt), math.cos(tilt)
         self.bow = draw.between(0.05, 0.3) * width if draw.chance(0.35) else 0.0
@@ -192,15 +192,15 @@ class _BackPlane:
 
 def back(draw: Draw, width: float, rear: float, seat: float, *, tallest: float = 0.7) -> list[Part]:
     """Make a panel, upright slats, level slats, a broad splat or a hoop with spindles."""
-    height, thick = draw.between(0.4, 1) * tallest, draw.between(0.015, 0.05)
+    height, thick = draw.between(0.4, 1.0) * tallest, draw.between(0.015, 0.05)
     plane = _BackPlane(draw, width, rear + thick / 2, seat)
     if draw.chance(0.35):
-        gap = draw.between(0, 0.4) * height if draw.chance(0.5) else 0.0
-        posts = [plane.upright(x, 0, height, thick, thick) for x in (-0.8, 0.8)] if gap else []
+        gap = draw.between(0.0, 0.4) * height if draw.chance(0.5) else 0.0
+        posts = [plane.upright(x, 0.0, height, thick, thick) for x in (-0.8, 0.8)] if gap else []
         return [*posts, *plane.rail((gap + height) / 2, height - gap, thick)]
     if draw.chance(0.2):
         return _hoop(draw, plane, height)
-    posts = [plane.upright(x, 0, height, thick, thick) for x in (-0.95, 0.95)]
+    posts = [plane.upright(x, 0.0, height, thick, thick) for x in (-0.95, 0.95)]
     broad = draw.between(0.03, 0.12)
     inside = draw.one_of(_upright_slats, _level_slats, _splat)(draw, plane, height - broad)
     return [*posts, *plane.rail(height - broad / 2, broad, 0.7 * thick), *inside]
@@ -210,7 +210,7 @@ def _upright_slats(draw: Draw, plane: _BackPlane, height: float) -> list[Part]:
     count = draw.whole(2, 4 + round(6 * plane.half))
     wide = draw.between(0.15, 0.6) * 2 * plane.half / (count + 1)
     places = [1.9 * (i + 1) / (count + 1) - 0.95 for i in range(count)]
-    return [plane.upright(x, 0, height, wide, min(wide, 0.015)) for x in places]
+    return [plane.upright(x, 0.0, height, wide, min(wide, 0.015)) for x in places]
 
 
 def _level_slats(draw: Draw, plane: _BackPlane, height: float) -> list[Part]:
@@ -221,7 +221,7 @@ def _level_slats(draw: Draw, plane: _BackPlane, height: float) -> list[Part]:
 
 
 def _splat(draw: Draw, plane: _BackPlane, height: float) -> list[Part]:
-    return [plane.upright(0, 0, height, draw.between(0.25, 0.6) * 2 * plane.half, 0.015)]
+    return [plane.upright(0.0, 0.0, height, draw.between(0.25, 0.6) * 2 * plane.half, 0.015)]
 
 
 def _hoop(draw: Draw, plane: _BackPlane, height: float) -> list[Part]:
@@ -230,7 +230,7 @@ def _hoop(draw: Draw, plane: _BackPlane, height: float) -> list[Part]:
     rim = [plane.at(math.cos(angle), height * math.sin(angle)) for angle in angles]
     parts = [bar(a, b, radius, round=True) for a, b in pairwise(rim)]
     places = [2 * (i + 1) / (spindles + 1) - 1 for i in range(spindles)]
-    return parts + [plane.upright(x, 0, height * math.sqrt(1 - x**2), radius, radius) for x in places]
+    return parts + [plane.upright(x, 0.0, height * math.sqrt(1 - x**2), radius, radius) for x in places]
 
 
 def arms(draw: Draw, width: float, depth: float, seat: float) -> list[Part]:

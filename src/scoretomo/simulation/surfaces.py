@@ -57,7 +57,7 @@ def surface_points(parts: Sequence[Part], count: int, generator: torch.Generator
     drawn = torch.multinomial(surfaces.flatten(), count, replacement=True, generator=generator)
     part, where = drawn // 3, drawn % 3  # 0: around, 1: at the start, 2: at the end
     taper = taper[part]
-    uniform = torch.rand(4, count, generator=generator)
+    uniform = torch.rand(5, count, generator=generator)
     size = (1 - (1 - taper**2) * uniform[0]).sqrt()  # wider places of a tapered part have more area
     along = torch.where(where == 0, (1 + taper) * uniform[0] / (1 + size), (where == 2).float())
     size = torch.where(where == 0, size, torch.where(where == 2, taper, 1.0))
@@ -78,15 +78,16 @@ def _areas(
 
 
 def _across(
-    uniform: Float[Tensor, "3 n"], on_rim: Bool[Tensor, " n"], half: Float[Tensor, "n 2"], is_round: Bool[Tensor, " n"]
+    uniform: Float[Tensor, "4 n"], on_rim: Bool[Tensor, " n"], half: Float[Tensor, "n 2"], is_round: Bool[Tensor, " n"]
 ) -> Float[Tensor, "n 2"]:
     """Places in a cross-section, in units of its half axes: on its rim or anywhere within."""
     angle = 2 * math.pi * uniform[0]
     radius = torch.where(on_rim, 1.0, uniform[1].sqrt())
     disc = torch.stack([angle.cos(), angle.sin()], 1) * radius[:, None]
     square = 2 * uniform[:2].T - 1
-    # of a rectangle's rim, one of two sides by their lengths, then one of either pair
+    # of a rectangle's rim, one of two pairs of sides by their lengths, and the side of the pair
     width, depth = half.unbind(1)
     faces_width = uniform[2] * (width + depth) < depth
-    rim = torch.where(torch.stack([faces_width, ~faces_width], 1), torch.where(square.flip(1) < 0, -1.0, 1.0), square)
+    edge = torch.where(uniform[3] < 0.5, -1.0, 1.0)[:, None]
+    rim = torch.where(torch.stack([faces_width, ~faces_width], 1), edge, square)
     return torch.where(is_round[:, None], disc, torch.where(on_rim[:, None], rim, square))

@@ -7,6 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from scoretomo.datatypes import InputError
+from scoretomo.geometry import transport
 from scoretomo.geometry.assignment import Assignment, PartialAssignment, assign_points
 
 
@@ -61,6 +62,22 @@ def test_finds_the_least_cost_within_the_capacities(
     clouds, observed = _problem(kind, n, m, axes, generator)
     capacities = torch.randint(m, (n,), generator=generator).bincount(minlength=m)  # some are 0
     _assert_best(clouds, observed, capacities, Assignment(observed, capacities)(clouds))
+
+
+@pytest.mark.parametrize("listed", [2, 16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lists_of_cheap_columns_change_nothing(
+    kind: str, listed: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are too short for the shortest path, as 2 columns often are, all columns are looked at."""
+    monkeypatch.setattr(transport, "_MANY", 1)
+    monkeypatch.setattr(transport, "_LISTED", listed)
+    clouds, observed = _problem(kind, 60, 37, 2, generator)
+    capacities = torch.full((37,), 60 // 37)
+    capacities[: 60 - 37] += 1
+    assignment = Assignment(observed, capacities)
+    for batch in (clouds, clouds + 0.1 * torch.randn(clouds.shape, generator=generator)):
+        _assert_best(batch, observed, capacities, assignment(batch))
 
 
 @pytest.mark.parametrize("kind", KINDS)

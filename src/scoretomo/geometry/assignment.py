@@ -1,19 +1,14 @@
 """Exact assignment of points to points under squared distances, for batches of clouds that move from call to call.
 
 Successive shortest paths, as Jonker and Volgenant (1987) do them, on the transport problem: an observed point that
-stands for several is one column with a capacity, so that its copies make no ties. Three things make it fast.
-Distances are never stored, but computed from coordinates that stay in the cache. A column of large capacity keeps, for
-every other column, the row that changes to it at the least cost. And the search begins with prices at which most rows
-have what they want: those of the call before, or at first those of the optimal map between two normal distributions
-with the covariances of the clouds. Prices decide how long it takes, never what is found.
+stands for several is one column with a capacity, so that its copies make no ties. The search begins with prices at
+which most rows have what they want: those of the call before, or at first those of the optimal map between two normal
+distributions with the covariances of the clouds. Prices decide how long it takes, never what is found.
 """
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, no_type_check
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -22,15 +17,12 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from ..datatypes import InputError
+from .transport import solve_transport
 
-# From this capacity on a column keeps which of its rows changes best to each other column.
-_WIDE = 4
 # Pairs of points for which another thread is worth its cost.
 _PAIRS_OF_A_THREAD = 2**14
 # Beyond this squared distances could overflow.
 _FARTHEST = 1e100
-# Sums may be reordered. There is no NaN, but there are infinite values.
-_FAST: set[str] = {"reassoc", "contract", "arcp", "nsz", "nnan"}
 
 
 class Assignment:
@@ -225,8 +217,8 @@ def _transport(
     each = np.broadcast_to(targets, (len(clouds), *targets.shape[-2:]))
 
     def solve(k: int) -> None:
-        x, y = 2 * clouds[k], np.ascontiguousarray(each[k].T)
-        _solve(x, y, starts, np.ascontiguousarray(choices[k]), prices[k], columns[k])
+        x, y = 2 * clouds[k], each[k].T.copy()
+        solve_transport(x, y, starts, np.ascontiguousarray(choices[k]), prices[k], columns[k])
 
     work = len(clouds) * clouds.shape[1] * len(capacities)
     threads = min(torch.get_num_threads(), len(clouds), math.ceil(work / _PAIRS_OF_A_THREAD))
@@ -237,238 +229,3 @@ def _transport(
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(solve, range(len(clouds))))
     return columns, prices
-
-
-def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call; later processes find the result on the disk, where it may be written to."""
-    try:
-        ready: Callable[..., Any] = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)(kernel)
-    except RuntimeError:  # neither the package's folder nor one of the user's
-        ready = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(kernel)
-    return ready
-
-
-class _Problem(NamedTuple):
-    """Rows are points of the cloud, columns are targets; a row pays ``price[column] - x . y[column]``."""
-
-    x: NDArray[np.float64]  # (n, d), twice the points
-    y: NDArray[np.float64]  # (d, m)
-    starts: NDArray[np.int64]  # (m + 1,), where the places of each column begin
-    prices: NDArray[np.float64]  # (m,), with the squares of the targets in them
-    column: NDArray[np.int64]  # (n,), of each row; -1 for none
-    # which rows the columns have: `rows[starts[k]:starts[k] + taken[k]]` are those of column k
-    taken: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    place: NDArray[np.int64]  # (n,), of each row in `rows`
-    # of wide columns: the least that changing to each other column costs beside the prices, and the row that does
-    wide: NDArray[np.int64]  # (m,), -1 for those that are not
-    change: NDArray[np.float64]  # (wide columns, m)
-    changing: NDArray[np.int64]
-    buffer: NDArray[np.float64]  # (m,)
-    zeros: NDArray[np.float64]  # (m,)
-
-
-class _Search(NamedTuple):
-    """Shortest paths from one row to the columns."""
-
-    length: NDArray[np.float64]  # (m,), infinite for columns that are done
-    row: NDArray[np.int64]  # (m,), the last row on the path to each column
-    prices: NDArray[np.float64]  # (m,), infinite for columns that are done
-    done: NDArray[np.int64]  # (m,), in the order in which they were done
-    length_of_done: NDArray[np.float64]  # (m,)
-
-
-@_compiled
-@no_type_check
-def _relax(offset, prices, x, row, y, buffer, length, last):
-    """Shorten paths by those through a row, and give the least length. Written so that it becomes vector operations."""
-    for k in range(len(prices)):
-        buffer[k] = offset + prices[k] - x[0] * y[0, k]
-    for axis in range(1, len(x)):
-        along = x[axis]
-        for k in range(len(prices)):
-            buffer[k] -= along * y[axis, k]
-    least = np.inf
-    for k in range(len(prices)):
-        now, new = length[k], buffer[k]
-        if new < now:
-            length[k] = new
-            last[k] = row
-            now = new
-        if now < least:
-            least = now
-    return least
-
-
-@_compiled
-@no_type_check
-def _relax_wide(offset, change, changing, search):
-    """Shorten paths by those through all rows of a wide column."""
-    least = np.inf
-    for k in range(len(change)):
-        now, new = search.length[k], offset + search.prices[k] + change[k]
-        if new < now:
-            search.length[k] = new
-            search.row[k] = changing[k]
-            now = new
-        if now < least:
-            least = now
-    return least
-
-
-@_compiled
-@no_type_check
-def _product(problem, row, column):
-    total = 0.0
-    for axis in range(problem.x.shape[1]):
-        total += problem.x[row, axis] * problem.y[axis, column]
-    return total
-
-
-@_compiled
-@no_type_check
-def _has_room(problem, column):
-    return problem.starts[column] + problem.taken[column] < problem.starts[column + 1]
-
-
-@_compiled
-@no_type_check
-def _nearest_column(problem, search, least):
-    """Find a column at the least length; one that has room if there is one, which ends the search."""
-    at = -1
-    for k in range(len(search.length)):
-        if search.length[k] == least:
-            at = k
-            if _has_room(problem, k):
-                break
-    return at
-
-
-@_compiled
-@no_type_check
-def _take(problem, row, column):
-    """Put a row into a column that has room."""
-    place = problem.starts[column] + problem.taken[column]
-    problem.rows[place] = row
-    problem.place[row] = place
-    problem.column[row] = column
-    problem.taken[column] += 1
-    wide = problem.wide[column]
-    if wide >= 0:
-        own = _product(problem, row, column)
-        change, changing = problem.change[wide], problem.changing[wide]
-        _relax(own, problem.zeros, problem.x[row], row, problem.y, problem.buffer, change, changing)
-
-
-@_compiled
-@no_type_check
-def _leave(problem, row):
-    """Take a row out of its column; where it was the one to change, look for another."""
-    column, place = problem.column[row], problem.place[row]
-    problem.taken[column] -= 1
-    first, end = problem.starts[column], problem.starts[column] + problem.taken[column]
-    problem.rows[place] = problem.rows[end]
-    problem.place[problem.rows[place]] = place
-    wide = problem.wide[column]
-    if wide < 0:
-        return
-    for k in range(len(problem.prices)):
-        if problem.changing[wide, k] == row:
-            between = problem.y[:, column] - problem.y[:, k]
-            least = np.inf
-            for at in range(first, end):
-                cost, other = 0.0, problem.rows[at]
-                for axis in range(len(between)):
-                    cost += problem.x[other, axis] * between[axis]
-                if cost < least:
-                    least = cost
-                    problem.changing[wide, k] = other
-            problem.change[wide, k] = least
-
-
-@_compiled
-@no_type_check
-def _augment(problem, search, row):
-    """Find the shortest path from a free row to a column with room, let rows change along it, and adapt the prices."""
-    search.length[:] = np.inf
-    search.prices[:] = problem.prices
-    least = _relax(0.0, search.prices, problem.x[row], row, problem.y, problem.buffer, search.length, search.row)
-    done = 0
-    column = _nearest_column(problem, search, least)
-    while not _has_room(problem, column):
-        search.done[done], search.length_of_done[done] = column, least
-        done += 1
-        search.length[column] = search.prices[column] = np.inf
-        offset, wide = least - problem.prices[column], problem.wide[column]
-        if wide >= 0:
-            least = _relax_wide(offset, problem.change[wide], problem.changing[wide], search)
-        else:
-            for at in range(problem.starts[column], problem.starts[column + 1]):
-                other = problem.rows[at]
-                own, x = _product(problem, other, column), problem.x[other]
-                least = _relax(
-                    offset + own, search.prices, x, other, problem.y, problem.buffer, search.length, search.row
-                )
-        column = _nearest_column(problem, search, least)
-    for k in range(done):
-        problem.prices[search.done[k]] += least - search.length_of_done[k]
-    while True:
-        changing = search.row[column]
-        left = problem.column[changing]
-        if left >= 0:
-            _leave(problem, changing)
-        _take(problem, changing, column)
-        if changing == row:
-            return
-        column = left
-
-
-@_compiled
-@no_type_check
-def _bid(problem, search, wanted):
-    """Find the cheapest column of every row, and the dual value of the prices."""
-    value = 0.0
-    for k in range(len(problem.prices)):
-        value -= problem.prices[k] * (problem.starts[k + 1] - problem.starts[k])
-    for row in range(len(problem.x)):
-        search.length[:] = np.inf
-        x, buffer = problem.x[row], problem.buffer
-        least = _relax(0.0, problem.prices, x, row, problem.y, buffer, search.length, search.row)
-        wanted[row] = _nearest_column(problem, search, least)
-        value += least
-    return value
-
-
-@_compiled
-@no_type_check
-def _solve(x, y, starts, choices, prices, column):
-    """Fill in the column of every row, and the prices, which are the dual solution in the end."""
-    n, m = len(x), len(prices)
-    wide = np.full(m, -1)
-    count = 0
-    for k in range(m):
-        if starts[k + 1] - starts[k] >= _WIDE:
-            wide[k] = count
-            count += 1
-    column[:] = -1
-    problem = _Problem(
-        x, y, starts, prices, column,
-        np.zeros(m, np.int64), np.empty(n, np.int64), np.empty(n, np.int64),
-        wide, np.full((count, m), np.inf), np.full((count, m), -1), np.empty(m), np.zeros(m),
-    )  # fmt: skip
-    search = _Search(np.empty(m), np.empty(m, np.int64), np.empty(m), np.empty(m, np.int64), np.empty(m))
-    wanted, greatest = np.empty((len(choices), n), np.int64), -np.inf
-    chosen = 0
-    for choice in range(len(choices)):
-        prices[:] = choices[choice]
-        value = _bid(problem, search, wanted[choice])
-        # to the dual value the lengths of all paths will add, until it is the least cost: the greatest has least to do
-        if value > greatest:
-            chosen, greatest = choice, value
-    prices[:] = choices[chosen]
-    for row in range(n):
-        if _has_room(problem, wanted[chosen, row]):
-            _take(problem, row, wanted[chosen, row])
-    for row in range(n):
-        if column[row] < 0:
-            _augment(problem, search, row)

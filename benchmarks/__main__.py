@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from shlex import join
 
 import tyro
@@ -30,6 +31,10 @@ BENCHMARKS = (
     "synchronisation",
     "methods",
     "particles",
+    "point_assignment",
+    "points",
+    "points_tune",
+    "points_time",
 )
 
 _USAGE = """usage: python -m benchmarks NAME [--no-record] [options of NAME; --help shows them]
@@ -54,7 +59,7 @@ def main(arguments: list[str]) -> int:
     name, options = arguments[0], [argument for argument in arguments[1:] if argument != "--no-record"]
     benchmark = import_module(f".{name}", __package__)
     settings = tyro.cli(benchmark.Settings, prog=f"python -m benchmarks {name}", args=options)
-    command = join(["python", "-m", "benchmarks", name, *options])
+    command = join(["python", "-m", "benchmarks", name, *map(_without_folder, options)])
     record = partial(write_record, name, command, asdict(settings), peak=asdict(measured_peak(settings.device)))
     rows: list[Row] = []
     for row in benchmark.measure(settings):
@@ -66,6 +71,11 @@ def main(arguments: list[str]) -> int:
     if "--no-record" not in arguments:
         print(f"record: {record(rows, complete=True)}")
     return 0
+
+
+def _without_folder(option: str) -> str:
+    """Name of the file in the place of an absolute path, which is that of one machine."""
+    return Path(option).name if option.startswith("/") else option
 
 
 def _table(rows: list[Row]) -> Table:

@@ -3,9 +3,8 @@
 The full course of sampling with the settings of 002 (40 steps, 79 evaluations) on projections alone. Time of the
 assignment is that of the energies; the rest, the network forwards and backwards nearly all of it, is that of the
 network. "scipy" solves every cloud and every view by its `linear_sum_assignment`, as the paper does; both take turns,
-and the ratios, of all time and of the
-assignment alone, are medians over them. Chamfer and earth mover's distance, mean over the samples, 100 times, tell that
-nothing else differs.
+and the ratios, of all time and of the assignment alone, are medians over them. Chamfer and earth mover's distance, mean
+over the samples, 100 times, tell that nothing else differs.
 
 002 needs 1.2 minutes a sample: 6 projections of 200 points, clouds of 1024 points, 10 at once, 24 layers of width 512,
 on an A100.

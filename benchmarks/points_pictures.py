@@ -17,7 +17,8 @@ from .points_problems import Problem, Solution
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
-_VIEW = tilted(20.0, 35.0)
+# Furniture has z up and its front towards +y.
+_VIEW = tilted(20.0, 35.0) @ torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
 _TITLES = ("truth", "a projection", "known in 3D", "posterior samples", "", "", "maximum likelihood")
 _SAMPLES = 3
 _INCHES, _EDGE = 1.05, 1.2

@@ -17,6 +17,6 @@ def verbs(preset: str | None = None) -> dict[str, Callable[..., None]]:
         "prepare": prepare,
         "train": partial(train, config=config),
         "sample": sample,
-    "reconstruct": reconstruct,
+        "reconstruct": reconstruct,
         "evaluate": evaluate,
     }

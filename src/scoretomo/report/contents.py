@@ -13,6 +13,7 @@ from . import course
 from .denoiser_checks import DenoiserChecks
 from .headline import facts, headline, sentences
 from .page import Blocks, Report, render
+from .point_page import point_section
 from .sections import ProjectedVolumes, left_out_section, volume_sections, volume_table
 from .summary import RunSummary
 
@@ -62,6 +63,7 @@ def build_page(
         "left_out": left_out_section(blocks, run, images),
         "table": _text(volume_table(run, projected.correlations)),
         "consensus": course.consensus(run, "consensus" if "consensus" in blocks.densities else None),
+        "points": point_section(blocks, run.folder),
         "agreement": course.agreement(run),
         "denoiser": _denoiser(blocks, run, images, checks),
         "provenance": [*course.provenance(run), *((name, value, False) for name, value in made)],

@@ -39,8 +39,8 @@ _BASE = ("page", "data", "surface", "scene", "chart")
 _SHARED = ("compare", "motion", "curves", "opening")
 
 CLASS_AVERAGES = Layout(
-    ("top", "volumes", "compare", "states", "motion", "consensus", "agreement", "denoiser", "settings"),
-    (*_BASE, "inspect", "volumes", "states", *_SHARED, "main"),
+    ("top", "volumes", "compare", "states", "motion", "consensus", "points", "agreement", "denoiser", "settings"),
+    (*_BASE, "inspect", "volumes", "states", *_SHARED, "points", "main"),
     {
         "motion_lead": "The reliable volumes from one end of their main motion to the other. Red: what differs most "
         "between them.",

@@ -51,7 +51,7 @@ def draw_clouds(
                 linewidths=0, vmin=-0.2, vmax=1.1,
             )  # fmt: skip
             place.set(xlim=(-_EDGE, _EDGE), ylim=(-_EDGE, _EDGE), aspect="equal")
-            if titles is not None and axes is all_axes[0] and column < len(titles):
+            if titles is not None and place.get_subplotspec().is_first_row() and column < len(titles):
                 place.set_title(titles[column], fontsize=8)
         axes[0].text(-0.02, 0.5, name, transform=axes[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     save_figure(figure, path)

@@ -6,6 +6,7 @@ await fill([
   ["states", startStates, page.axis_pairs.length],
   ["motion", startMotion, page.motion],
   ["consensus", startConsensus, page.consensus],
+  ["points", startPoints, page.points],
   ["agreement", startAgreement, page.agreement],
   ["denoiser", startDenoiser, page.denoiser],
   ["settings", startSettings, true],

@@ -19,8 +19,10 @@ THRESHOLD = 0.1
 """Part of the brightest density below which there is background."""
 # The brightest density is that which this part of the samples exceeds: no single one decides.
 _BRIGHTEST = 0.002
-# Positions that are drawn for every point, and rounds of clustering.
-_SAMPLES_PER_POINT = 8
+# Positions that are drawn for every point, as long as that is no more than so many in all, and at the least: a map of
+# the 80S ribosome and 256 points of it agree to 46, 36 and 33 Angstrom with 8, 24 and 64 of them.
+_SAMPLES_PER_POINT, _SAMPLES, _FEWEST_SAMPLES_PER_POINT = 32, 2**14, 8
+# Rounds of clustering, without and with equal masses.
 _KMEANS_ROUNDS, _EQUAL_ROUNDS = 10, 3
 # Values of profiles or blobs that are held at once: the working memory, about 50 MB.
 _VALUES_AT_ONCE = 2**23
@@ -61,15 +63,16 @@ def density_points(
 
     if not torch.isfinite(density).all():
         raise InputError("a density holds NaN or infinite values")
-    samples = _samples(density.float().cpu(), _SAMPLES_PER_POINT * count, threshold, generator)
+    each = max(_FEWEST_SAMPLES_PER_POINT, min(_SAMPLES_PER_POINT, _SAMPLES // count))
+    samples = _samples(density.float().cpu(), each * count, threshold, generator)
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     positions = samples.numpy()
     start, _ = kmeans_plusplus(positions, count, random_state=seed, n_local_trials=1)
     fit = KMeans(count, init=start, n_init=1, max_iter=_KMEANS_ROUNDS).fit(positions)
-    centres, capacities = torch.from_numpy(fit.cluster_centers_), torch.full((count,), _SAMPLES_PER_POINT)
+    centres, capacities = torch.from_numpy(fit.cluster_centers_), torch.full((count,), each)
     for _ in range(_EQUAL_ROUNDS):
         owner = Assignment(centres, capacities)(samples[None])[0]
-        centres = centres.new_zeros(centres.shape).index_add(0, owner, samples) / _SAMPLES_PER_POINT
+        centres = centres.new_zeros(centres.shape).index_add(0, owner, samples) / each
     return centres
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from ..presets import POINT_PRESETS
 from .points_evaluate import evaluate
 from .points_prepare import prepare
 from .points_reconstruct import reconstruct
@@ -11,12 +12,13 @@ from .points_train import PRIOR_PRESETS, train
 
 
 def verbs(preset: str | None = None) -> dict[str, Callable[..., None]]:
-    """Give what can be done; a training begins with the settings of a preset, if that is one of its own."""
+    """Give what can be done; training and reconstruction begin with the settings of a preset of their own."""
     config = next((each for name, each in PRIOR_PRESETS.items() if name == preset), PRIOR_PRESETS["small"])
+    sampling = next((each for name, each in POINT_PRESETS.items() if name == preset), POINT_PRESETS["default"])
     return {
         "prepare": prepare,
         "train": partial(train, config=config),
         "sample": sample,
-        "reconstruct": reconstruct,
+        "reconstruct": partial(reconstruct, sampling=sampling),
         "evaluate": evaluate,
     }

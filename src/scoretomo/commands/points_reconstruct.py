@@ -18,6 +18,7 @@ from ..diffusion.edm import Denoiser
 from ..io.settings import to_table
 from ..methods.point_energies import Energy, coarse_energy, projection_energy, subunit_energy, weighted_energy
 from ..methods.point_posterior import SamplingConfig, most_likely_progressive, sample_progressive
+from ..presets import POINT_PRESETS, PointPresetName
 from ..run_lock import locked
 from ..runs import load_checkpoint, save_checkpoint
 from .points_folder import Prior, load_prior
@@ -31,7 +32,6 @@ _VALUES_AT_ONCE = 2**30
 _VALUES_PER_WIDTH = 16
 # On a CPU larger batches are no faster, and what a chunk has made is safe.
 _AT_ONCE_ON_CPU = 5
-_SAMPLING = SamplingConfig()
 _OBSERVATIONS = ObservationConfig()
 
 
@@ -46,6 +46,9 @@ class ReconstructionRequest:
     """Folder of a trained prior."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="OUT")] = None
     """Folder for the results. None: RUN/points, which the report of the run shows."""
+    preset: PointPresetName = "default"
+    """Settings of the sampling to begin with: those of 002, Table 4, for what was observed. Options given beside it
+    change single settings."""
     samples: int = 10
     """Models to draw: how far they differ is how uncertain they are."""
     weight_projections: float = 1.0
@@ -72,7 +75,7 @@ class ReconstructionRequest:
 def reconstruct(
     request: Annotated[ReconstructionRequest, tyro.conf.arg(name="")],
     observations: Annotated[ObservationConfig, tyro.conf.arg(name="")] = _OBSERVATIONS,
-    sampling: SamplingConfig = _SAMPLING,
+    sampling: SamplingConfig = POINT_PRESETS["default"],
 ) -> None:
     """Make 3D models of a complex from three to ten projections, with a diffusion prior on point clouds.
 
@@ -123,7 +126,9 @@ class _Task:
         parts = [each for view in observed.views for each in (view.rotation, view.points)]
         parts += [observed.centre, *(each for each in (observed.coarse, observed.subunit) if each is not None)]
         numbers = asdict(request)
-        chosen = {name: numbers[name] for name in numbers if name not in ("source", "prior", "output", "device")}
+        chosen = {
+            name: numbers[name] for name in numbers if name not in ("source", "prior", "output", "device", "preset")
+        }
         settings = {**chosen, "points": self.points, "unit": observed.unit, **to_table(self.sampling)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         digest.update(self.prior.weights.read_bytes())

@@ -30,7 +30,17 @@ _VERBS = {
 }
 
 # Verbs that save how far they are.
-_RESUMABLE = {"demo", "run", "train", "reconstruct", "consensus", "drgn train", "points train", "points reconstruct"}
+_RESUMABLE = {
+    "demo",
+    "run",
+    "train",
+    "reconstruct",
+    "consensus",
+    "drgn train",
+    "points prepare",
+    "points train",
+    "points reconstruct",
+}
 
 _HELP = (
     f"""usage: scoretomo VERB ...

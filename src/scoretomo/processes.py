@@ -110,6 +110,18 @@ def left_alone() -> bool:
     return told_to_use_cpu() and "MASTER_ADDR" in os.environ and count() == 1
 
 
+def refuse_company(verb: str) -> None:
+    """Say that a verb is the work of one process.
+
+    Raises
+    ------
+    InputError
+        Several were started for it.
+    """
+    if count() > 1:
+        raise InputError(f"{verb} works in one process; start it without a launcher")
+
+
 def wait_for_all() -> None:
     """Go on when every process has come here; for days if need be."""
     total(0.0)

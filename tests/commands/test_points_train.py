@@ -1,6 +1,7 @@
 """``scoretomo points train`` and ``points sample``: a prior from a set of clouds, and clouds from the prior."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from scoretomo.commands.points_folder import load_prior, open_prior
 from scoretomo.datatypes import PointClouds
 from scoretomo.geometry.point_clouds import normalise
 from scoretomo.io.point_sets import read_point_set, write_point_set
+from scoretomo.methods import point_prior
 
 _TINY = (
     "--network.width 16 --network.layers 1 --network.heads 2 --optimiser.batch-size 8 --optimiser.warmup-images 32 "
@@ -57,7 +59,8 @@ def test_training_that_was_interrupted_ends_with_the_same_weights(
     clouds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the second phase of the noise begins after the interruption."""
-    assert run("train", clouds, "-o", tmp_path / "whole", *_TINY) == 0
+    phases = [*_TINY, "--noise.first-part", "0.6"]
+    assert run("train", clouds, "-o", tmp_path / "whole", *phases) == 0
     original, steps = command.prior_loss, [0]
 
     def killed(*arguments: object, **named: object) -> torch.Tensor:
@@ -69,26 +72,37 @@ def test_training_that_was_interrupted_ends_with_the_same_weights(
     monkeypatch.setattr(command, "prior_loss", killed)
     monkeypatch.setattr(denoiser_training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     folder = tmp_path / "parts"
-    assert run("train", clouds, "-o", folder, *_TINY) == 130
+    assert run("train", clouds, "-o", folder, *phases) == 130
     assert not (folder / "prior.safetensors").exists()
-    assert run("train", clouds, "-o", folder, *_TINY) == 0
+    assert run("train", clouds, "-o", folder, *phases) == 0
     assert torch.equal(weights(folder), weights(tmp_path / "whole"))
 
 
 def test_the_second_phase_of_the_noise_begins_where_it_should(
     clouds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[float] = []
-    original = command.prior_loss
+    """Without spread, every level of a phase is its median."""
+    levels: list[float] = []
 
-    def watched(points: torch.Tensor, count: int, noise: object, part_done: object, *rest: object, **named: object):  # type: ignore[no-untyped-def]
-        done.append(part_done())  # type: ignore[operator]
-        return original(points, count, noise, part_done, *rest, **named)  # type: ignore[arg-type]
+    def watched(model: object, clean: torch.Tensor, sigma: torch.Tensor, **named: object) -> torch.Tensor:
+        levels.append(float(sigma.mean()))
+        return original(model, clean, sigma, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(command, "prior_loss", watched)
-    assert run("train", clouds, "-o", tmp_path / "prior", *_TINY) == 0
-    assert done[0] == 0
-    assert done[-1] == pytest.approx(1 - 8 / 400)
+    original = point_prior.denoising_error
+    monkeypatch.setattr(point_prior, "denoising_error", watched)
+    phases = "--noise.first-part 0.6 --noise.first-log-std 0 --noise.second-log-std 0".split()
+    assert run("train", clouds, "-o", tmp_path / "prior", *_TINY, *phases) == 0
+    expected = [math.exp(-2.8)] * 30 + [math.exp(-1.2)] * 20
+    assert levels == pytest.approx(expected, rel=1e-4)
+
+
+def test_training_may_be_continued_with_a_larger_budget(clouds: Path, tmp_path: Path) -> None:
+    folder, short = tmp_path / "prior", [*_TINY[:-1], "200"]
+    assert run("train", clouds, "-o", folder, *short) == 0
+    before = weights(folder)
+    assert run("train", clouds, "-o", folder, *_TINY) == 0
+    assert open_prior(folder).config.budget == 400
+    assert not torch.equal(weights(folder), before)
 
 
 def test_the_same_command_does_nothing_when_it_is_done(
@@ -135,6 +149,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
         "must be above 0": ["train", clouds, "-o", tmp_path / "a", "--minutes", 0],
         "is no folder of a point-cloud prior": ["sample", tmp_path / "full", "-o", tmp_path / "b"],
         "draw 1 cloud or more": ["sample", prior, "-o", tmp_path / "b", "--count", 0],
+        "comparing takes 2": ["sample", prior, "-o", tmp_path / "b", "--count", 1, "--compare", clouds],
         "2 steps or more": ["sample", prior, "-o", tmp_path / "b", "--sampling.steps", 1],
     }
     for message, words in wrong.items():

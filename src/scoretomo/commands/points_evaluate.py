@@ -11,6 +11,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import processes
 from ..datatypes import InputError
 from ..evaluation.point_error import chamfer_distance, earth_movers_distance, rmsd_to_atoms, rmsd_to_points
 from ..evaluation.superposition import Superposition, apply_superposition, superpose
@@ -101,6 +102,7 @@ def evaluate(
     mirror
         Try the mirror image as well, where the data did not fix the hand.
     """
+    processes.refuse_company("points evaluate")
     if mirror and not superpose:
         raise InputError("--mirror tries both hands when clouds are superposed; leave out --no-superpose")
     paths = _find(models)
@@ -221,6 +223,8 @@ def _find(given: Sequence[Path]) -> list[Path]:
             continue
         inside = [each for each in sorted(path.iterdir()) if is_point_file(each) and each.suffix.lower() != ".csv"]
         inside = [each for each in inside if not each.name.startswith(".")]
+        if (path / "reconstruction.json").exists():  # of its models one is there twice, and some may be without prior
+            inside = [path / "models.pdb"]
         if not inside:
             raise InputError(f"{path}: holds no point clouds (.pdb, .cif, .npy, .npz, .xyz)")
         found += inside

@@ -24,6 +24,8 @@ from ..networks.unet import supports_fast_bfloat16
 from ..optimiser import OptimiserConfig
 
 _OWN_FILES = {"prior.toml", "checkpoint.pt", "metrics.jsonl", "prior.safetensors", ".lock", "tensorboard"}
+# How long to train may change from one command to the next.
+_LIMITS = ("points", "minutes", "budget")
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,12 @@ def start_prior(folder: Path, path: Path, clouds: PointClouds, config: PriorConf
         changed = differences(saved["input"], source, ignored=("path",))
         if changed:
             raise InputError(f"{folder}: was trained on other clouds ({changed[0]}); give another folder")
-        changed = differences(saved["settings"], to_table(config))
+        # more of the same is no other prior; its points stand in the source
+        changed = differences(saved["settings"], to_table(config), ignored=_LIMITS)
         if changed:
             raise InputError(f"{folder}: was made with other settings ({'; '.join(changed)}); give another folder")
+        if saved["settings"] != to_table(config):
+            write_text(folder / "prior.toml", tomli_w.dumps({**saved, "settings": to_table(config)}))
         return open_prior(folder)
     others = sorted(each.name for each in folder.iterdir() if each.name not in _OWN_FILES)
     if others:

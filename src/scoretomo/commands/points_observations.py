@@ -41,7 +41,7 @@ class ObservationConfig:
     observed_points: Annotated[int | None, tyro.conf.arg(metavar="M")] = None
     """Points that an image is reduced to. None: as many as a model has."""
     coarse: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Points of a coarse model, in the frame of the volume: .pdb, .cif, .npy, .xyz, .csv, in Angstrom."""
+    """Points of a coarse model, where they lie in the volume in a viewer: .pdb, .cif, .npy, .xyz, .csv, in Angstrom."""
     coarse_points: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Take a coarse model of so many points from the volume itself."""
     subunit: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -87,6 +87,14 @@ class Observed:
     coarse: Float[Tensor, "m 3"] | None
     subunit: Float[Tensor, "l 3"] | None
     source: str
+
+    @property
+    def middle(self) -> float:
+        """Where our origin, the middle of the box, lies in the files of viewers, in which maps begin at 0.
+
+        0 where there is no volume: coordinates are then those of the poses.
+        """
+        return 0.0 if self.volume is None else self.volume.side // 2 * self.volume.pixel_size_angstrom
 
 
 def observe(
@@ -162,7 +170,7 @@ def _frame_of_views(views: tuple[PosedView, ...]) -> tuple[Float[Tensor, "3"], f
 
 def _with_coarse(observed: Observed, config: ObservationConfig, generator: torch.Generator) -> Observed:
     if config.coarse is not None:
-        points = read_points(config.coarse)
+        points = read_points(config.coarse) - observed.middle
         _check_place(config.coarse, points, observed)
         return replace(observed, coarse=points)
     if config.coarse_points is None:
@@ -175,7 +183,7 @@ def _with_coarse(observed: Observed, config: ObservationConfig, generator: torch
 def _with_subunit(observed: Observed, config: ObservationConfig, points: int, generator: torch.Generator) -> Observed:
     if config.subunit is None:
         return observed
-    known = read_points(config.subunit)
+    known = read_points(config.subunit) - observed.middle
     _check_place(config.subunit, known, observed)
     share = config.subunit_share or _share(config.subunit, known, observed)
     count = max(1, round(share * points))
@@ -203,5 +211,5 @@ def _check_place(path: Path, points: Float[Tensor, "m 3"], observed: Observed) -
     if away > math.sqrt(3) * observed.unit:
         raise InputError(
             f"{path}: its centre lies {away:.0f} A from that of the volume, which reaches {observed.unit:.0f} A; bring "
-            "it to the volume's frame, whose origin is the middle of the box"
+            "it to the volume's frame, in which it lies in the density in a viewer"
         )

@@ -12,6 +12,7 @@ import tyro
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .. import processes
 from ..datatypes import InputError, PointClouds
 from ..geometry.point_clouds import mixture_means, normalise, random_subsets
 from ..geometry.point_similarity import similar_groups
@@ -58,6 +59,7 @@ def prepare(
     count
         Pieces of furniture.
     """
+    processes.refuse_company("points prepare")
     if output.suffix != ".npz":
         raise InputError(f"{output}: the set is a .npz file; give it such a name")
     if output.exists():

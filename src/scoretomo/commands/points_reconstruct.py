@@ -13,6 +13,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
 from ..io.settings import to_table
@@ -41,7 +42,7 @@ class ReconstructionRequest:
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INPUT")]
     """A run folder with volumes; point projections, an .npz file with xy (k, m, 2) in Angstrom and, if known,
-    rotations (k, 3, 3); or images with poses, a .star or .cs file or a folder with one."""
+    rotations (k, 3, 3), x_projection = R @ x_object; or images with poses, a .star or .cs file or a folder with one."""
     prior: Annotated[Path, tyro.conf.arg(metavar="PRIOR")]
     """Folder of a trained prior."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="OUT")] = None
@@ -85,6 +86,7 @@ def reconstruct(
     the frame and the hand of the volume: projections do not tell the hand. The same command again goes on where an
     earlier one was interrupted.
     """
+    processes.refuse_company("points reconstruct")
     output = request.output or request.source / "points"
     if request.output is None and not (request.source / "config.toml").exists():
         raise InputError(f"{request.source}: is no run folder, so that results need a place; give -o OUT")
@@ -181,7 +183,8 @@ class _Task:
         saved = load_checkpoint(folder / "checkpoint.pt") or {}
         if saved.get("made_of") != self.made_of:
             saved = {"made_of": self.made_of, "models": [], "baseline": []}
-        plan = [(kind, number, count) for kind in kinds for number, count in enumerate(self._parts(device))]
+        parts = saved.setdefault("parts", self._parts(device))  # of an earlier command perhaps, on another device
+        plan = [(kind, number, count) for kind in kinds for number, count in enumerate(parts)]
         with interruptible() as check, progress("points reconstruct") as report:
             for done, (kind, number, count) in enumerate(plan):
                 if number < len(saved[kind]):

@@ -89,12 +89,14 @@ def write_reconstruction(folder: Path, found: Reconstruction, record: Mapping[st
     resolution = density_resolution(found.clouds[centre])
     grid = _grid(observed, resolution)
     mean, deviation = mean_density(found.clouds, grid, resolution, _mass(observed.volume))
-    write_pseudo_atoms(folder / "models.pdb", found.clouds)
-    write_pseudo_atoms(folder / "model.pdb", found.clouds[centre], spread)
+    # maps begin at 0 in every viewer, and our origin is the middle of the box
+    middle = grid.side // 2 * grid.pixel_size_angstrom
+    write_pseudo_atoms(folder / "models.pdb", found.clouds + middle)
+    write_pseudo_atoms(folder / "model.pdb", found.clouds[centre] + middle, spread)
     write_volume(folder / "density.mrc", Volume(mean, grid.pixel_size_angstrom))
     write_volume(folder / "spread.mrc", Volume(deviation, grid.pixel_size_angstrom))
     if found.baseline is not None:
-        write_pseudo_atoms(folder / "baseline.pdb", found.baseline)
+        write_pseudo_atoms(folder / "baseline.pdb", found.baseline + middle)
     against = _against_volume(found, grid, resolution)
     _draw(folder, found, centre, {"density of the models": mean, "their spread": deviation}, against)
     energies = {"models": found.energies, "baseline": found.baseline_energies, "volume": found.volume_energies}

@@ -1,5 +1,6 @@
 """``scoretomo points sample``: clouds drawn from a prior alone, and how like the real ones they are."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import processes
 from ..datatypes import InputError, PointClouds
 from ..diffusion.edm import Denoiser
 from ..evaluation.generation import GenerationScores, generation_scores
@@ -18,7 +20,7 @@ from ..io.files import write_json
 from ..io.point_sets import read_point_set, write_point_set
 from ..methods.point_posterior import SamplingConfig, sample_progressive
 from ..report.point_pictures import draw_clouds
-from .points_folder import load_prior
+from .points_folder import Prior, load_prior
 from .progress import interruptible, progress
 from .train import Device, choose_device
 
@@ -65,11 +67,14 @@ def sample(request: Annotated[SampleRequest, tyro.conf.arg(name="")], sampling: 
     With --compare, 1-nearest-neighbour accuracy, coverage and minimum matching distance by the Chamfer distance tell
     how like the held-out clouds they are (002, Table 3): 50 % is the best accuracy, 100 % the best coverage.
     """
+    processes.refuse_company("points sample")
     if request.count < 1:
         raise InputError(f"--count {request.count}: draw 1 cloud or more")
     device = choose_device(request.device)
     prior, denoiser = load_prior(request.prior, device)
-    real = None if request.compare is None else read_point_set(request.compare)
+    real = None
+    if request.compare is not None:  # what cannot be compared is said before anything is drawn
+        real = real_clouds(request.compare, prior, request.count, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator(device).manual_seed(request.seed)
     drawn = draw(denoiser, request.count, prior.points, sampling, generator=generator).cpu()
     clouds = normalise(drawn)[0]
@@ -80,7 +85,7 @@ def sample(request: Annotated[SampleRequest, tyro.conf.arg(name="")], sampling: 
     write_point_set(path, PointClouds(clouds, torch.ones(len(clouds)), names, nothing, prior.handed))
     rows = {"samples": clouds[:_SHOWN], "": clouds[_SHOWN : 2 * _SHOWN]}
     if real is not None:
-        held_out, known = real_clouds(real, len(clouds), prior.points, generator=torch.Generator().manual_seed(0))
+        held_out, known = real
         scores = {"samples": generation_scores(clouds[: len(held_out)], held_out)}
         if known is not None:
             scores["training set"] = generation_scores(known, held_out)
@@ -109,21 +114,24 @@ def draw(
 
 
 def real_clouds(
-    real: PointClouds, most: int, points: int, *, generator: torch.Generator
+    path: Path, prior: Prior, most: int, *, generator: torch.Generator
 ) -> tuple[Float[Tensor, "k points 3"], Float[Tensor, "k points 3"] | None]:
-    """Held-out clouds, ``most`` of them, and as many that were trained on, all turned at random as samples are.
+    """Take ``most`` held-out clouds of a set and as many that were trained on, turned at random as samples are.
 
-    The second is None where there are too few.
+    The second is None where there are too few, or where the prior was trained on another set.
 
     Raises
     ------
     InputError
-        Fewer than 2 are held out, or they have too few points.
+        Fewer than 2 clouds to compare, or they have too few points.
     """
-    if real.held_out.sum() < 2:
+    real, points = read_point_set(path), prior.points
+    if min(most, int(real.held_out.sum())) < 2:
         raise InputError(
-            "the set to compare with holds out fewer than 2 clouds; `points prepare --held-out` says how many"
+            f"{path}: comparing takes 2 held-out clouds and 2 samples or more; see --count and points prepare"
         )
+    if real.points.shape[1] < points:
+        raise InputError(f"{path}: has clouds of {real.points.shape[1]} points, the prior of {points}")
 
     def some(mask: Tensor, count: int) -> Float[Tensor, "k points 3"]:
         chosen = mask.nonzero().flatten()
@@ -133,7 +141,8 @@ def real_clouds(
 
     held_out = some(real.held_out, most)
     known = some(~real.held_out, len(held_out))
-    return held_out, known if len(known) == len(held_out) else None
+    trained_on = hashlib.sha256(path.read_bytes()).hexdigest() == prior.source["sha256"]
+    return held_out, known if trained_on and len(known) == len(held_out) else None
 
 
 def _print(scores: Mapping[str, GenerationScores], count: int) -> None:

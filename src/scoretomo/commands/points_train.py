@@ -22,6 +22,8 @@ from .train import Device, choose_device
 
 # Clouds that a training without a limit sees.
 _DEFAULT_BUDGET = 60_000
+# Held-out clouds that are denoised now and then while training goes on.
+_TESTED = 16
 # Noise levels at which held-out clouds are denoised; the cube goes from -1 to 1.
 _TEST_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 PriorPresetName = Literal["small", "paper"]
@@ -100,7 +102,7 @@ def _train(prior: Prior, clouds: PointClouds, device: torch.device) -> None:
             optimiser=config.optimiser,
             budget=budget,
             seed=config.seed,
-            held_out=clouds.points[clouds.held_out][:, : prior.points].to(device),
+            held_out=clouds.points[clouds.held_out][:_TESTED, : prior.points].to(device),
             test_sigmas=_TEST_SIGMAS,
             key_sigma=0.1,
             device=device,

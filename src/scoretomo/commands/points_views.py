@@ -17,6 +17,7 @@ from ..imaging.slices import voxel_slices
 from ..imaging.starting_model import low_pass
 from ..io.mrc import read_volume
 from ..io.particles import read_particles
+from ..io.point_sets import read_arrays
 from ..methods.pose_search import PoseSearchConfig, find_poses
 from ..report.summary import VolumeSummary, read_summary
 from ..runs import Run, open_run
@@ -285,13 +286,7 @@ def _front_correlation(run: Run, volume: Volume, index: int) -> float:
 
 
 def _read_projections(path: Path) -> tuple[Float[Tensor, "k m 2"], Float[Tensor, "k 3 3"] | None]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in ("xy", "rotations")}
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as a .npz file ({error})") from error
-    if "xy" not in arrays:
-        raise InputError(f"{path}: holds no array xy of shape (projections, points, 2)")
+    arrays = read_arrays(path, ("xy",), "(projections, points, 2), in Angstrom", optional=("rotations",))
     shape = arrays["xy"].shape
     if arrays["xy"].dtype.kind not in "fiu" or len(shape) != 3 or shape[2] != 2 or shape[0] == 0 or shape[1] < 2:
         raise InputError(f"{path}: xy must be numbers of shape (projections, points, 2), not {shape}")
@@ -311,6 +306,9 @@ def _checked_rotations(path: Path, matrices: np.ndarray, count: int) -> Float[Te
     wrong = (~(error < _ORTHOGONAL_WITHIN)).nonzero().flatten().tolist()
     if wrong:
         raise InputError(f"{path}: the orientation of projection {wrong[0]} is not an orthogonal matrix")
+    mirrored = (torch.linalg.det(rotations) < 0).nonzero().flatten().tolist()
+    if mirrored:
+        raise InputError(f"{path}: the orientation of projection {mirrored[0]} mirrors, and is no rotation")
     return rotations
 
 

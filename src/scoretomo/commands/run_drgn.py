@@ -53,8 +53,7 @@ def run_drgn(
         score is score-based tomography; `scoretomo run --help` without --method shows its options.
     """
     assert method == "drgn"
-    if processes.count() > 1:
-        raise InputError("run --method drgn works in one process; start it without a launcher")
+    processes.refuse_company("run --method drgn")
     if selection.overwrite:
         raise InputError("--overwrite: a run folder of --method drgn keeps its settings; give a new one to try others")
     device = choose_device(source.device)

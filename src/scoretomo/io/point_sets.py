@@ -1,5 +1,6 @@
 """Sets of point clouds as one file."""
 
+import zlib
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -50,8 +51,10 @@ def read_point_set(path: Path) -> PointClouds:
         raise InputError(f"{path}: {error}") from error
 
 
-def read_arrays(path: Path, keys: tuple[str, ...], advice: str) -> dict[str, np.ndarray]:
-    """Read named arrays of an ``.npz`` file.
+def read_arrays(
+    path: Path, keys: tuple[str, ...], advice: str, *, optional: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """Read named arrays of an ``.npz`` file, and those that are ``optional`` where it has them.
 
     Raises
     ------
@@ -65,8 +68,8 @@ def read_arrays(path: Path, keys: tuple[str, ...], advice: str) -> dict[str, np.
             missing = [key for key in keys if key not in file]
             if missing:
                 raise InputError(f"{path}: has no {', '.join(missing)}; {advice}")
-            return {key: file[key] for key in keys}
-    except (OSError, ValueError, BadZipFile, EOFError, AttributeError) as error:
+            return {key: file[key] for key in (*keys, *optional) if key in file}
+    except (OSError, ValueError, BadZipFile, zlib.error, EOFError, AttributeError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a readable .npz file without pickled objects") from error

@@ -95,16 +95,19 @@ PRESETS: dict[PresetName, RunConfig] = {
 
 PointPresetName = Literal["default", "projections", "few-projections", "coarse", "subunit", "molecule-projections"]
 
+_GUIDED_AS_IN_002 = SamplingConfig(guidance_power=0.0, through_network=True)
+
 POINT_PRESETS: dict[PointPresetName, SamplingConfig] = {
     "default": SamplingConfig(),
-    "projections": SamplingConfig(guidance=10.0, noise_above=0.15),
-    "few-projections": SamplingConfig(guidance=5.0),
-    "coarse": SamplingConfig(guidance=4.0),
-    "subunit": SamplingConfig(guidance=4.0, noise_above=0.15),
-    "molecule-projections": SamplingConfig(guidance=40.0),
+    "projections": replace(_GUIDED_AS_IN_002, guidance=10.0, noise_above=0.15),
+    "few-projections": replace(_GUIDED_AS_IN_002, guidance=5.0),
+    "coarse": replace(_GUIDED_AS_IN_002, guidance=4.0),
+    "subunit": replace(_GUIDED_AS_IN_002, guidance=4.0, noise_above=0.15),
+    "molecule-projections": replace(_GUIDED_AS_IN_002, guidance=40.0),
 }
-"""Settings of posterior sampling (002, Table 4): alpha over the 1024 points of its clouds, and where beta is cut off.
+"""What works best here, and the paper's settings (002, Table 4): alpha over the 1024 points of its clouds, and where
+beta is cut off.
 
-In the order of the table: chairs from 5 or 6 projections; mixed shapes from 4; projections and a coarse model;
-two projections and a subunit; molecules from 3 or 4 projections (60 for 4 and 80 for 5 projections of 1024 points).
+In the order of the table: chairs from 5 or 6 projections; mixed shapes from 4; projections and a coarse model; two
+projections and a subunit; molecules from 3 or 4 projections (60 for 4 and 80 for 5 projections of 1024 points).
 """

@@ -48,8 +48,8 @@ class ReconstructionRequest:
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="OUT")] = None
     """Folder for the results. None: RUN/points, which the report of the run shows."""
     preset: PointPresetName = "default"
-    """Settings of the sampling to begin with: those of 002, Table 4, for what was observed. Options given beside it
-    change single settings."""
+    """Settings of the sampling to begin with: what works best (default), or those of 002, Table 4, for what its names
+    say was observed. Options given beside it change single settings."""
     samples: int = 10
     """Models to draw: how far they differ is how uncertain they are."""
     weight_projections: float = 1.0

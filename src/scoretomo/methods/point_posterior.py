@@ -5,7 +5,8 @@ predictor, then a correction step of second order. Without an energy it samples 
 ways, with no more evaluations: the predictor takes the noise in, too; each end of a step counts with the factors of its
 own noise level, where the listing gives both those of the beginning; and so does the noise. For a normal prior the
 listing without noise makes samples too narrow, by 5 % in 40 steps from 1 and by 13 % in 100 steps from 20; Heun's rule
-as it is here is exact to 0.1 %, with and without noise.
+as it is here is exact to 0.1 %, with and without noise. Guidance, too, is not the paper's by default: see
+:class:`SamplingConfig`; docs/validation.md compares them.
 """
 
 import math
@@ -21,6 +22,7 @@ from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
 from ..diffusion.sampling import karras_sigmas
 from .point_energies import Energy
+from .point_prior import SIGMA_DATA
 
 # Energies below this are as good as zero: the guidance must not be divided by nothing.
 _LEAST_ENERGY = 1e-12
@@ -46,9 +48,15 @@ class SamplingConfig:
     """Largest beta; 002 samples the prior with 1 (Figs. 3 and 4), so that less noise comes in at small levels."""
     correction: bool = True
     """Correct every step to second order."""
-    guidance: float = 10.0
-    """Strength of the observations: alpha of 002, Table 4, per point, so that it holds for clouds of any size; 10 is
-    the paper's 10k for 1024 points."""
+    guidance: float = 3.0
+    """Strength of the observations: alpha of 002, Eq. 9, per point, so that it holds for clouds of any size, at a noise
+    level of 1. In the paper's units, for clouds of 1024 points, 3 is 3k."""
+    guidance_power: float = 1.0
+    """Guidance grows as the noise level falls, as one over this power of it: gentle while the shape is still open, firm
+    where it is decided. The paper's is constant: 0."""
+    through_network: bool = False
+    """Take the gradient of the energy through the network, as the paper does, which costs two to three times as much;
+    otherwise as if its output were the noisy cloud, scaled as EDM scales it."""
 
     def __post_init__(self) -> None:
         if self.steps < 2 or not 0 < self.smallest < self.largest or self.rho < 1:
@@ -56,7 +64,7 @@ class SamplingConfig:
                 f"sampling needs 2 steps or more, 0 < smallest < largest and rho of 1 or more, not {self.steps} steps "
                 f"from {self.largest:g} to {self.smallest:g} with rho {self.rho:g}"
             )
-        if min(self.noise, self.noise_above, self.noise_at_most, self.guidance) < 0:
+        if min(self.noise, self.noise_above, self.noise_at_most, self.guidance, self.guidance_power) < 0:
             raise InputError("noise and guidance must not be negative")
 
     def beta(self, sigma: float) -> float:
@@ -108,7 +116,7 @@ def sample_progressive(
     device = generator.device
     x = sigmas[0] * torch.randn(count, points, 3, generator=generator, device=device)
     for sigma, following in pairwise(sigmas):
-        step, score = sigma - following, posterior_score(denoiser, energy, x, sigma, config.guidance)
+        step, score = sigma - following, posterior_score(denoiser, energy, x, sigma, config)
         if following == 0:
             x = x + sigma * step * score
             yield x
@@ -119,14 +127,14 @@ def sample_progressive(
         noise = (variance * step) ** 0.5 * torch.randn(x.shape, generator=generator, device=device)
         ahead = x + step * drift + noise
         if config.correction:
-            other = posterior_score(denoiser, energy, ahead, following, config.guidance)
+            other = posterior_score(denoiser, energy, ahead, following, config)
             ahead = x + step * (drift + config.drift(following) * other) / 2 + noise
         x = ahead
         yield x
 
 
 def posterior_score(
-    denoiser: Denoiser, energy: Energy | None, noisy: Float[Tensor, "b n 3"], sigma: float, guidance: float
+    denoiser: Denoiser, energy: Energy | None, noisy: Float[Tensor, "b n 3"], sigma: float, config: SamplingConfig
 ) -> Float[Tensor, "b n 3"]:
     """Gradient of the logarithm of the posterior at a noise level, as reconstruction guidance has it (002, Eq. 9).
 
@@ -137,14 +145,18 @@ def posterior_score(
     if energy is None:
         with torch.no_grad():
             return (denoiser(noisy, levels) - noisy) / sigma**2
-    with torch.enable_grad():
+    with torch.set_grad_enabled(config.through_network):
         noisy = noisy.detach().requires_grad_()
         clean = denoiser(noisy, levels)
+    with torch.enable_grad():
+        start = noisy if config.through_network else clean.requires_grad_()
         root = energy(clean).clamp(min=_LEAST_ENERGY).sqrt().sum()
-        (slope,) = torch.autograd.grad(root, noisy)
+        (slope,) = torch.autograd.grad(root, start)
+    if not config.through_network:
+        slope = slope * SIGMA_DATA**2 / (SIGMA_DATA**2 + sigma**2)
     # grad E / sqrt(E) = 2 grad sqrt(E); energies are means over the points, so that n times it is what a point feels
-    pull = 2 * guidance * noisy.shape[1] * slope
-    return ((clean - noisy) / sigma**2 - pull).detach()
+    strength = config.guidance / sigma**config.guidance_power
+    return ((clean - noisy) / sigma**2 - 2 * strength * noisy.shape[1] * slope).detach()
 
 
 def most_likely_progressive(

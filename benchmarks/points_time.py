@@ -102,7 +102,7 @@ class Course:
 
 def sample(family: Family, size: Size, energy_of: Callable[[Problem], Energy]) -> Course:
     """Sample the posterior of the first held-out shape once, after a few warm steps."""
-    scenario = Scenario("projections", size.views, size.observed, _SAMPLING)
+    scenario = Scenario("projections", size.views, size.observed, sampling=_SAMPLING)
     sized = replace(family, points=size.points)
     problem = sized.problem(scenario, sized.shapes[0][0], 0)
     draw(sized, energy_of(problem), replace(_SAMPLING, steps=2), samples=size.batch, seed=0)

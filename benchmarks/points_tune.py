@@ -29,7 +29,7 @@ class Settings:
     """Shapes that the prior was trained on."""
     samples: int = 5
     """Clouds for each."""
-    guidance: tuple[float, ...] = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
+    guidance: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)
     """Strengths of the observations."""
     noise_above: tuple[float, ...] = ()
     """Noise levels below which there is no fresh noise. None: that of the row."""

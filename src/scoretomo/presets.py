@@ -93,17 +93,21 @@ PRESETS: dict[PresetName, RunConfig] = {
 }
 """Settings of each name; box to betagal are the columns of 001's Table 2."""
 
-PointPresetName = Literal["default", "projections", "few-projections", "coarse", "subunit", "molecule-projections"]
+PointPresetName = Literal[
+    "default", "coarse-model", "paper-projections", "paper-few", "paper-coarse", "paper-subunit", "paper-molecules"
+]
 
 _GUIDED_AS_IN_002 = SamplingConfig(guidance_power=0.0, through_network=True)
 
 POINT_PRESETS: dict[PointPresetName, SamplingConfig] = {
     "default": SamplingConfig(),
-    "projections": replace(_GUIDED_AS_IN_002, guidance=10.0, noise_above=0.15),
-    "few-projections": replace(_GUIDED_AS_IN_002, guidance=5.0),
-    "coarse": replace(_GUIDED_AS_IN_002, guidance=4.0),
-    "subunit": replace(_GUIDED_AS_IN_002, guidance=4.0, noise_above=0.15),
-    "molecule-projections": replace(_GUIDED_AS_IN_002, guidance=40.0),
+    # a coarse model is a crude observation, every point of which stands for many: following it closely clumps the cloud
+    "coarse-model": SamplingConfig(guidance=15.0, guidance_power=0.0),
+    "paper-projections": replace(_GUIDED_AS_IN_002, guidance=10.0, noise_above=0.15),
+    "paper-few": replace(_GUIDED_AS_IN_002, guidance=5.0),
+    "paper-coarse": replace(_GUIDED_AS_IN_002, guidance=4.0),
+    "paper-subunit": replace(_GUIDED_AS_IN_002, guidance=4.0, noise_above=0.15),
+    "paper-molecules": replace(_GUIDED_AS_IN_002, guidance=40.0),
 }
 """What works best here, and the paper's settings (002, Table 4): alpha over the 1024 points of its clouds, and where
 beta is cut off.

@@ -109,6 +109,8 @@ def reconstruct(
             say("the models have been made already")
     assert finished is not None
     print(f"{summary_words(finished)}\nmodels: {output / 'models.pdb'}")
+    if request.output is None:
+        say(f"`scoretomo report {request.source}` shows them in the report of the run")
 
 
 @dataclass(frozen=True)

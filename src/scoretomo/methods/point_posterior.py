@@ -156,7 +156,8 @@ def posterior_score(
         slope = slope * SIGMA_DATA**2 / (SIGMA_DATA**2 + sigma**2)
     # grad E / sqrt(E) = 2 grad sqrt(E); energies are means over the points, so that n times it is what a point feels
     strength = config.guidance / sigma**config.guidance_power
-    return ((clean - noisy) / sigma**2 - 2 * strength * noisy.shape[1] * slope).detach()
+    score: Tensor = (clean - noisy) / sigma**2 - 2 * strength * noisy.shape[1] * slope
+    return score.detach()
 
 
 def most_likely_progressive(

@@ -37,6 +37,8 @@ class PointTransformer(nn.Module):
     nothing else. Under rotation there is no such law; it is learned from turned copies.
     """
 
+    turns: Float[Tensor, " k"]
+
     def __init__(self, config: PointTransformerConfig) -> None:
         super().__init__()
         width = config.width

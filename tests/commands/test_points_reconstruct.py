@@ -228,7 +228,7 @@ def test_other_bad_input_is_one_clear_line(
 ) -> None:
     (tmp_path / "empty.pdb").write_text("REMARK no atoms\nEND\n")
     np.save(tmp_path / "far.npy", np.zeros((5, 3)) + 5000)
-    np.save(tmp_path / "beside.npy", np.array([[-40.0, 60.0, -60.0], [-45.0, 60.0, -60.0]]))
+    np.save(tmp_path / "beside.npy", np.array([[-40.0, 60.0, -60.0], [-45.0, 60.0, -60.0]]) + SIDE // 2 * PIXEL)
     volume = ("--volume", made / "map.mrc")
     cases = [
         ((*volume, "--subunit", tmp_path / "empty.pdb"), "no atoms found"),

@@ -135,7 +135,8 @@ def observe(
         )
     else:
         found = views_of_images(source, config.volume, config.views, own, config.pixel_size, generator=generator)
-    say(found.words)
+    for words in (*found.notes, found.words):
+        say(words)
     if found.volume is None:
         centre, unit = _frame_of_views(found.views)
         base = Observed(found.views, centre, unit, None, None, None, None, found.source)

@@ -194,9 +194,12 @@ class _Task:
                 generator = torch.Generator(device).manual_seed(self.request.seed + 7919 * number)
                 energy, each = self.energy(generator)
                 clouds, total = torch.empty(0), self.sampling.steps if kind == "models" else 100
-                for step, clouds in enumerate(kinds[kind](energy, count, generator), 1):  # noqa: B007
-                    report((done + min(step / total, 1.0)) / len(plan), f"{self.request.samples} {kind}")
-                    check()
+                try:
+                    for step, clouds in enumerate(kinds[kind](energy, count, generator), 1):  # noqa: B007
+                        report((done + min(step / total, 1.0)) / len(plan), f"{self.request.samples} {kind}")
+                        check()
+                except InputError as error:  # of the energies, which saw no input but what the sampling made of it
+                    raise InputError(f"the models fall apart ({error}); give a lower --sampling.guidance") from error
                 found = torch.stack([single(clouds) for single in each], 1)
                 saved[kind].append({"clouds": clouds.cpu(), "energies": found.detach().cpu()})
                 save_checkpoint(folder / "checkpoint.pt", saved)

@@ -78,6 +78,7 @@ class FoundViews:
     volume: Volume | None
     source: str
     words: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,11 @@ def views_of_images(
         views.append(replace(view, correlation=None))
     volume = None if map_path is None else read_volume(map_path).volume
     source = file.name if map_path is None else map_path.name
-    return FoundViews(tuple(views), volume, source, _words(views, source, f"{len(particles)} images"))
+    notes = [f"protein is {'bright' if record.sign > 0 else 'dark'} (confidence {record.contrast_confidence:.2f})"]
+    if particles.ctf is not None:
+        notes.append("note: contrast transfer is not corrected for; images should be class averages or corrected ones")
+    words = _words(views, source, f"{len(particles)} images")
+    return FoundViews(tuple(views), volume, source, words, tuple(notes))
 
 
 def _match(

@@ -229,11 +229,12 @@ def test_other_bad_input_is_one_clear_line(
     (tmp_path / "empty.pdb").write_text("REMARK no atoms\nEND\n")
     np.save(tmp_path / "far.npy", np.zeros((5, 3)) + 5000)
     np.save(tmp_path / "beside.npy", np.array([[-40.0, 60.0, -60.0], [-45.0, 60.0, -60.0]]) + SIDE // 2 * PIXEL)
+    np.save(tmp_path / "whole.npy", np.load(made / "object.npy") + SIDE // 2 * PIXEL)
     volume = ("--volume", made / "map.mrc")
     cases = [
         ((*volume, "--subunit", tmp_path / "empty.pdb"), "no atoms found"),
         ((*volume, "--subunit", tmp_path / "beside.npy"), "no part of the volume lies where the subunit is"),
-        ((*volume, "--subunit", made / "object.npy"), "a subunit is a part of the whole"),
+        ((*volume, "--subunit", tmp_path / "whole.npy"), "a subunit is a part of the whole"),
         ((*volume, "--coarse", tmp_path / "far.npy"), "bring it to the volume's frame"),
         (("--coarse-points", "9"), "no volume"),
         (("--subunit", made / "object.npy"), "--subunit-share"),

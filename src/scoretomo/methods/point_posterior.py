@@ -30,7 +30,7 @@ _LEAST_ENERGY = 1e-12
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How clouds are drawn; the defaults are those of 002 for reconstruction (A.3)."""
+    """How clouds are drawn; steps and noise levels are those of 002 for reconstruction (A.3), guidance is our own."""
 
     steps: int = 40
     """Noise levels (N); with correction 2 N - 1 evaluations of the network and of the energy."""

@@ -5,16 +5,23 @@ import math
 import re
 from pathlib import Path
 
+import gemmi
+import mrcfile
 import pytest
 import torch
 from torch import Tensor
 
+from scoretomo.commands.points_observations import Observed
+from scoretomo.commands.points_results import Reconstruction, write_reconstruction
+from scoretomo.commands.points_views import PosedView
 from scoretomo.datatypes import CTFParams, ImageStack, InputError, Poses, Volume
 from scoretomo.diffusion.edm import denoising_error
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
 from scoretomo.evaluation.alignment import align, apply_alignment
 from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation, resolution_pixels
+from scoretomo.evaluation.point_error import chamfer_distance, earth_movers_distance
 from scoretomo.evaluation.pose_error import pose_errors
+from scoretomo.geometry.point_clouds import normalise
 from scoretomo.geometry.rotations import about_y, about_z, from_relion_euler, from_rotation_vectors, random_rotations
 from scoretomo.imaging.augmentation import augment
 from scoretomo.imaging.ctf import contrast_transfer
@@ -277,3 +284,32 @@ def test_rotation_error(generator: torch.Generator) -> None:
     errors = pose_errors(wrong, truth)
     assert errors.frobenius_squared[3] == pytest.approx(8, abs=1e-3)
     assert errors.degrees[3] == pytest.approx(180, abs=0.2)
+
+
+def test_chamfer_and_emd() -> None:
+    """Of two points against one: half a unit and one and a half units away."""
+    pair = torch.tensor([[[0.0, 0, 0], [2.0, 0, 0]]])
+    single = torch.tensor([[[0.5, 0, 0]]])
+    assert chamfer_distance(pair, single).item() == pytest.approx((0.5 + 1.5) / 2 + 0.5)
+    moved = pair.flip(1) + torch.tensor([0.0, 3, 0])
+    assert earth_movers_distance(pair, moved).item() == pytest.approx(3)
+
+
+def test_point_clouds(tmp_path: Path, generator: torch.Generator) -> None:
+    """A model as it is written lies in the density as it is written, both as a viewer reads them."""
+    cloud = 20 * torch.randn(40, 3, generator=generator) + torch.tensor([9.0, -4, 2])
+    inside, centre, unit = normalise(cloud)
+    assert inside.mean(0).abs().max() < 1e-6 and inside.abs().max() == pytest.approx(1)
+    torch.testing.assert_close(inside * unit + centre, cloud, rtol=0, atol=1e-3)
+    seen, zero = (cloud - centre)[:, :2], torch.zeros(2)
+    view = PosedView(0, torch.eye(3), seen, zero, zero, None, torch.rand(16, 16, generator=generator), 10.0)
+    observed = Observed((view,), centre, float(unit), None, None, None, None, "")
+    found = Reconstruction(observed, ("projection 0",), cloud.expand(2, -1, -1), torch.ones(2, 1))
+    write_reconstruction(tmp_path, found, {"made_of": "", "settings": {}})
+    atoms = gemmi.read_structure(str(tmp_path / "model.pdb"))[0]
+    positions = torch.tensor([site.atom.pos.tolist() for site in atoms.all()])
+    with mrcfile.open(tmp_path / "density.mrc") as file:
+        density, pixel = torch.from_numpy(file.data.copy()), float(file.voxel_size.x)
+        assert [float(file.header.origin[axis]) for axis in ("x", "y", "z")] == [0, 0, 0]
+    x, y, z = (positions / pixel).round().long().unbind(1)
+    assert density[z, y, x].mean() > 20 * density.mean()

@@ -18,7 +18,7 @@ from ..datatypes import Volume
 from ..evaluation.fsc import area_under_curve, fourier_shell_correlation, resolution_pixels
 from ..evaluation.point_error import earth_movers_distance, rmsd_to_points
 from ..geometry.assignment import assign_points
-from ..imaging.point_images import draw_points
+from ..imaging.point_images import MOLMAP_WIDTH, draw_points
 from ..io.files import write_json
 from ..io.mrc import write_volume
 from ..io.point_files import write_pseudo_atoms
@@ -28,8 +28,6 @@ from .points_observations import Observed
 
 # A density of points at distances d from their neighbours shows nothing finer than a few d.
 _RESOLUTION_PER_SPACING = 2.5
-# Standard deviation of the Gaussians of a density, over its resolution (that of ChimeraX's molmap).
-_WIDTH = 0.225
 # Voxels of a grid that no volume gives: so many to the resolution; and the margin around the models.
 _VOXELS_PER_RESOLUTION, _MARGIN = 4.0, 1.3
 _FINISHED = "reconstruction.json"
@@ -171,7 +169,7 @@ def mean_density(
     total = clouds.new_zeros(grid.side, grid.side, grid.side)
     squares = total.clone()
     for cloud in clouds:
-        drawn = mass * draw_points(cloud / pixel, grid.side, _WIDTH * resolution / pixel)
+        drawn = mass * draw_points(cloud / pixel, grid.side, MOLMAP_WIDTH * resolution / pixel)
         total += drawn
         squares += drawn.square()
     mean = total / len(clouds)

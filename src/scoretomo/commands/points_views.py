@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..datatypes import ImageStack, InputError, Volume
 from ..imaging.fourier import resize, translate
-from ..imaging.point_images import density_points, draw_points
+from ..imaging.point_images import MOLMAP_WIDTH, density_points, draw_points
 from ..imaging.preprocess import PreprocessConfig, preprocess, working_volume
 from ..imaging.slices import voxel_slices
 from ..imaging.starting_model import low_pass
 from ..io.mrc import read_volume
 from ..io.particles import read_particles
 from ..io.point_sets import read_arrays
+from ..methods.point_energies import ORTHOGONAL_WITHIN
 from ..methods.pose_search import PoseSearchConfig, find_poses
 from ..report.summary import VolumeSummary, read_summary
 from ..runs import Run, open_run
@@ -28,13 +29,10 @@ _CANDIDATES_PER_VIEW, _CANDIDATES = 3, 0.25
 _SHIFT_EXTENT, _SHIFTS = 0.06, 5
 # Rival poses that are followed: the few views must be right, and an elongated object looks much alike end to end.
 _KEPT = 8
-# Standard deviation of the Gaussians that points are drawn with, over the resolution (that of ChimeraX's molmap).
-_WIDTH = 0.225
 # Radius of gyration of projections over that of the map: beyond this, either way, one of them is in another unit.
 _SAME_SIZE = 1.4
 # Sampling and points with which centre and size of a map are measured.
 _SIDE_TO_MEASURE, _POINTS_TO_MEASURE = 48, 128
-_ORTHOGONAL_WITHIN = 1e-3
 _SAME_PIXEL_SIZE = 0.01
 
 
@@ -178,7 +176,9 @@ def views_of_points(
         pixel = box / side
         voxels = resize(low_pass(volume.voxels, volume.pixel_size_angstrom, resolution), side, 3)
         voxels = translate(voxels[None], -middle[None] / pixel)[0]  # projections have their centre at 0
-        pictures = torch.stack([draw_points(cloud / pixel, side, _WIDTH * resolution / pixel) for cloud in clouds])
+        pictures = torch.stack(
+            [draw_points(cloud / pixel, side, MOLMAP_WIDTH * resolution / pixel) for cloud in clouds]
+        )
         search = PoseSearchConfig(
             refinements=3, low_radius=min(8.0, band), high_radius=band, shift_count=_SHIFTS,
             shift_extent_pixels=_SHIFT_EXTENT * side,
@@ -189,7 +189,7 @@ def views_of_points(
     side = side or 2 * int(1.2 * float(clouds.abs().max()) / pixel) + 2
     views = []
     for place in places:
-        picture = draw_points(clouds[place] / pixel, side, _WIDTH * resolution / pixel)
+        picture = draw_points(clouds[place] / pixel, side, MOLMAP_WIDTH * resolution / pixel)
         view = _view(place, clouds[place], poses, place, picture, pixel)
         views.append(view if rotations is None else replace(view, correlation=None))
     return FoundViews(tuple(views), volume, source, _words(views, source, f"{len(clouds)} projections"))
@@ -308,7 +308,7 @@ def _checked_rotations(path: Path, matrices: np.ndarray, count: int) -> Float[Te
         raise InputError(f"{path}: rotations must be ({count}, 3, 3), one for each projection, not {matrices.shape}")
     rotations = torch.from_numpy(matrices.astype(np.float32))
     error = (rotations @ rotations.mT - torch.eye(3)).abs().amax((1, 2))
-    wrong = (~(error < _ORTHOGONAL_WITHIN)).nonzero().flatten().tolist()
+    wrong = (~(error < ORTHOGONAL_WITHIN)).nonzero().flatten().tolist()
     if wrong:
         raise InputError(f"{path}: the orientation of projection {wrong[0]} is not an orthogonal matrix")
     mirrored = (torch.linalg.det(rotations) < 0).nonzero().flatten().tolist()

@@ -27,6 +27,9 @@ _KMEANS_ROUNDS, _EQUAL_ROUNDS = 10, 3
 # Values of profiles or blobs that are held at once: the working memory, about 50 MB.
 _VALUES_AT_ONCE = 2**23
 
+MOLMAP_WIDTH = 0.225
+"""Standard deviation of the Gaussians that points are drawn with, over the resolution (that of ChimeraX's molmap)."""
+
 
 def density_points(
     density: Float[Tensor, "*sides"],

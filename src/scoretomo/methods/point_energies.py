@@ -24,7 +24,8 @@ from ..geometry.assignment import Assignment, PartialAssignment
 Energy: TypeAlias = Callable[[Tensor], Tensor]
 """Clouds ``(b, n, 3)`` to energies ``(b,)``."""
 
-_ORTHOGONAL_WITHIN = 1e-3
+ORTHOGONAL_WITHIN = 1e-3
+"""Largest error of ``R @ R.T`` of a matrix that counts as orthogonal."""
 
 
 def projection_energy(
@@ -199,7 +200,7 @@ def _check_orientation(orientation: Tensor) -> None:
     if orientation.shape != (3, 3):
         raise InputError(f"an orientation must be a matrix (3, 3), not shape {tuple(orientation.shape)}")
     error = float((orientation @ orientation.mT - torch.eye(3).to(orientation)).abs().max())
-    if not error < _ORTHOGONAL_WITHIN:
+    if not error < ORTHOGONAL_WITHIN:
         raise InputError(f"an orientation is not orthogonal: R R^T differs from the identity by {error:.2g}")
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from scoretomo.datatypes import InputError
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
+from scoretomo.geometry.rotations import random_rotations
+from scoretomo.methods.point_energies import projection_energy
 from scoretomo.methods.point_posterior import (
     SamplingConfig,
     most_likely_progressive,
@@ -127,6 +129,26 @@ def test_a_seed_gives_the_same_samples_and_another_seed_others() -> None:
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.allclose(drawn(1), drawn(2))
+
+
+def test_turning_what_is_observed_turns_the_samples() -> None:
+    """With a prior that knows no direction, in distribution: compared by second moments about the axes."""
+    generator = torch.Generator().manual_seed(0)
+    orientation, turn = random_rotations(2, generator=generator)
+    observed = torch.randn(10, 2, generator=generator) * torch.tensor([0.6, 0.2])
+
+    def moments(orientation: Tensor) -> Tensor:
+        energy = projection_energy(observed, orientation, 10)
+        config = SamplingConfig(steps=20, guidance=1.0)
+        drawn = last(sample_progressive(gaussian(0.4), energy, 300, 10, config, generator=generator))
+        return torch.einsum("bni,bnj->bij", drawn, drawn) / 10
+
+    as_it_is, turned = moments(orientation), moments(orientation @ turn.T)
+    expected = turn @ as_it_is @ turn.T
+    error = ((turned.var(0) + expected.var(0)) / len(turned)).sqrt()
+    assert ((turned.mean(0) - expected.mean(0)).abs() < 4 * error).all()
+    # they are far from alike in all directions, so that the test would see a wrong turn
+    assert ((turned.mean(0) - as_it_is.mean(0)).abs() > 8 * error).any()
 
 
 @pytest.mark.parametrize(("correction", "count"), [(True, 79), (False, 40)])

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from scoretomo import cli
-from scoretomo.commands import denoiser_training
 from scoretomo.commands import reconstruct as reconstruct_command
 from scoretomo.commands import run as run_command
 from scoretomo.commands import train as train_command
+from scoretomo.commands import training_loop
 from scoretomo.datatypes import Volume
 from scoretomo.ensemble.stages import GrowthConfig
 from scoretomo.imaging.masks import soft_ball
@@ -266,7 +266,7 @@ def test_training_that_was_interrupted_ends_with_the_same_weights(
 ) -> None:
     assert train(images, tmp_path / "whole") == 0
     stop_training(monkeypatch, 4, how)
-    monkeypatch.setattr(denoiser_training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(training_loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     capsys.readouterr()
     if isinstance(how, Killed):
         with pytest.raises(Killed):
@@ -297,7 +297,7 @@ def test_a_kill_before_longer_trained_weights_are_exported_is_made_good(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(denoiser_training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patch.setattr(training_loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         patch.setattr(train_command, "save_denoiser", killed)
         train(images, run, budget=32)
     assert contents(run / "denoiser") == before

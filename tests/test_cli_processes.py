@@ -27,11 +27,11 @@ _SETTINGS = (
 _SCRIPT = """
 import os, signal, sys, time
 from scoretomo import cli
-from scoretomo.commands import denoiser_training, train
+from scoretomo.commands import train, training_loop
 
 what = sys.argv[1]
 train.supports_fast_bfloat16 = lambda device: False
-denoiser_training._SECONDS_BETWEEN_CHECKPOINTS = 0.0 if what == "kill worker" else 60.0
+training_loop._SECONDS_BETWEEN_CHECKPOINTS = 0.0 if what == "kill worker" else 60.0
 original, steps = train.training_loss, 0
 
 def loss(*arguments, **named):

@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -30,6 +29,7 @@ from .io.images import read_image_stack
 from .io.mrc import read_images, write_images, write_volume
 from .io.quality import check_images, choose_left_out, write_quality
 from .io.settings import differences, from_table, to_table
+from .io.settings_file import SettingsFile
 from .methods.average_volumes import AverageVolumesConfig
 from .methods.score_tomography import NoiseConfig
 from .networks.unet import PatchUNet, UNetConfig
@@ -42,7 +42,13 @@ _FEW_IMAGES = 40
 # Views of other class averages in every update of a rigid molecule, to the end; by experiment, docs/validation.md.
 _RIGID_ANCHORS = 4
 
-_OWN_FILES = {"config.toml", "images.mrcs", "preprocessing.json", "quality.csv", ".lock"}
+SETTINGS = SettingsFile(
+    "config.toml",
+    folder_kind="run folder",
+    maker="scoretomo train",
+    own_files=frozenset({"images.mrcs", "preprocessing.json", "quality.csv", ".lock"}),
+)
+"""Of the images and the settings of a run."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +239,7 @@ def start_run(
     loaded = read_image_stack(images, pixel_size_angstrom)
     if len(loaded.stack) < 2:
         raise InputError(f"{images}: has one image only; views from several directions are needed")
-    exists = (folder / "config.toml").exists()
+    exists = SETTINGS.exists(folder)
     if exists:
         saved, left_out = read_config(folder), read_source(folder).get("left_out", [])
     else:
@@ -264,7 +270,7 @@ def start_run(
         "input": source,
         "settings": _to_settings(config),
     }
-    write_text(folder / "config.toml", tomli_w.dumps(table))
+    write_text(folder / SETTINGS.name, tomli_w.dumps(table))
     return loaded.notes
 
 
@@ -292,13 +298,9 @@ def read_config(folder: Path) -> RunConfig:
         Not a run folder, or one of a version with other settings.
     """
     try:
-        return _from_settings(_read_table(folder)["settings"])
-    except KeyError as error:
-        raise InputError(
-            f"{folder / 'config.toml'}: is of another version, setting {error} is not in both; begin a new run folder"
-        ) from error
-    except (TypeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{folder / 'config.toml'}: cannot be understood ({error})") from error
+        return _from_settings(SETTINGS.read(folder)["settings"])
+    except (KeyError, TypeError) as error:
+        raise SETTINGS.of_another_version(folder, error) from error
 
 
 def read_source(folder: Path) -> dict[str, Any]:
@@ -312,7 +314,7 @@ def read_source(folder: Path) -> dict[str, Any]:
     InputError
         Not a run folder.
     """
-    source: dict[str, Any] = _read_table(folder)["input"]
+    source: dict[str, Any] = SETTINGS.read(folder)["input"]
     return source
 
 
@@ -376,9 +378,7 @@ def load_denoiser(run: Run) -> PatchUNet:
 
 def _create(folder: Path, path: Path, stack: ImageStack, config: RunConfig) -> None:
     """Prepare the images and write them; the settings follow last, so that a killed start is made again."""
-    others = sorted(p.name for p in folder.iterdir() if p.name not in _OWN_FILES)
-    if others:
-        raise InputError(f"{folder}: holds {others[0]} but is no run folder; give the name of a new one")
+    SETTINGS.refuse_other_files(folder)
     images, record = _prepare(path, stack, config)
     write_images(folder / "images.mrcs", ImageStack(images, record.working_pixel_size_angstrom))
     write_json(folder / "preprocessing.json", asdict(record))
@@ -415,7 +415,7 @@ def _resolve(
 
 
 def _refuse_other_run(folder: Path, source: Mapping[str, Any], config: RunConfig) -> None:
-    saved, settings = _read_table(folder), _to_settings(config)
+    saved, settings = SETTINGS.read(folder), _to_settings(config)
     if saved["input"]["sha256"] != source["sha256"]:
         raise InputError(f"{folder}: was made of other images ({saved['input']['path']}); give another run folder")
     if ("drgn" in saved["settings"]) != ("drgn" in settings):
@@ -438,12 +438,3 @@ def _to_settings(config: RunConfig) -> dict[str, Any]:
 def _from_settings(table: Mapping[str, Any]) -> RunConfig:
     """Read :func:`_to_settings` back."""
     return from_table(RunConfig, {**to_table(RunConfig(budget=1)), **table} if "drgn" in table else table)
-
-
-def _read_table(folder: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{folder}: is no run folder (no config.toml); make one with `scoretomo train`") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{folder / 'config.toml'}: cannot be understood ({error})") from error

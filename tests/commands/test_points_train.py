@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from scoretomo import cli
-from scoretomo.commands import denoiser_training
 from scoretomo.commands import points_train as command
+from scoretomo.commands import training_loop
 from scoretomo.commands.points_folder import load_prior, open_prior
 from scoretomo.datatypes import PointClouds
 from scoretomo.geometry.point_clouds import normalise
@@ -70,7 +70,7 @@ def test_training_that_was_interrupted_ends_with_the_same_weights(
         return original(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(command, "prior_loss", killed)
-    monkeypatch.setattr(denoiser_training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(training_loop, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     folder = tmp_path / "parts"
     assert run("train", clouds, "-o", folder, *phases) == 130
     assert not (folder / "prior.safetensors").exists()

@@ -18,9 +18,9 @@ from ..networks.unet import parameter_count
 from ..optimiser import OptimiserConfig
 from ..runs import load_checkpoint, save_checkpoint
 from ..training import TrainingStep, new_state, optimise_progressive
-from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
+from .progress import duration, say
+from .training_loop import go_through
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _SECONDS_BETWEEN_METRICS = 10.0
 # Values of held-out data that are denoised in one call.
 _VALUES_AT_ONCE = 2**18
@@ -83,16 +83,6 @@ def is_trained(checkpoint: Path, budget: Budget) -> bool:
     )
 
 
-def own_part(config: OptimiserConfig) -> slice:
-    """Items of every batch that are this process's work: every n-th, so that shares differ by one at most."""
-    if config.batch_size < processes.count():
-        raise InputError(
-            f"{processes.count()} processes cannot share batches of {config.batch_size}; start fewer, "
-            "or give a larger --optimiser.batch-size (to a new run folder)"
-        )
-    return slice(processes.index(), None, processes.count())
-
-
 class DenoiserTraining:
     """A training from where an earlier command has stopped, or from the beginning.
 
@@ -136,19 +126,12 @@ class DenoiserTraining:
         company = f", shared by {processes.count()} processes" if processes.count() > 1 else ""
         say(f"training {parameter_count(self.state.model) / 1e6:.1f} million weights on {task.description}{company}")
         steps = optimise_progressive(self.state, loss_function, task.optimiser, self.part_done, add_up=processes.add_up)
-        with interruptible(processes.any_of_us) as check, progress("train") as report:
-            saved_at = time.monotonic()
-            try:
-                for step in steps:
-                    if log is not None:
-                        report(min(1.0, task.budget.part_done(step.images_seen, self.seconds)), log.add(step))
-                        if time.monotonic() - saved_at >= _SECONDS_BETWEEN_CHECKPOINTS:
-                            self.save()
-                            saved_at = time.monotonic()
-                    check()
-            except StoppedBetweenSteps:
-                processes.by_main(self.save)
-                raise
+
+        def show(step: TrainingStep) -> tuple[float, str]:
+            assert log is not None  # the main process has one
+            return min(1.0, task.budget.part_done(step.images_seen, self.seconds)), log.add(step)
+
+        go_through(steps, "train", show=show, save=self.save)
         if log is not None:
             log.close()
         denoiser: Denoiser = self.state.averaged

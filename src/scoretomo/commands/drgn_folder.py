@@ -3,26 +3,22 @@
 import hashlib
 import json
 import os
-import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import tomli_w
 import torch
 import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from .. import __version__
 from ..datatypes import InputError, Poses
-from ..io.files import write_json, write_text
+from ..io.files import write_json
 from ..io.mrc import write_volume
 from ..io.particles import Particles
-from ..io.settings import differences, from_table, to_table
+from ..io.settings_file import SettingsFile
 from ..io.star import write_particles
 from ..io.tables import write_table
 from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
@@ -31,7 +27,14 @@ from ..runs import load_checkpoint
 from .drgn_images import ParticlesConfig, Preparation
 from .drgn_training import new_model
 
-_OWN_FILES = {"drgn.toml", "preparation.json", "checkpoint.pt", "metrics.jsonl", ".lock"}
+SETTINGS = SettingsFile(
+    "drgn.toml",
+    folder_kind="run folder of drgn",
+    maker="scoretomo drgn train",
+    own_files=frozenset({"preparation.json", "checkpoint.pt", "metrics.jsonl", ".lock"}),
+)
+"""Of the particles and the settings of a run."""
+_PLACES = ("path", "passthrough", "poses_file", "ctf_file")
 # Particle files are known by their first bytes and their length; stacks may have a terabyte.
 _BYTES_HASHED = 2**24
 
@@ -132,30 +135,7 @@ def start_run(
     source = _source(files, particles)
     if converted is not None:
         source["cryodrgn"] = dict(converted)
-    if (folder / "drgn.toml").exists():
-        saved = _read_table(folder)
-        changed = differences(saved["input"], source, ignored=("path", "passthrough", "poses_file", "ctf_file"))
-        if changed:
-            raise InputError(
-                f"{folder}: was made of other particles ({saved['input']['path']}: {changed[0]}); "
-                "give another run folder"
-            )
-        changed = differences(saved["settings"], to_table(config))
-        if changed:
-            raise InputError(f"{folder}: was made with other settings ({'; '.join(changed)}); give another run folder")
-        if saved["input"] != source:  # the same particles in another place
-            write_text(folder / "drgn.toml", tomli_w.dumps({**saved, "input": source}))
-        return open_run(folder)
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _OWN_FILES)
-    if others:
-        raise InputError(f"{folder}: holds other files ({others[0]}); give an empty or a new folder")
-    table = {
-        "scoretomo": __version__,
-        "command": " ".join(sys.argv),
-        "input": source,
-        "settings": to_table(config),
-    }
-    write_text(folder / "drgn.toml", tomli_w.dumps(table))
+    SETTINGS.take_up(folder, "particles", source, config, places=_PLACES)
     return open_run(folder)
 
 
@@ -167,28 +147,14 @@ def open_run(folder: Path) -> DrgnRun:
     InputError
         Not a run folder of ``drgn train``, or one of a version with other settings.
     """
-    table = _read_table(folder)
+    config, source = SETTINGS.settings(folder, DrgnConfig), SETTINGS.read(folder)["input"]
     try:
-        config, source = from_table(DrgnConfig, table["settings"]), table["input"]
         poses_file, ctf_file = (Path(source[name]) if name in source else None for name in ("poses_file", "ctf_file"))
         passthrough = tuple(Path(path) for path in source["passthrough"])
         files = ParticleFiles(Path(source["path"]), passthrough, poses_file, ctf_file, source.get("pixel_size"))
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / 'drgn.toml'}: is of another version ({error} is not in both); begin a new run folder"
-        ) from error
+        raise SETTINGS.of_another_version(folder, error) from error
     return DrgnRun(folder, config, files, source.get("cryodrgn"))
-
-
-def _read_table(folder: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads((folder / "drgn.toml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{folder}: is no run folder of drgn (no drgn.toml); make one with `scoretomo drgn train`"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / 'drgn.toml'}: cannot be understood ({error})") from error
 
 
 def _source(files: ParticleFiles, particles: Particles) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """``scoretomo drgn halves``: the resolution of a volume by two independent runs, each of every other particle."""
 
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +17,7 @@ from ..io.mrc import read_volume, write_volume
 from ..io.tables import write_table
 from ..report.course import FSC_COLUMNS
 from ..report.pictures import draw_shell_correlations
-from .drgn_folder import DrgnRun, open_run
+from .drgn_folder import SETTINGS, DrgnRun, open_run
 from .progress import say
 from .train import Device, choose_device
 
@@ -105,7 +104,7 @@ def _maps(first: Path, second: Path) -> _Pair:
 
 def _particles(run: DrgnRun) -> tuple[str, int, float]:
     """Tell the particle files of a run from others."""
-    source = tomllib.loads((run.folder / "drgn.toml").read_text(encoding="utf-8"))["input"]
+    source = SETTINGS.read(run.folder)["input"]
     return source["sha256"], source["side"], source["pixel_size_angstrom"]
 
 

@@ -1,6 +1,5 @@
 """The report of ``drgn analyze``: what a page needs, from the run folder and from what was found."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from ..io.files import write_text
 from ..io.metrics import read_metrics
 from ..report.particle_page import ParticleAnalysis, ParticleMap, build_particle_page
-from .drgn_folder import DrgnRun
+from .drgn_folder import SETTINGS, DrgnRun
 from .drgn_graph import distances_along
 from .drgn_latent import Latent
 from .drgn_pictures import cluster_colours
@@ -31,7 +30,7 @@ def write_report(
     missing: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the page of a run: of its volumes, and of its map of ``count`` particles if there is one."""
-    table = tomllib.loads((run.folder / "drgn.toml").read_text(encoding="utf-8"))
+    table = SETTINGS.read(run.folder)
     source = table["input"]
     images = f"{source['images']} of {source['side']} pixels, {source['pixel_size_angstrom']:.4g} Å, {source['path']}"
     provenance = [

@@ -21,10 +21,9 @@ from ..methods.latent_vae import LatentVAE, LatentVAEConfig, encode_images, new_
 from ..networks.unet import parameter_count, supports_fast_bfloat16
 from ..runs import load_checkpoint, save_checkpoint
 from ..training import TrainingStep
-from .denoiser_training import own_part
-from .progress import StoppedBetweenSteps, duration, interruptible, progress, say
+from .progress import duration, say
+from .training_loop import go_through, own_part
 
-_SECONDS_BETWEEN_CHECKPOINTS = 60.0
 # Images whose mean power is that of all.
 _SAMPLE = 1000
 
@@ -121,19 +120,12 @@ class Training:
             part=own_part(task.model.optimiser),
             add_up=processes.add_up,
         )
-        saved_at = time.monotonic()
-        with interruptible(processes.any_of_us) as check, progress(task.name) as report:
-            try:
-                for item in items:
-                    if log is not None:
-                        report(self.state.part_done(self.cycles), log.add(item))
-                        if time.monotonic() - saved_at >= _SECONDS_BETWEEN_CHECKPOINTS:
-                            self.save()
-                            saved_at = time.monotonic()
-                    check()
-            except StoppedBetweenSteps:
-                processes.by_main(self.save)
-                raise
+
+        def show(item: TrainingStep | PosesFound) -> tuple[float, str]:
+            assert log is not None  # the main process has one
+            return self.state.part_done(self.cycles), log.add(item)
+
+        go_through(items, task.name, show=show, save=self.save)
         if log is not None:
             log.close()
 

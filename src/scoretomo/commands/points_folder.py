@@ -1,29 +1,30 @@
 """The folder of a point-cloud prior: what it was trained on and how, its checkpoint, and the denoiser."""
 
 import hashlib
-import sys
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import safetensors.torch
-import tomli_w
 import torch
 import tyro
 from torch import nn
 
-from .. import __version__
 from ..datatypes import InputError, PointClouds
 from ..diffusion.edm import EDMDenoiser
-from ..io.files import replacing, write_text
-from ..io.settings import differences, from_table, to_table
+from ..io.files import replacing
+from ..io.settings_file import SettingsFile
 from ..methods.point_prior import SIGMA_DATA, PointNoiseConfig
 from ..networks.point_transformer import PointTransformer, PointTransformerConfig
 from ..networks.unet import supports_fast_bfloat16
 from ..optimiser import OptimiserConfig
 
-_OWN_FILES = {"prior.toml", "checkpoint.pt", "metrics.jsonl", "prior.safetensors", ".lock", "tensorboard"}
+_SETTINGS = SettingsFile(
+    "prior.toml",
+    folder_kind="folder of a point-cloud prior",
+    maker="scoretomo points train",
+    own_files=frozenset({"checkpoint.pt", "metrics.jsonl", "prior.safetensors", ".lock", "tensorboard"}),
+)
 # How long to train may change from one command to the next.
 _LIMITS = ("points", "minutes", "budget")
 
@@ -108,28 +109,8 @@ def start_prior(folder: Path, path: Path, clouds: PointClouds, config: PriorConf
         "points": points,
         "handed": clouds.handed,
     }
-    if (folder / "prior.toml").exists():
-        saved = _read_table(folder)
-        changed = differences(saved["input"], source, ignored=("path",))
-        if changed:
-            raise InputError(f"{folder}: was trained on other clouds ({changed[0]}); give another folder")
-        # more of the same is no other prior; its points stand in the source
-        changed = differences(saved["settings"], to_table(config), ignored=_LIMITS)
-        if changed:
-            raise InputError(f"{folder}: was made with other settings ({'; '.join(changed)}); give another folder")
-        if saved["settings"] != to_table(config):
-            write_text(folder / "prior.toml", tomli_w.dumps({**saved, "settings": to_table(config)}))
-        return open_prior(folder)
-    others = sorted(each.name for each in folder.iterdir() if each.name not in _OWN_FILES)
-    if others:
-        raise InputError(f"{folder}: holds other files ({others[0]}); give an empty or a new folder")
-    table = {
-        "scoretomo": __version__,
-        "command": " ".join(sys.argv),
-        "input": source,
-        "settings": to_table(config),
-    }
-    write_text(folder / "prior.toml", tomli_w.dumps(table))
+    # the points of a cloud stand in the source: not to ask for a number is to ask for all
+    _SETTINGS.take_up(folder, "clouds", source, config, limits=_LIMITS)
     return open_prior(folder)
 
 
@@ -141,13 +122,7 @@ def open_prior(folder: Path) -> Prior:
     InputError
         Not such a folder, or one of a version with other settings.
     """
-    table = _read_table(folder)
-    try:
-        return Prior(folder, from_table(PriorConfig, table["settings"]), table["input"])
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / 'prior.toml'}: is of another version ({error} is not in both); train a new prior"
-        ) from error
+    return Prior(folder, _SETTINGS.settings(folder, PriorConfig), _SETTINGS.read(folder)["input"])
 
 
 def save_prior(prior: Prior, network: nn.Module) -> None:
@@ -173,14 +148,3 @@ def load_prior(folder: Path, device: torch.device) -> tuple[Prior, EDMDenoiser]:
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise InputError(f"{prior.weights}: cannot be read ({str(error).splitlines()[0]}); train it again") from error
     return prior, denoiser.eval().requires_grad_(False)
-
-
-def _read_table(folder: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads((folder / "prior.toml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{folder}: is no folder of a point-cloud prior (no prior.toml); make one with `scoretomo points train`"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / 'prior.toml'}: cannot be understood ({error})") from error

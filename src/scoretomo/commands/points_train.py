@@ -15,10 +15,11 @@ from ..methods.point_prior import PointNoiseConfig, prior_loss
 from ..networks.point_transformer import PointTransformerConfig
 from ..optimiser import OptimiserConfig
 from ..run_lock import locked
-from .denoiser_training import Budget, DenoiserTask, DenoiserTraining, is_trained, own_part
+from .denoiser_training import Budget, DenoiserTask, DenoiserTraining, is_trained
 from .points_folder import Prior, PriorConfig, save_prior, start_prior
 from .progress import say
 from .train import Device, choose_device
+from .training_loop import own_part
 
 # Clouds that a training without a limit sees.
 _DEFAULT_BUDGET = 60_000

@@ -21,9 +21,10 @@ from ..presets import PresetName
 from ..report.quality_sheet import quality_sheet
 from ..run_lock import locked
 from ..runs import Run, RunConfig, open_run, save_denoiser, start_run
-from .denoiser_training import Budget, DenoiserTask, DenoiserTraining, own_part
+from .denoiser_training import Budget, DenoiserTask, DenoiserTraining
 from .denoiser_training import is_trained as denoiser_is_trained
 from .progress import say
+from .training_loop import own_part
 
 Device = Literal["auto", "cpu", "cuda"]
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scoretomo.datatypes import InputError
+from scoretomo.networks import point_transformer
 from scoretomo.networks.point_transformer import PointTransformer, PointTransformerConfig
 from scoretomo.networks.unet import parameter_count
 
@@ -54,6 +55,28 @@ def test_the_paper_s_network_is_as_large_as_point_e_s() -> None:
     with torch.device("meta"):
         count = parameter_count(PointTransformer(PointTransformerConfig(width=512, layers=24, heads=8)))
     assert count == pytest.approx(76e6, rel=0.02)
+
+
+def test_large_batches_keep_less_and_have_the_same_gradient(
+    network: PointTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, label = torch.randn(3, 17, 3), torch.randn(3)
+
+    def measured() -> tuple[int, torch.Tensor]:
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x
+        ):
+            out = network(points, label)
+        network.zero_grad()
+        out.square().sum().backward()
+        return sum(kept), network.enter.weight.grad.clone()
+
+    kept, gradient = measured()
+    monkeypatch.setattr(point_transformer, "_MOST_KEPT", 0)
+    less, same = measured()
+    assert less < kept / 4
+    assert torch.equal(same, gradient)
 
 
 def test_heads_must_divide_the_width() -> None:

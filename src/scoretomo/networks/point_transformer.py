@@ -6,12 +6,16 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..datatypes import InputError
 
 # Frequencies of the noise label's encoding: the slowest turns once over all labels that occur (ln(80) / 4 to ln(0.002)
 # / 4 = -1.6), the fastest tells levels that differ by 2 %.
 _SLOWEST, _FASTEST = 1.0, 400.0
+# Features of all layers beyond which the backward pass computes the layers again: some 16 values are kept for each, so
+# that this is 8 GB in bfloat16. A batch of the paper's network would take 60; to compute again costs a third more time.
+_MOST_KEPT = 2**28
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class PointTransformer(nn.Module):
         angles = label[:, None] * self.turns
         token = self.level(torch.cat([angles.cos(), angles.sin()], 1).to(label.dtype))
         features = self.first_norm(torch.cat([token[:, None].to(points.dtype), self.enter(points)], 1))
+        again = torch.is_grad_enabled() and features.numel() * len(self.blocks) > _MOST_KEPT
         for block in self.blocks:
-            features = block(features)
+            features = checkpoint(block, features, use_reentrant=False) if again else block(features)
         out: Tensor = self.leave(self.last_norm(features[:, 1:]))
         return out
 

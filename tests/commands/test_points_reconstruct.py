@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ import torch
 from scoretomo import cli
 from scoretomo.commands import points_reconstruct
 from scoretomo.commands.points_folder import PriorConfig, open_prior, save_prior, start_prior
+from scoretomo.commands.points_observations import ObservationConfig, observe
 from scoretomo.commands.points_views import choose_views, views_of_points
 from scoretomo.commands.progress import StoppedBetweenSteps
 from scoretomo.datatypes import ImageStack, PointClouds, Volume
 from scoretomo.geometry.point_clouds import normalise
 from scoretomo.geometry.rotations import angle_between, random_rotations
 from scoretomo.imaging.point_images import draw_points
-from scoretomo.io.mrc import read_volume, write_images, write_volume
+from scoretomo.io.mrc import read_images, read_volume, write_images, write_volume
 from scoretomo.io.point_files import read_point_clouds, write_pseudo_atoms
 from scoretomo.io.point_sets import write_point_set
 from scoretomo.networks.point_transformer import PointTransformerConfig
@@ -131,7 +133,7 @@ def _stopping(save: Callable[..., None]) -> Callable[..., None]:
 
 
 def test_poses_are_found_by_matching(made: Path) -> None:
-    found = views_of_points(made / "poseless.npz", made / "map.mrc", 6, 20.0, None, device=torch.device("cpu"))
+    found = views_of_points(made / "poseless.npz", made / "map.mrc", 6, 20.0, None, 0.1, device=torch.device("cpu"))
     truth = torch.from_numpy(np.load(made / "posed.npz")["rotations"])
     angles = torch.stack([angle_between(view.rotation, truth[view.index]) for view in found.views])
     assert angles.median() < 4 and angles.max() < 10  # turns about its long axis change little of it
@@ -165,6 +167,24 @@ def test_images_with_poses_need_no_volume(made: Path, reconstruct: Callable[...,
     middle = density.side // 2 * density.pixel_size_angstrom
     torch.testing.assert_close(model.mean(0), truth.mean(0) + middle, atol=5, rtol=0)
     assert float(model.std(0).norm() / truth.std(0).norm()) == pytest.approx(1, abs=0.2)
+
+
+def test_the_user_knows_contrast_and_background_better(made: Path, tmp_path: Path) -> None:
+    """A negative taken as dark is the picture; a high threshold leaves the dense middle."""
+    star = _star(made, tmp_path)
+
+    def radius(contrast: Literal["bright", "dark"], threshold: float) -> float:
+        config = ObservationConfig(views=1, contrast=contrast, threshold=threshold, points=60)
+        generator, device = torch.Generator().manual_seed(0), torch.device("cpu")
+        (view,) = observe(star, config, 60, generator=generator, device=device).views
+        return float(view.points.norm(dim=1).mean())
+
+    as_it_is, middle = radius("bright", 0.1), radius("bright", 0.7)
+    stack = read_images(tmp_path / "images.mrcs").stack
+    write_images(tmp_path / "images.mrcs", ImageStack(-stack.images, PIXEL))
+    assert radius("dark", 0.1) == pytest.approx(as_it_is, rel=0.01)
+    assert radius("bright", 0.1) != pytest.approx(as_it_is, rel=0.1)
+    assert middle < 0.9 * as_it_is
 
 
 def _star(made: Path, folder: Path) -> Path:
@@ -238,7 +258,11 @@ def test_other_bad_input_is_one_clear_line(
         ((*volume, "--coarse", tmp_path / "far.npy"), "bring it to the volume's frame"),
         (("--coarse-points", "9"), "no volume"),
         (("--subunit", made / "object.npy"), "--subunit-share"),
-        (("--image", "3"), "run folder"),
+        (("--image", "3"), "--image 3: does nothing"),
+        (("--contrast", "dark"), "--contrast dark: does nothing"),
+        (("--observed-points", "9"), "holds point projections"),
+        (("--pixel-size", "3"), "leave it out"),
+        (("--threshold", "1"), "--threshold 1.0: a part"),
         (("--views", "13"), "12 projections, and 13"),
         (("--weight-projections", "0"), "weight of 0"),
         (("--samples", "0"), "1 model or more"),

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -13,11 +14,18 @@ from torch import Tensor
 
 from ..datatypes import InputError, Volume
 from ..geometry.point_clouds import mixture_means, normalise
-from ..imaging.point_images import density_points
+from ..imaging.point_images import THRESHOLD, density_points
 from ..io.point_files import read_points
 from .points_views import PosedView, views_of_images, views_of_points, views_of_run
 from .progress import say
 
+# Finest detail in Angstrom that counts in matching, unless it is said.
+_RESOLUTION = 20.0
+_WHAT_IT_IS = {
+    "run": "is a run folder with volumes of its own",
+    "points": "holds point projections",
+    "images": "holds images with poses",
+}
 # Points of a subunit's surroundings belong to it within this many times their usual distance.
 _NEAR = 1.0
 
@@ -32,10 +40,14 @@ class ObservationConfig:
     """Which volume of a run: the number of its class average. None: of the reliable ones the most probable."""
     views: Annotated[int, tyro.conf.arg(metavar="K")] = 5
     """Projections to use: those that match well and look from directions far apart."""
-    resolution: Annotated[float, tyro.conf.arg(metavar="ANGSTROM")] = 20.0
-    """Finest detail that counts where point projections are matched against a map."""
+    resolution: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
+    """Finest detail that counts where point projections are matched against a map. None: 20."""
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
     """Pixel size of the map, or of images with poses, where the file says none or a wrong one."""
+    contrast: Literal["auto", "bright", "dark"] = "auto"
+    """Whether protein is bright or dark in images with poses; auto looks at them."""
+    threshold: Annotated[float, tyro.conf.arg(metavar="PART")] = THRESHOLD
+    """Part of the brightest density below which there is background, in images and maps; more for noisy ones."""
     points: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Points of a model. None: as many as the prior was trained on."""
     observed_points: Annotated[int | None, tyro.conf.arg(metavar="M")] = None
@@ -53,8 +65,10 @@ class ObservationConfig:
         counts = (self.views, self.points, self.observed_points, self.coarse_points)
         if min(count for count in counts if count is not None) < 1 or self.points == 1:
             raise InputError("give 1 view or more, and models, projections and coarse models of 1 point, or more")
-        if not 0 < self.resolution < math.inf:
+        if self.resolution is not None and not 0 < self.resolution < math.inf:
             raise InputError(f"--resolution {self.resolution}: must be a positive number of Angstrom")
+        if not 0 <= self.threshold < 1:
+            raise InputError(f"--threshold {self.threshold}: a part of the brightest density, 0 or more and below 1")
         if self.coarse is not None and self.coarse_points is not None:
             raise InputError("give --coarse or --coarse-points, not both")
         if self.subunit_share is not None and not 0 < self.subunit_share < 1:
@@ -117,31 +131,31 @@ def observe(
         Whatever cannot be used.
     """
     kind = _kind(source)
-    if kind != "run" and config.image is not None:
-        raise InputError(f"--image {config.image}: chooses a volume of a run folder, and {source} is none")
-    if kind == "run" and config.volume is not None:
-        raise InputError(f"--volume {config.volume}: a run folder has its own; choose one with --image")
-    own = config.observed_points or points
+    _refuse_idle(source, kind, config)
+    reduce = partial(
+        density_points, count=config.observed_points or points, threshold=config.threshold, generator=generator
+    )
     if kind == "run":
-        found = views_of_run(source, config.image, config.views, own, generator=generator, device=device)
+        found = views_of_run(source, config.image, config.views, reduce, device=device)
     elif kind == "points":
         found = views_of_points(
             source,
             config.volume,
             config.views,
-            config.resolution,
+            config.resolution or _RESOLUTION,
             config.pixel_size,
+            config.threshold,
             device=device,
         )
     else:
-        found = views_of_images(source, config.volume, config.views, own, config.pixel_size, generator=generator)
+        found = views_of_images(source, config.volume, config.views, reduce, config.pixel_size, config.contrast)
     for words in (*found.notes, found.words):
         say(words)
     if found.volume is None:
         centre, unit = _frame_of_views(found.views)
         base = Observed(found.views, centre, unit, None, None, None, None, found.source)
     else:
-        cloud = _points_of(found.volume, points, generator)
+        cloud = _points_of(found.volume, points, config.threshold, generator)
         _, centre, largest = normalise(cloud)
         base = Observed(found.views, centre, float(largest), found.volume, cloud, None, None, found.source)
     return _with_subunit(_with_coarse(base, config, generator), config, points, generator)
@@ -155,8 +169,25 @@ def _kind(source: Path) -> str:
     return "points" if source.suffix.lower() == ".npz" else "images"
 
 
-def _points_of(volume: Volume, count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
-    return density_points(volume.voxels, count, generator=generator) * volume.pixel_size_angstrom
+def _refuse_idle(source: Path, kind: str, config: ObservationConfig) -> None:
+    """Say which options would do nothing for such an input."""
+    used: dict[str, bool] = {
+        "image": kind == "run",
+        "volume": kind != "run",
+        "resolution": kind == "points",
+        "pixel_size": kind == "images" or (kind == "points" and config.volume is not None),
+        "contrast": kind == "images",
+        "observed_points": kind != "points",
+    }
+    usual = ObservationConfig()
+    for name, of_use in used.items():
+        if not of_use and getattr(config, name) != getattr(usual, name):
+            option = f"--{name.replace('_', '-')} {getattr(config, name)}"
+            raise InputError(f"{option}: does nothing for {source}, which {_WHAT_IT_IS[kind]}; leave it out")
+
+
+def _points_of(volume: Volume, count: int, threshold: float, generator: torch.Generator) -> Float[Tensor, "count 3"]:
+    return density_points(volume.voxels, count, threshold=threshold, generator=generator) * volume.pixel_size_angstrom
 
 
 def _frame_of_views(views: tuple[PosedView, ...]) -> tuple[Float[Tensor, "3"], float]:
@@ -178,7 +209,7 @@ def _with_coarse(observed: Observed, config: ObservationConfig, generator: torch
         return observed
     if observed.volume is None:
         raise InputError(f"--coarse-points {config.coarse_points}: there is no volume to take them from")
-    return replace(observed, coarse=_points_of(observed.volume, config.coarse_points, generator))
+    return replace(observed, coarse=_points_of(observed.volume, config.coarse_points, config.threshold, generator))
 
 
 def _with_subunit(observed: Observed, config: ObservationConfig, points: int, generator: torch.Generator) -> Observed:

@@ -18,14 +18,14 @@ from ..evaluation.generation import GenerationScores, generation_scores
 from ..geometry.point_clouds import normalise, random_orthogonal_matrices, random_subsets
 from ..io.files import write_json
 from ..io.point_sets import read_point_set, write_point_set
-from ..methods.point_posterior import SamplingConfig, sample_progressive
+from ..methods.point_posterior import PriorSamplingConfig, sample_progressive
 from ..report.point_pictures import draw_clouds
 from .points_folder import Prior, load_prior
 from .progress import interruptible, progress
 from .train import Device, choose_device
 
 # Noise must swamp the clouds at first: 80 times the cube (002, Figs. 3 to 5). Fewer steps than 100 show.
-_SAMPLING = SamplingConfig(steps=100, largest=80.0, noise_at_most=1.0)
+_SAMPLING = PriorSamplingConfig(steps=100, largest=80.0, noise_at_most=1.0)
 # Clouds that go through the network together on a CPU.
 _AT_ONCE = 32
 # Clouds in a row of the picture.
@@ -61,7 +61,9 @@ class SampleRequest:
     seed: int = 0
 
 
-def sample(request: Annotated[SampleRequest, tyro.conf.arg(name="")], sampling: SamplingConfig = _SAMPLING) -> None:
+def sample(
+    request: Annotated[SampleRequest, tyro.conf.arg(name="")], sampling: PriorSamplingConfig = _SAMPLING
+) -> None:
     """Draw clouds from a prior, without observations.
 
     With --compare, 1-nearest-neighbour accuracy, coverage and minimum matching distance by the Chamfer distance tell
@@ -97,7 +99,7 @@ def sample(request: Annotated[SampleRequest, tyro.conf.arg(name="")], sampling: 
 
 
 def draw(
-    denoiser: Denoiser, count: int, points: int, sampling: SamplingConfig, *, generator: torch.Generator
+    denoiser: Denoiser, count: int, points: int, sampling: PriorSamplingConfig, *, generator: torch.Generator
 ) -> Float[Tensor, "count points 3"]:
     """Draw clouds from a prior, some at a time."""
     parts = [min(_AT_ONCE, count - start) for start in range(0, count, _AT_ONCE)]

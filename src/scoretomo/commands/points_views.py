@@ -1,8 +1,9 @@
 """Views of an object for `points reconstruct`: projections as points, with poses, from a run, points or images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -34,6 +35,10 @@ _SAME_SIZE = 1.4
 # Sampling and points with which centre and size of a map are measured.
 _SIDE_TO_MEASURE, _POINTS_TO_MEASURE = 48, 128
 _SAME_PIXEL_SIZE = 0.01
+
+
+Reduce: TypeAlias = Callable[[Tensor], Tensor]
+"""An image ``(side, side)`` to points ``(m, 2)`` of equal mass, xy in pixels from the origin ``side // 2``."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,10 @@ def choose_views(rotations: Float[Tensor, "n 3 3"], count: int) -> list[int]:
     return chosen
 
 
-def views_of_run(
-    folder: Path, image: int | None, count: int, points: int, *, generator: torch.Generator, device: torch.device
-) -> FoundViews:
+def views_of_run(folder: Path, image: int | None, count: int, reduce: Reduce, *, device: torch.device) -> FoundViews:
     """Choose class averages of a run that one of its volumes explains, seen from directions far apart.
+
+    ``reduce`` makes points of an image.
 
     Raises
     ------
@@ -130,7 +135,7 @@ def views_of_run(
     views = []
     for place in places:
         picture = run.images[used[place]]
-        positions = density_points(picture, points, generator=generator)
+        positions = reduce(picture)
         views.append(_view(used[place], positions * pixel, poses, place, picture, pixel))
     if chosen.index in used:
         views[0] = replace(views[0], correlation=_front_correlation(run, volume, chosen.index))
@@ -145,6 +150,7 @@ def views_of_points(
     count: int,
     resolution: float,
     pixel_size: float | None,
+    threshold: float,
     *,
     device: torch.device,
 ) -> FoundViews:
@@ -168,7 +174,7 @@ def views_of_points(
     elif volume is None:
         raise InputError(f"{path}: has no rotations; give a map that tells the poses, --volume MAP.mrc")
     else:
-        middle = _centre_of_same_size(path, clouds, volume)
+        middle = _centre_of_same_size(path, clouds, volume, threshold)
         # sampled no finer than the matching needs
         box = volume.side * volume.pixel_size_angstrom
         band = min(box / resolution, volume.side / 2 - 1)
@@ -196,9 +202,16 @@ def views_of_points(
 
 
 def views_of_images(
-    path: Path, map_path: Path | None, count: int, points: int, pixel_size: float | None, *, generator: torch.Generator
+    path: Path,
+    map_path: Path | None,
+    count: int,
+    reduce: Reduce,
+    pixel_size: float | None,
+    contrast: Literal["auto", "bright", "dark"],
 ) -> FoundViews:
     """Choose among images whose poses a .star or .cs file has; of a folder, its poses.star or only such file.
+
+    ``reduce`` makes points of an image.
 
     Raises
     ------
@@ -212,19 +225,21 @@ def views_of_images(
     _check_count(file, len(particles), count)
     places = choose_views(particles.poses.rotations, count)
     pictures = particles.images.read(np.array(places))
-    working, record = preprocess(ImageStack(pictures, particles.pixel_size_angstrom), PreprocessConfig(), multiple=2)
+    stack = ImageStack(pictures, particles.pixel_size_angstrom)
+    working, record = preprocess(stack, PreprocessConfig(contrast=contrast), multiple=2)
     pixel = record.working_pixel_size_angstrom
     poses = _Poses(
         particles.poses.rotations[places], particles.poses.shifts_angstrom[places] / pixel, torch.ones(count)
     )
     views = []
     for number, (place, picture) in enumerate(zip(places, working, strict=True)):
-        positions = density_points(picture, points, generator=generator)
+        positions = reduce(picture)
         view = _view(place, positions * pixel, poses, number, picture, pixel)
         views.append(replace(view, correlation=None))
     volume = None if map_path is None else read_volume(map_path).volume
     source = file.name if map_path is None else map_path.name
-    notes = [f"protein is {'bright' if record.sign > 0 else 'dark'} (confidence {record.contrast_confidence:.2f})"]
+    confidence = f" (confidence {record.contrast_confidence:.2f})" if contrast == "auto" else ""
+    notes = [f"protein is {'bright' if record.sign > 0 else 'dark'}{confidence}"]
     if particles.ctf is not None:
         notes.append("note: contrast transfer is not corrected for; images should be class averages or corrected ones")
     words = _words(views, source, f"{len(particles)} images")
@@ -317,7 +332,9 @@ def _checked_rotations(path: Path, matrices: np.ndarray, count: int) -> Float[Te
     return rotations
 
 
-def _centre_of_same_size(path: Path, clouds: Float[Tensor, "k m 2"], volume: Volume) -> Float[Tensor, "3"]:
+def _centre_of_same_size(
+    path: Path, clouds: Float[Tensor, "k m 2"], volume: Volume, threshold: float
+) -> Float[Tensor, "3"]:
     """Find the centre of mass of a map, in Angstrom, if it is of the size of what the projections show.
 
     Otherwise the unit of one of them is wrong, and matching would find something all the same.
@@ -325,7 +342,8 @@ def _centre_of_same_size(path: Path, clouds: Float[Tensor, "k m 2"], volume: Vol
     seen = float(((clouds - clouds.mean(1, keepdim=True)).square().sum(2).mean() * 1.5).sqrt())
     small = resize(volume.voxels, min(volume.side, _SIDE_TO_MEASURE), 3)
     pixel = volume.pixel_size_angstrom * volume.side / len(small)
-    positions = density_points(small, _POINTS_TO_MEASURE, generator=torch.Generator().manual_seed(0)) * pixel
+    generator = torch.Generator().manual_seed(0)
+    positions = density_points(small, _POINTS_TO_MEASURE, threshold=threshold, generator=generator) * pixel
     centre = positions.mean(0)
     known = float((positions - centre).square().sum(1).mean().sqrt())
     if not 1 / _SAME_SIZE < seen / known < _SAME_SIZE:

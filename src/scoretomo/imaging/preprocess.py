@@ -262,7 +262,7 @@ def _mask_limit(images: Float[Tensor, "n side side"]) -> float:
     edge = max(2.0, _EDGE * side)
     shells = shell_index(side, 2, images.device)
     deviation = images.std().item()
-    varied = [r for r in range(side // 2 + 1) if images[:, shells == r].std().item() > _FLAT * deviation]
+    varied = [r for r in range(side // 2 + 1) if images[:, shells == r].std(correction=0).item() > _FLAT * deviation]
     visible = float(max(varied, default=0))
     radius = radius_grid(side, 2, images.device)
     within = (radius <= visible - edge) & (radius > visible - 2 * edge)

@@ -29,8 +29,8 @@ _LEAST_ENERGY = 1e-12
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
-    """How clouds are drawn; steps and noise levels are those of 002 for reconstruction (A.3), guidance is our own."""
+class PriorSamplingConfig:
+    """How clouds are drawn: steps and noise levels, by default those of 002 for reconstruction (A.3)."""
 
     steps: int = 40
     """Noise levels (N); with correction 2 N - 1 evaluations of the network and of the energy."""
@@ -48,15 +48,6 @@ class SamplingConfig:
     """Largest beta; 002 samples the prior with 1 (Figs. 3 and 4), so that less noise comes in at small levels."""
     correction: bool = True
     """Correct every step to second order."""
-    guidance: float = 3.0
-    """Strength of the observations: alpha of 002, Eq. 9, per point, so that it holds for clouds of any size, at a noise
-    level of 1. In the paper's units, for clouds of 1024 points, 3 is 3k."""
-    guidance_power: float = 1.0
-    """Guidance grows as the noise level falls, as one over this power of it: gentle while the shape is still open, firm
-    where it is decided. The paper's is constant: 0."""
-    through_network: bool = False
-    """Take the gradient of the energy through the network, as the paper does, which costs two to three times as much;
-    otherwise as if its output were the noisy cloud, scaled as EDM scales it."""
 
     def __post_init__(self) -> None:
         if self.steps < 2 or not 0 < self.smallest < self.largest or self.rho < 1:
@@ -64,8 +55,8 @@ class SamplingConfig:
                 f"sampling needs 2 steps or more, 0 < smallest < largest and rho of 1 or more, not {self.steps} steps "
                 f"from {self.largest:g} to {self.smallest:g} with rho {self.rho:g}"
             )
-        if min(self.noise, self.noise_above, self.noise_at_most, self.guidance, self.guidance_power) < 0:
-            raise InputError("noise and guidance must not be negative")
+        if min(self.noise, self.noise_above, self.noise_at_most) < 0:
+            raise InputError("noise must not be negative")
 
     def beta(self, sigma: float) -> float:
         """Rate of fresh noise at a noise level (002, Eq. 8)."""
@@ -85,12 +76,32 @@ class SamplingConfig:
         return 2 * self.steps - 1 if self.correction else self.steps
 
 
+@dataclass(frozen=True)
+class SamplingConfig(PriorSamplingConfig):
+    """How clouds are drawn that are to explain observations; guidance is not the paper's by default."""
+
+    guidance: float = 3.0
+    """Strength of the observations: alpha of 002, Eq. 9, per point, so that it holds for clouds of any size, at a noise
+    level of 1. In the paper's units, for clouds of 1024 points, 3 is 3k."""
+    guidance_power: float = 1.0
+    """Guidance grows as the noise level falls, as one over this power of it: gentle while the shape is still open, firm
+    where it is decided. The paper's is constant: 0."""
+    through_network: bool = False
+    """Take the gradient of the energy through the network, as the paper does, which costs two to three times as much;
+    otherwise as if its output were the noisy cloud, scaled as EDM scales it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.guidance, self.guidance_power) < 0:
+            raise InputError("guidance must not be negative")
+
+
 def sample_progressive(
     denoiser: Denoiser,
     energy: Energy | None,
     count: int,
     points: int,
-    config: SamplingConfig,
+    config: PriorSamplingConfig,
     *,
     generator: torch.Generator,
 ) -> Iterator[Float[Tensor, "count points 3"]]:
@@ -105,7 +116,7 @@ def sample_progressive(
     count, points
         Clouds and points of a cloud.
     config
-        Steps, noise, guidance.
+        Steps and noise; with an energy a :class:`SamplingConfig`, which says how it guides.
 
     Yields
     ------
@@ -134,7 +145,7 @@ def sample_progressive(
 
 
 def posterior_score(
-    denoiser: Denoiser, energy: Energy | None, noisy: Float[Tensor, "b n 3"], sigma: float, config: SamplingConfig
+    denoiser: Denoiser, energy: Energy | None, noisy: Float[Tensor, "b n 3"], sigma: float, config: PriorSamplingConfig
 ) -> Float[Tensor, "b n 3"]:
     """Gradient of the logarithm of the posterior at a noise level, as reconstruction guidance has it (002, Eq. 9).
 
@@ -145,6 +156,8 @@ def posterior_score(
     if energy is None:
         with torch.no_grad():
             return (denoiser(noisy, levels) - noisy) / sigma**2
+    if not isinstance(config, SamplingConfig):
+        raise TypeError("an energy guides as a SamplingConfig says")
     with torch.set_grad_enabled(config.through_network):
         noisy = noisy.detach().requires_grad_()
         clean = denoiser(noisy, levels)

@@ -1,5 +1,7 @@
 """``scoretomo drgn analyze``, ``select`` and ``poses``: from z to volumes, pictures and particle files."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,6 +304,28 @@ def test_poses_against_a_map_of_another_sampling(
     assert angle_between(poses.rotations, truth.rotations).median() < 3
     torch.testing.assert_close(poses.shifts_angstrom.median(0).values, torch.tensor([3.0, 0.0]), atol=0.3, rtol=0)
     assert "rlnAutopickFigureOfMerit" in (tmp_path / "found.star").read_text()
+
+
+def test_a_search_that_was_interrupted_goes_on_to_the_same_poses(
+    search: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search("map.mrc", "whole.star") == 0
+    monkeypatch.setattr(drgn_poses, "_IMAGES_AT_ONCE", 5)
+    searched, original = [], drgn_poses.find_volume_poses
+
+    def spied(images: Tensor, *arguments: Any, **more: Any) -> Any:
+        searched.append(len(images))
+        if len(searched) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(images, *arguments, **more)
+
+    monkeypatch.setattr(drgn_poses, "find_volume_poses", spied)
+    assert search("map.mrc", "found.star") == 130
+    assert not (tmp_path / "found.star").exists() and searched == [5]
+    assert search("map.mrc", "found.star") == 0
+    assert "going on after 5 images" in capsys.readouterr().err and searched == [5, 5, 2]
+    assert (tmp_path / "found.star").read_text() == (tmp_path / "whole.star").read_text()
+    assert not (tmp_path / "found.partial").exists()
 
 
 def test_a_search_that_could_not_end_well_is_refused_before_images_are_read(

@@ -299,7 +299,7 @@ def test_the_disc_grows_from_the_first_radius_to_the_last_and_training_sees_a_li
     assert [search.radius(32, part) for part in (0.0, 0.25, 0.5, 1.0)] == [5.0, 10.0, 15.0, 15.0]
     assert search.trained_radius(32, 0.25) > 10.0
     assert search.trained_radius(32, 0.5) >= 16.0  # all of it
-    small, large = search.grid(32, 0.0), search.grid(32, 1.0)
+    small, large = search.grid_at(32, 0.0), search.grid_at(32, 1.0)
     assert small.refinements < large.refinements  # finer poses than the disc can tell are not looked for
     assert search.part_done(1000, 11.0, 1000, cycle=0) == 0.0  # the epoch at random poses does not count
     assert search.part_done(6000, 11.0, 1000, cycle=0) == 0.5

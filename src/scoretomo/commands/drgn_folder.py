@@ -132,7 +132,7 @@ def start_run(
     InputError
         A folder of other particles or settings, which is left as it was, or one that is not empty.
     """
-    source = _source(files, particles)
+    source = source_table(files, particles)
     if converted is not None:
         source["cryodrgn"] = dict(converted)
     SETTINGS.take_up(folder, "particles", source, config, places=_PLACES)
@@ -157,7 +157,7 @@ def open_run(folder: Path) -> DrgnRun:
     return DrgnRun(folder, config, files, source.get("cryodrgn"))
 
 
-def _source(files: ParticleFiles, particles: Particles) -> dict[str, Any]:
+def source_table(files: ParticleFiles, particles: Particles) -> dict[str, Any]:
     """Tell these particles from others; paths are such that they are found from anywhere."""
     digest = hashlib.sha256()
     for path in (files.particles, *files.passthrough, files.poses_file, files.ctf_file):

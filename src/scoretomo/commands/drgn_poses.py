@@ -1,25 +1,33 @@
 """``scoretomo drgn poses``: the poses of particles against a given map."""
 
+import hashlib
+import json
 import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from torch import Tensor
 
+from .. import processes
 from ..datatypes import InputError, Poses, Volume
 from ..imaging.slices import SliceFn, voxel_slices
 from ..io.mrc import read_volume
+from ..io.settings import to_table
 from ..methods.abinitio import find_volume_poses
-from ..methods.abinitio_schedule import AbInitioConfig
-from ..methods.pose_search import transfer_of
+from ..methods.abinitio_schedule import SearchGridConfig
+from ..methods.pose_search import PoseCandidates, transfer_of
+from ..runs import load_checkpoint, save_checkpoint
 from ..simulation.particles import resample_map
-from .drgn_folder import write_poses
+from .drgn_folder import ParticleFiles, source_table, write_poses
 from .drgn_images import ParticlesConfig, open_particles, particle_images, prepare_images, working_side
 from .drgn_train import announce
 from .progress import progress, say
 from .train import Device, choose_device
+from .training_loop import go_through
 
 # Images between two reports of the progress.
 _IMAGES_AT_ONCE = 64
@@ -33,8 +41,8 @@ class PosesConfig:
     """Which images are used and how."""
     method: Literal["search", "branch-and-bound"] = "search"
     """The hierarchical search of cryoDRGN2, or branch and bound as in cryoDRGN."""
-    search: AbInitioConfig = field(default_factory=AbInitioConfig)
-    """Grids and bands of the search; the schedule of a training means nothing here."""
+    search: SearchGridConfig = field(default_factory=SearchGridConfig)
+    """How finely, and on which frequencies."""
 
 
 _DEFAULT = PosesConfig()
@@ -54,7 +62,8 @@ def poses(
     """Find the poses of particles against a map.
 
     All rotations and shifts are searched for every particle, whatever poses its file has. The result is a RELION file
-    with one more column: the correlation of each image with the map (rlnAutopickFigureOfMerit).
+    with one more column: the correlation of each image with the map (rlnAutopickFigureOfMerit). The same command again
+    goes on where an earlier one was interrupted: until the end, what was found is in FILE.partial.
 
     Parameters
     ----------
@@ -77,6 +86,7 @@ def poses(
     device
         Where to compute; auto takes a GPU (cuda) if there is one.
     """
+    processes.refuse_company("drgn poses")
     _check_output(output, particles)
     where = choose_device(device)
     loaded = read_volume(volume, map_pixel_size)
@@ -94,17 +104,54 @@ def poses(
     for note in (*loaded.notes, *found.notes):
         say(f"note: {note}")
     announce(found, record, where)
-    data, best = particle_images(images, found.ctf, record, where), []
-    with progress("poses") as report:
-        for rows in torch.arange(len(found)).split(_IMAGES_AT_ONCE):
-            transfer = transfer_of(data.transfer, rows.to(where))
-            best.append(find_volume_poses(images[rows].to(where), slices, grid, config.method, transfer=transfer))
-            report((int(rows[-1]) + 1) / len(found), f"{int(rows[-1]) + 1} of {len(found)} images")
-    scores = torch.cat([part.scores[:, 0] for part in best]).cpu()
-    rotations = torch.cat([part.rotations[:, 0] for part in best]).cpu()
-    shifts = torch.cat([part.shifts_pixels[:, 0] for part in best]).cpu() * record.pixel_size_angstrom
-    write_poses(output, found, Poses(rotations, shifts), {"rlnAutopickFigureOfMerit": scores.tolist()})
+    files = ParticleFiles(particles, passthrough, None, ctf_file, pixel_size)
+    made_of = _fingerprint(source_table(files, found), loaded.volume, config)
+    data = particle_images(images, found.ctf, record, where)
+
+    def search(rows: Tensor) -> PoseCandidates:
+        transfer = transfer_of(data.transfer, rows.to(where))
+        return find_volume_poses(images[rows].to(where), slices, grid, config.method, transfer=transfer)
+
+    partial = output.with_suffix(".partial")
+    best = _find_all(search, len(found), partial, made_of)
+    shifts = best["shifts_pixels"] * record.pixel_size_angstrom
+    scores = best["scores"]
+    write_poses(output, found, Poses(best["rotations"], shifts), {"rlnAutopickFigureOfMerit": scores.tolist()})
+    partial.unlink(missing_ok=True)
     print(f"poses: {output}\nmedian correlation: {scores.median():.3f}")
+
+
+def _find_all(search: Callable[[Tensor], PoseCandidates], count: int, partial: Path, made_of: str) -> dict[str, Tensor]:
+    """Search all images, or those that an earlier command has left; the best pose of each."""
+    saved = load_checkpoint(partial)
+    if saved is None or saved["made_of"] != made_of:
+        saved = {"made_of": made_of, "rotations": [], "shifts_pixels": [], "scores": []}
+    batches = torch.arange(count).split(_IMAGES_AT_ONCE)
+    before = len(saved["scores"])
+    if before:
+        say(f"going on after {before * _IMAGES_AT_ONCE} images")
+
+    def steps() -> Iterator[int]:
+        for rows in batches[before:]:
+            found = search(rows)
+            for name in ("rotations", "shifts_pixels", "scores"):
+                saved[name].append(getattr(found, name)[:, 0].cpu())
+            yield int(rows[-1]) + 1
+
+    def show(done: int) -> tuple[float, str]:
+        return done / count, f"{done} of {count} images"
+
+    go_through(steps(), "poses", show=show, save=lambda: save_checkpoint(partial, saved))
+    return {name: torch.cat(saved[name]) for name in ("rotations", "shifts_pixels", "scores")}
+
+
+def _fingerprint(source: Mapping[str, Any], volume: Volume, config: PosesConfig) -> str:
+    """Tell this search from others."""
+    same = {name: value for name, value in source.items() if name not in ("path", "passthrough", "ctf_file")}
+    settings = {**same, **to_table(config), "map_pixel_size": volume.pixel_size_angstrom}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(volume.voxels.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_output(output: Path, particles: Path) -> None:

@@ -233,7 +233,7 @@ def _new_poses(
         latent.shifts_pixels[chosen] = 0
         return None
     part_done = search.part_done(state.searched - len(rows), config.epochs, count, state.cycle)
-    grid, shifts = search.grid(latent.model.side, part_done), latent.shifts_pixels[chosen]
+    grid, shifts = search.grid_at(latent.model.side, part_done), latent.shifts_pixels[chosen]
     volumes = search.search_volumes
     found = find_model_poses(
         latent.model, particles, rows, grid, method, shifts_pixels=shifts, volumes=volumes, shared=shared

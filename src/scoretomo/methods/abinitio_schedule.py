@@ -29,13 +29,63 @@ _MOST_SEARCHES = 24
 
 
 @dataclass(frozen=True)
-class AbInitioConfig:
-    """When and how finely poses are searched. Defaults of cryoDRGN2 (003, A.2 and C.5) unless noted.
+class SearchGridConfig:
+    """How finely poses are searched, and on which frequencies. Defaults of cryoDRGN2 (003, C.5).
 
     Raises
     ------
     InputError
-        A negative number, no search at all, or a grid that :class:`.PoseSearchConfig` refuses.
+        A negative number, or a grid that :class:`.PoseSearchConfig` refuses.
+    """
+
+    base_order: int = 2
+    """Order of the exhaustive grid: 1, 2, 3 are 576, 4608, 36864 rotations. This, ``refinements``, ``kept`` and
+    ``shift_count`` are of the hierarchical search; branch and bound has the numbers of 004."""
+    refinements: int = 4
+    """Times that the spacing is halved (M); fewer where the disc is too small to tell such poses."""
+    kept: int = 8
+    """Poses of each image that are refined (K)."""
+    low_radius: float = 12.0
+    """Largest radius in the exhaustive search (k_min); a quarter of the side at most."""
+    high_radius: float = 48.0
+    """Radius of the disc of frequencies (k_max), at most half the side."""
+    shift_extent: float = 20 / 128
+    """Shifts from minus to plus this are searched along x and y, as a part of the side; 0 does not search any."""
+    shift_count: int = 14
+    """Shifts per axis in the exhaustive search (T)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.base_order <= _FINEST_GRID:
+            raise InputError(f"base_order must be 0 to {_FINEST_GRID}, not {self.base_order}")
+        if not 0 <= self.shift_extent <= 0.5:
+            raise InputError(f"shift_extent must be a part of the side, 0 to 0.5, not {self.shift_extent}")
+        self.grid(128)
+
+    def grid(self, side: int, radius: float = math.inf) -> PoseSearchConfig:
+        """Search for images of ``side`` pixels, up to a radius where it is to be smaller than ``high_radius``."""
+        radius = min(radius, self.high_radius, side / 2)
+        grid = PoseSearchConfig(
+            base_order=self.base_order,
+            refinements=self.refinements,
+            kept=self.kept,
+            low_radius=min(self.low_radius, max(1.0, _FINEST_AT_BASE * side), radius),
+            high_radius=radius,
+            shift_extent_pixels=self.shift_extent * side,
+            shift_count=self.shift_count,
+            separation_degrees=_SEPARATION,
+        )
+        useful = math.ceil(math.log2(max(1.0, grid.rotation_spacing(0) * radius / _FINEST_TURN)))
+        return replace(grid, refinements=min(self.refinements, useful))
+
+
+@dataclass(frozen=True)
+class AbInitioConfig(SearchGridConfig):
+    """When and how finely poses are searched; ``high_radius`` is that of the end. Defaults of 003 (A.2) unless noted.
+
+    Raises
+    ------
+    InputError
+        A negative number, no search at all, or what :class:`SearchGridConfig` refuses.
     """
 
     pretrain_images: int = 1000
@@ -57,31 +107,14 @@ class AbInitioConfig:
     search_volumes: int = 16
     """Volumes that the images of a heterogeneous set are compared with at once: their z are gathered around so many
     centres, and each image is compared with the volume of its centre. 003 decodes one volume for each image."""
-    base_order: int = 2
-    """Order of the exhaustive grid: 1, 2, 3 are 576, 4608, 36864 rotations. This, ``refinements``, ``kept`` and
-    ``shift_count`` are of the hierarchical search; branch and bound has the numbers of 004."""
-    refinements: int = 4
-    """Times that the spacing is halved (M) in the end; fewer as long as the disc is too small to tell such poses."""
-    kept: int = 8
-    """Poses of each image that are refined (K)."""
     first_radius: float = 5.0
     """Radius of the disc of frequencies where searches begin, in Fourier pixels (ours; 003 begins at 12)."""
-    low_radius: float = 12.0
-    """Largest radius in the exhaustive search (k_min); a quarter of the side at most."""
-    high_radius: float = 48.0
-    """Radius in the end (k_max)."""
     march: float = 0.4
     """Part of the epochs with poses over which the radius grows to ``high_radius``."""
-    shift_extent: float = 20 / 128
-    """Shifts from minus to plus this are searched along x and y, as a part of the side; 0 does not search any."""
-    shift_count: int = 14
-    """Shifts per axis in the exhaustive search (T)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.consensus_epochs < math.inf:
             raise InputError(f"consensus_epochs must be a number above 0, not {self.consensus_epochs}")
-        if not 0 <= self.base_order <= _FINEST_GRID:
-            raise InputError(f"base_order must be 0 to {_FINEST_GRID}, not {self.base_order}")
         if self.pretrain_images < 0 or self.resets < 0:
             counts = f"{self.pretrain_images} and {self.resets}"
             raise InputError(f"pretrain_images and resets must be 0 or more, not {counts}")
@@ -91,9 +124,7 @@ class AbInitioConfig:
         if not 0 < self.march <= 1 or not 1 <= self.first_radius:
             parts = f"{self.march} and {self.first_radius}"
             raise InputError(f"march must lie between 0 and 1, and first_radius must be 1 or more, not {parts}")
-        if not 0 <= self.shift_extent <= 0.5:
-            raise InputError(f"shift_extent must be a part of the side, 0 to 0.5, not {self.shift_extent}")
-        self.grid(128)
+        super().__post_init__()
 
     def radius(self, side: int, part_done: float) -> float:
         """Radius of the disc when so much of the epochs with poses is done, 0 to 1."""
@@ -101,21 +132,9 @@ class AbInitioConfig:
         first = min(self.first_radius, last)
         return first + min(1.0, part_done / self.march) * (last - first)
 
-    def grid(self, side: int, part_done: float = 1.0) -> PoseSearchConfig:
+    def grid_at(self, side: int, part_done: float) -> PoseSearchConfig:
         """Search for images of ``side`` pixels, when so much of the epochs with poses is done, 0 to 1."""
-        radius = self.radius(side, part_done)
-        grid = PoseSearchConfig(
-            base_order=self.base_order,
-            refinements=self.refinements,
-            kept=self.kept,
-            low_radius=min(self.low_radius, max(1.0, _FINEST_AT_BASE * side), radius),
-            high_radius=radius,
-            shift_extent_pixels=self.shift_extent * side,
-            shift_count=self.shift_count,
-            separation_degrees=_SEPARATION,
-        )
-        useful = math.ceil(math.log2(max(1.0, grid.rotation_spacing(0) * radius / _FINEST_TURN)))
-        return replace(grid, refinements=min(self.refinements, useful))
+        return self.grid(side, self.radius(side, part_done))
 
     def trained_radius(self, side: int, part_done: float) -> float:
         """Radius of the disc that the volumes are trained on."""

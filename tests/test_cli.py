@@ -211,6 +211,21 @@ def test_simulate_writes_images_and_truth_that_belong_together(
     assert "2 of 16 x 16 pixels" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train averages.mrcs -o run --growth.nuclei -1", "nuclei"),
+        ("drgn train particles.star -o run --search.kept 0", "kept and shift_count must be 1 or more, not 0"),
+        ("points sample prior -o out --sampling.steps 1", "sampling needs 2 steps or more"),
+    ],
+)
+def test_a_setting_of_a_group_that_means_nothing_is_one_line(
+    command: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command.split()) == 2
+    assert words in one_line(capsys)
+
+
 # interruptions
 
 
@@ -220,7 +235,7 @@ def test_simulate_writes_images_and_truth_that_belong_together(
         ("train averages.mrcs -o run", True),
         ("consensus run", True),
         ("drgn train particles.star -o run", True),
-        ("drgn poses particles.star --volume map.mrc -o found.star", False),
+        ("drgn poses particles.star --volume map.mrc -o found.star", True),
         ("drgn analyze run", False),
         ("simulate particles hand -o set", False),
     ],

@@ -61,10 +61,6 @@ def test_poses_need_a_shift_for_each_rotation() -> None:
             Poses(torch.zeros(rotations), torch.zeros(shifts))
 
 
-def test_an_input_error_is_a_value_error() -> None:
-    assert issubclass(InputError, ValueError)
-
-
 def test_poses_that_are_not_finite_are_named() -> None:
     rotations, shifts = torch.eye(3).repeat(6, 1, 1), torch.zeros(6, 2)
     rotations[1, 0, 0], shifts[4, 1] = math.nan, math.inf

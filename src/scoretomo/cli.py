@@ -37,6 +37,7 @@ _RESUMABLE = {
     "reconstruct",
     "consensus",
     "drgn train",
+    "drgn poses",
     "points prepare",
     "points train",
     "points reconstruct",

@@ -21,8 +21,11 @@ _CTF_RANGES = {
 }
 
 
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message names it and says what to do."""
+class InputError(Exception):
+    """Something the user gave cannot be used; the message names it and says what to do.
+
+    It is no ValueError: readers of files catch those, and the option parser would put its own words around it.
+    """
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def test_points_and_bars_lead_to_the_volume_of_their_cluster(page: Any) -> None:
     contents = page.locator("#contents a").all_inner_texts()
     assert contents == ["Particles", "3D", "Motion", "Training", "Settings"]
     page.locator("#map").scroll_into_view_if_needed()
+    assert "to see the volume of its cluster" in page.inner_text("#landscape .lead")
     assert page.locator("#map canvas").get_attribute("data-points") == "300"
     assert "Cluster 1" in page.inner_text("#chosen")  # the largest
     _wait_until(page, "document.querySelector('#chosen canvas').dataset.triangles > 100")
@@ -95,6 +96,12 @@ def test_points_and_bars_lead_to_the_volume_of_their_cluster(page: Any) -> None:
     _wait_until(page, "document.querySelector('#chosen canvas').dataset.triangles > 100")
     page.get_by_label("previous").click()
     assert "Cluster 2" in page.inner_text("#chosen")
+
+
+def test_without_volumes_none_is_promised(opened: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(build_particle_page(replace(_analysis(), volumes={})), encoding="utf-8")
+    page = opened(tmp_path / "report.html")
+    assert "Click a point to see its cluster." in page.inner_text("#landscape .lead")
 
 
 def test_every_particle_can_be_pointed_at(page: Any) -> None:

@@ -184,6 +184,7 @@ def _landscape(
         "colourings": list(found.names.items()),
         "clusters": clusters,
         "note": note,
+        "click": f"Click a point to see {'the volume of ' if 'clusters' in densities else ''}its cluster.",
     }
 
 

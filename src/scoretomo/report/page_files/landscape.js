@@ -12,6 +12,7 @@ function startLandscape() {
   byId("axes").addEventListener("change", redraw);
   byId("colouring").addEventListener("change", redraw);
   byId("map-note").textContent = landscape.note;
+  byId("map-click").textContent = landscape.click;
   chosen.listeners.push((number) => { markCluster(number); showCluster(landscape.clusters[number]); });
   redraw();
   inWidth(byId("populations"), () => { drawPopulations(landscape.clusters); markCluster(chosen.index); });

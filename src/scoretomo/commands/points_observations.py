@@ -1,6 +1,9 @@
 """What `points reconstruct` knows of an object: views with poses, a volume, a coarse model, a known part."""
 
+import hashlib
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +19,7 @@ from ..datatypes import InputError, Volume
 from ..geometry.point_clouds import mixture_means, normalise
 from ..imaging.point_images import THRESHOLD, density_points
 from ..io.point_files import read_points
+from ..io.settings import to_table
 from .points_views import PosedView, views_of_images, views_of_points, views_of_run
 from .progress import say
 
@@ -91,6 +95,8 @@ class Observed:
         ``(m, 3)`` and ``(l, 3)``.
     source
         What the volume is, in words.
+    fingerprint
+        Tells these files and these options from others.
     """
 
     views: tuple[PosedView, ...]
@@ -101,6 +107,7 @@ class Observed:
     coarse: Float[Tensor, "m 3"] | None
     subunit: Float[Tensor, "l 3"] | None
     source: str
+    fingerprint: str
 
     @property
     def middle(self) -> float:
@@ -151,14 +158,26 @@ def observe(
         found = views_of_images(source, config.volume, config.views, reduce, config.pixel_size, config.contrast)
     for words in (*found.notes, found.words):
         say(words)
+    made_of = _fingerprint(found.files, config)
     if found.volume is None:
         centre, unit = _frame_of_views(found.views)
-        base = Observed(found.views, centre, unit, None, None, None, None, found.source)
+        base = Observed(found.views, centre, unit, None, None, None, None, found.source, made_of)
     else:
         cloud = _points_of(found.volume, points, config.threshold, generator)
         _, centre, largest = normalise(cloud)
-        base = Observed(found.views, centre, float(largest), found.volume, cloud, None, None, found.source)
+        base = Observed(found.views, centre, float(largest), found.volume, cloud, None, None, found.source, made_of)
     return _with_subunit(_with_coarse(base, config, generator), config, points, generator)
+
+
+def _fingerprint(files: Sequence[Path], config: ObservationConfig) -> str:
+    """Hash what is read, and how; not what is computed of it, whose last digits depend on the machine."""
+    table = to_table(config)
+    chosen = {name: value for name, value in table.items() if not isinstance(value, Path)}
+    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
+    named = [path for path in (config.coarse, config.subunit) if path is not None]
+    for path in (*files, *named):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _kind(source: Path) -> str:

@@ -126,18 +126,13 @@ class _Task:
     @property
     def made_of(self) -> str:
         """Fingerprint of all that decides what comes out."""
-        request, observed = self.request, self.observed
-        parts = [each for view in observed.views for each in (view.rotation, view.points)]
-        parts += [observed.centre, *(each for each in (observed.coarse, observed.subunit) if each is not None)]
-        numbers = asdict(request)
+        numbers = asdict(self.request)
         chosen = {
             name: numbers[name] for name in numbers if name not in ("source", "prior", "output", "device", "preset")
         }
-        settings = {**chosen, "points": self.points, "unit": observed.unit, **to_table(self.sampling)}
+        settings = {**chosen, "observed": self.observed.fingerprint, "points": self.points, **to_table(self.sampling)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         digest.update(self.prior.weights.read_bytes())
-        for part in parts:
-            digest.update(part.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @property

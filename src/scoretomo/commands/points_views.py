@@ -75,12 +75,13 @@ class PosedView:
 
 @dataclass(frozen=True)
 class FoundViews:
-    """Views, the volume that they are views of, if there is one, and both in words."""
+    """Views, the volume that they are views of, if there is one, both in words, and the files that tell all this."""
 
     views: tuple[PosedView, ...]
     volume: Volume | None
     source: str
     words: str
+    files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -141,7 +142,8 @@ def views_of_run(folder: Path, image: int | None, count: int, reduce: Reduce, *,
         views[0] = replace(views[0], correlation=_front_correlation(run, volume, chosen.index))
     verdict = "" if chosen.verdict is None else f" ({chosen.verdict})"
     source = f"volume {chosen.index}{verdict}"
-    return FoundViews(tuple(views), volume, source, _words(views, source, f"{len(used)} class averages"))
+    files = (chosen.path, folder / "images.mrcs")
+    return FoundViews(tuple(views), volume, source, _words(views, source, f"{len(used)} class averages"), files)
 
 
 def views_of_points(
@@ -198,7 +200,8 @@ def views_of_points(
         picture = draw_points(clouds[place] / pixel, side, MOLMAP_WIDTH * resolution / pixel)
         view = _view(place, clouds[place], poses, place, picture, pixel)
         views.append(view if rotations is None else replace(view, correlation=None))
-    return FoundViews(tuple(views), volume, source, _words(views, source, f"{len(clouds)} projections"))
+    files = (path,) if map_path is None else (path, map_path)
+    return FoundViews(tuple(views), volume, source, _words(views, source, f"{len(clouds)} projections"), files)
 
 
 def views_of_images(
@@ -243,7 +246,8 @@ def views_of_images(
     if particles.ctf is not None:
         notes.append("note: contrast transfer is not corrected for; images should be class averages or corrected ones")
     words = _words(views, source, f"{len(particles)} images")
-    return FoundViews(tuple(views), volume, source, words, tuple(notes))
+    files = (file,) if map_path is None else (file, map_path)
+    return FoundViews(tuple(views), volume, source, words, files, tuple(notes))
 
 
 def _match(

@@ -36,6 +36,11 @@ def _memory_ratio(rows: Sequence[Row], **same: Any) -> str:
     return number(listing[0] / min(ours)) if listing and all(listing + ours) else "-"
 
 
+def _times_scipy(rows: Sequence[Row], **same: Any) -> str:
+    chosen = [row for row in rows if all(row[name] == value for name, value in same.items())]
+    return number(max((row["times_scipy"] for row in chosen if row["times_scipy"] is not None), default=None))
+
+
 GOALS: tuple[tuple[str, str, str, Callable[[Sequence[Row]], str]], ...] = (
     *(
         (
@@ -77,6 +82,12 @@ GOALS: tuple[tuple[str, str, str, Callable[[Sequence[Row]], str]], ...] = (
         "6000 (H200)",
         "training",
         lambda rows: _best(rows, "images_per_second", network="paper", side=88),
+    ),
+    (
+        "point clouds, 1024 points, 6 projections of 200: a sample with SciPy's assignment over ours",
+        "5",
+        "points_time",
+        lambda rows: _times_scipy(rows, points=1024, observed=200),
     ),
 )
 """What is counted, its goal, the benchmark, and the figure of its rows."""

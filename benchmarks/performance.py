@@ -67,7 +67,7 @@ def _record(name: str, device: str) -> Record | None:
 
 def _section(title: str, name: str, text: str, columns: Sequence[Column]) -> str:
     parts = [f"## {title}", text]
-    for device in _DEVICES:
+    for device in _DEVICES if name not in _CPU_ONLY else ("cpu",):
         record = _record(name, device)
         if record is None:
             parts.append(f"{_LABELS[device]}: not measured yet, `{_command(name, device)}`.")
@@ -81,11 +81,13 @@ def _section(title: str, name: str, text: str, columns: Sequence[Column]) -> str
 
 
 _LABELS = {"cpu": "CPU", "cuda": "CUDA"}
+_NEEDED = {"points_time": " --prior PRIOR --clouds SET.npz"}
+_CPU_ONLY = ("point_assignment",)
 _CURVES = ("projection", "accuracy", "scaling")
 
 
 def _command(name: str, device: str) -> str:
-    return f"python -m benchmarks {name}" + ("" if device == "cpu" else " --device cuda")
+    return f"python -m benchmarks {name}{_NEEDED.get(name, '')}" + ("" if device == "cpu" else " --device cuda")
 
 
 def _origin(record: Record) -> str:

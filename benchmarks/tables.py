@@ -153,5 +153,42 @@ SECTIONS: tuple[tuple[str, str, str, list[Column]], ...] = (
             peak_memory_mb="peak MB",
         ),
     ),
+    (
+        "Point clouds: a sample",
+        "points_time",
+        "Seconds for one cloud drawn from the posterior of projections (79 evaluations), in the network and in the "
+        "assignment; `scipy` solves each assignment as 002 does. CD and EMD, 100 times, say that nothing else differs. "
+        "002: 72 s for 1024 points, 6 projections of 200 points, 10 clouds at once, 24 layers of width 512, A100.",
+        _columns(
+            solver="assignment by",
+            points="points",
+            observed="of a projection",
+            views="projections",
+            batch="clouds at once",
+            seconds_a_sample="s a sample",
+            network="network",
+            assignment="assignment",
+            ms_per_assignment="ms an assignment",
+            cd_x100="CD",
+            emd_x100="EMD",
+            times_scipy="times SciPy's",
+            times_scipy_assignment="assignment alone",
+        ),
+    ),
+    (
+        "Point clouds: an assignment",
+        "point_assignment",
+        "Exact assignment of a cloud to an observation along a course of sampling, milliseconds of the processor. "
+        "Warm: from the prices of the last one.",
+        _columns(
+            observation="observation",
+            points="points",
+            warm_ms="warm",
+            cold_ms="cold",
+            scipy_ms="SciPy",
+            lapx_ms="lapx",
+            times_scipy="times SciPy",
+        ),
+    ),
 )
 """Title, benchmark, what to know of it, columns."""

@@ -6,29 +6,21 @@ it at the least cost. Where there is none, rows look at the few columns that wer
 prove to be enough.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, no_type_check
+from functools import partial
+from typing import NamedTuple, no_type_check
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from .compiled import FAST, compiled
 
 # From this capacity on a column keeps which of its rows changes best to each other column.
 _WIDE = 4
 # Columns in the list of a row, and columns from which on making the lists is worth it.
 _LISTED = 16
 _MANY = 512
-# Sums may be reordered. There is no NaN, but there are infinite values.
-_FAST: set[str] = {"reassoc", "contract", "arcp", "nsz", "nnan"}
-
-
-def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call; later processes find the result on the disk, where it may be written to."""
-    try:
-        ready: Callable[..., Any] = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)(kernel)
-    except RuntimeError:  # neither the package's folder nor one of the user's
-        ready = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(kernel)
-    return ready
+# There is no NaN, but there are infinite values.
+_compiled = partial(compiled, fastmath=FAST | {"nnan"})
 
 
 class _Problem(NamedTuple):

@@ -1,4 +1,4 @@
-"""Kernels compiled by Numba, and threads to run them on."""
+"""Threads to run compiled kernels on, and how their inner functions are compiled."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,23 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..geometry.compiled import FAST
+
 # Samples for which another thread is worth its cost, about a millisecond's work.
 _SAMPLES_OF_A_THREAD = 2**17
 # Parts of the work for each thread: enough to even out threads of unequal speed, few beside the cost of handing out.
 _PARTS_OF_A_THREAD = 8
 
-# Kernels are not type-checked: Numba takes plain functions only. Sums may be reordered; what is not finite stays so.
-_FAST: set[str] = {"reassoc", "contract", "arcp", "nsz"}
-inlined = numba.njit(fastmath=_FAST, inline="always", error_model="numpy")
-
-
-def compiled(kernel: Callable[..., None]) -> Callable[..., None]:
-    """Compile at the first call; later processes find the result on the disk, where it may be written to."""
-    try:
-        ready: Callable[..., None] = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=True)(kernel)
-    except RuntimeError:  # neither the package's folder nor one of the user's
-        ready = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy")(kernel)
-    return ready
+inlined = numba.njit(fastmath=set(FAST), inline="always", error_model="numpy")
 
 
 def threads_for(samples: int) -> int:

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .kernels import compiled, inlined, share_out, threads_for
+from ..geometry.compiled import compiled
+from .kernels import inlined, share_out, threads_for
 
 # Bordered copies of volumes that are made at once: enough to feed all cores, small enough to stay near the cache.
 _BYTES_AT_ONCE = 2**24

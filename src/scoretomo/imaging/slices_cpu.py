@@ -13,7 +13,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .kernels import compiled, share_out, threads_for
+from ..geometry.compiled import compiled
+from .kernels import share_out, threads_for
 
 
 def bordered(lattices: Float[Tensor, "c n n n"]) -> Float[Tensor, "c m m m"]:

@@ -192,6 +192,22 @@ def test_selected_rows_are_untouched(
         assert words in capsys.readouterr().err
 
 
+def test_rows_of_a_particle_file_that_has_changed_are_not_selected(
+    make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, particles = make_run(), tmp_path / "particles.star"
+    assert _analyze(run, "--clusters", 3, "--components", 0) == 0
+    lines = particles.read_text().splitlines()
+    rows = [line for line in lines if "@" in line]
+    particles.write_text("\n".join([*(line for line in lines if "@" not in line), *rows[::-1]]) + "\n")
+    assert _drgn("select", run, "-o", tmp_path / "some.star", "--clusters", 0) == 2
+    assert "particles.star: has been changed since" in capsys.readouterr().err
+    particles.unlink()
+    assert _drgn("select", run, "-o", tmp_path / "some.star", "--clusters", 0) == 2
+    assert "the run was made of it" in capsys.readouterr().err
+    assert not (tmp_path / "some.star").exists()
+
+
 def test_no_particle_file_of_the_run_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """cryoSPARC particles whose passthrough file has the very name that one of the results would get."""
     paths = [tmp_path / name for name in ("subset_passthrough_1.cs", "subset.cs", "particles.cs")]
@@ -200,7 +216,8 @@ def test_no_particle_file_of_the_run_is_overwritten(tmp_path: Path, capsys: pyte
             np.save(file, np.array([(10 + i,) for i in range(4)], dtype=[("uid", "<u8")]))
     run, before = tmp_path / "run", [path.read_bytes() for path in paths]
     (run / "analysis").mkdir(parents=True)
-    source = {"path": str(paths[2]), "passthrough": [str(paths[0])]}
+    files = ParticleFiles(paths[2], (paths[0],))
+    source = {"path": str(paths[2]), "passthrough": [str(paths[0])], "sha256": files.digest()}
     (run / "drgn.toml").write_text(tomli_w.dumps({"input": source, "settings": to_table(DrgnConfig())}))
     write_table(run / "analysis" / "latent.csv", [{"row": row, "cluster": row % 2} for row in range(4)])
     for output in (paths[1], paths[0], paths[2]):

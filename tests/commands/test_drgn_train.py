@@ -29,7 +29,8 @@ _SIDE = 16
 _PIXEL = 3.0
 _CENTRES = torch.tensor([[-4.0, 1.0, 0.5], [3.0, 0.5, -2.5], [0.0, -3.5, 2.0], [1.0, 3.0, 3.0]])
 _HEIGHTS = torch.tensor([1.0, 0.8, 0.6, 1.2])
-_SMALL = "--decoder.hidden 24 --decoder.layers 1 --encoder.hidden 16 --encoder.layers 1 --device cpu".split()
+_SMALL = "--decoder.hidden 24 --decoder.layers 1 --device cpu".split()
+_ENCODER = "--encoder.hidden 16 --encoder.layers 1".split()
 # Runs the command line in one of two processes; after so many steps and searches, one of them is asked to end.
 _SCRIPT = """
 import os, signal, sys
@@ -88,7 +89,9 @@ def make_set(tmp_path: Path) -> Callable[..., Path]:
 
 
 def _train(*arguments: object) -> int:
-    return cli.main(["drgn", "train", *_SMALL, *map(str, arguments)])
+    words = list(map(str, arguments))
+    dimensions = words[words.index("--latent-dimensions") + 1] if "--latent-dimensions" in words else "8"
+    return cli.main(["drgn", "train", *_SMALL, *([] if dimensions == "0" else _ENCODER), *words])
 
 
 def _overlap(volume: Tensor, reference: Tensor) -> float:
@@ -236,6 +239,44 @@ def test_halves_are_those_of_the_file_where_it_has_them(make_set: Callable[..., 
     assert _train(particles, "-o", run, *options) == 0
     names = starfile.read(run / "poses.star")["particles"]["rlnImageName"]
     assert [int(name.split("@")[0]) - 1 for name in names] == [row for row in range(10) if halves[row] == 2]
+    # what is written of them says so too, so that who trains on it keeps to these halves
+    assert starfile.read(run / "poses.star")["particles"]["rlnRandomSubset"].tolist() == [2] * 5
+
+
+def test_poses_that_do_not_count_may_be_anything(
+    make_set: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    particles, options = make_set(10), ["--epochs", 2, "--latent-dimensions", 0]
+    table = starfile.read(particles)
+    rows = table["particles"] if isinstance(table, dict) else table
+    rows["rlnAngleRot"] = float("nan")
+    starfile.write(table, particles, overwrite=True, na_rep="nan")
+    assert _train(particles, "-o", tmp_path / "run", *options) == 2
+    assert "rlnAngleRot" in capsys.readouterr().err
+    grid = "--search.pretrain-images 10 --search.base-order 0 --search.kept 1 --search.shift-extent 0".split()
+    assert _train(particles, "-o", tmp_path / "run", *options, "--poses", "search", *grid) == 0
+
+
+def test_options_that_would_do_nothing_are_refused(
+    make_set: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    particles, one = make_set(10), ["--latent-dimensions", "0"]
+    idle = {
+        "--search.kept: does nothing here, since poses are those of the file": ["--search.kept", 3],
+        "--search.base-order: does nothing here, since branch and bound": [
+            "--poses",
+            "branch-and-bound",
+            "--search.base-order",
+            1,
+        ],
+        "--encoder.hidden: does nothing here": [*one, "--encoder.hidden", 9],
+        "--beta: does nothing here": [*one, "--beta", 2],
+        "--search.consensus-epochs: does nothing": [*one, "--poses", "search", "--search.consensus-epochs", 2],
+    }
+    for words, options in idle.items():
+        arguments = ["drgn", "train", str(particles), "-o", str(tmp_path / "run"), *map(str, options)]
+        assert cli.main(arguments) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_what_cannot_be_used_is_said_in_one_line(

@@ -19,10 +19,11 @@ from scoretomo.methods.abinitio import (
     AbInitioState,
     ParticleImages,
     PosesFound,
+    branch_and_bound_config,
     find_model_poses,
     train_abinitio_progressive,
 )
-from scoretomo.methods.abinitio_schedule import AbInitioConfig
+from scoretomo.methods.abinitio_schedule import AbInitioConfig, SearchGridConfig
 from scoretomo.methods.latent_vae import LatentVAE, LatentVAEConfig, new_state, rows_of_batch
 from scoretomo.networks.coordinate_mlp import CoordinateMLPConfig
 from scoretomo.networks.image_encoder import ImageEncoderConfig
@@ -194,6 +195,15 @@ def test_poses_are_found_against_a_model_that_is_right(method: Any, generator: t
         model, ParticleImages(_images(rotations)), rows, grid, method, shifts_pixels=torch.zeros(4, 2)
     )
     assert angle_between(found.rotations[:, 0], rotations).max() < 5
+
+
+@pytest.mark.parametrize(("side", "extent", "count"), [(128, 10 / 128, 7), (64, 10 / 128, 7), (128, 20 / 128, 14)])
+def test_branch_and_bound_has_the_spacings_of_004_however_far_it_searches(side: int, extent: float, count: int) -> None:
+    """49 shifts over 20 pixels of 128, halved five times, to 0.09 pixels (004, appendix A)."""
+    grid = branch_and_bound_config(SearchGridConfig(shift_extent=extent).grid(side), side).grid
+    assert (grid.base_order, grid.refinements, grid.shift_count) == (1, 5, count)
+    assert 2 * grid.shift_extent_pixels / grid.shift_count / 2**5 == pytest.approx(0.0893 * side / 128, rel=0.01)
+    assert branch_and_bound_config(SearchGridConfig(shift_extent=0.0).grid(side), side).grid.shift_count == 1
 
 
 def test_each_image_is_searched_against_the_volume_at_its_own_z(

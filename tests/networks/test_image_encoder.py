@@ -46,6 +46,12 @@ def test_bfloat16_gives_float32_statistics(generator: torch.Generator) -> None:
         torch.testing.assert_close(rounded, values, atol=0.02, rtol=0)
 
 
+def test_bfloat16_does_not_put_images_on_a_grid(generator: torch.Generator) -> None:
+    """Numbers of 8 bits of which thousands lie between -1 and 1 would often be alike."""
+    mean, _ = _encoder(bfloat16=True)(torch.randn(2000, 50, generator=generator))
+    assert len(mean[:, 0].unique()) > 1990
+
+
 def test_sizes_that_make_no_network_are_refused() -> None:
     with pytest.raises(InputError, match="width and a depth of 1"):
         ImageEncoderConfig(layers=0)

@@ -136,6 +136,8 @@ def _latent(run: DrgnRun, config: AnalysisConfig) -> Latent:
 
 def _read_places(path: Path, dimensions: int) -> Float[Tensor, "v d"]:
     try:
+        if not path.read_text(encoding="utf-8").strip():
+            raise InputError(f"{path}: holds nothing; give {dimensions} numbers in each line, as z has")
         places = np.loadtxt(path, dtype=np.float32, delimiter="," if path.suffix.lower() == ".csv" else None, ndmin=2)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as numbers: {error}") from error

@@ -78,6 +78,16 @@ class ParticleFiles:
     ctf_file: Path | None = None
     pixel_size: float | None = None
 
+    def digest(self) -> str:
+        """Tell these files from others of any name."""
+        digest = hashlib.sha256()
+        for path in (self.particles, *self.passthrough, self.poses_file, self.ctf_file):
+            if path is not None:
+                with path.open("rb") as file:
+                    digest.update(file.read(_BYTES_HASHED))
+                digest.update(str(path.stat().st_size).encode())
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class DrgnRun:
@@ -157,21 +167,34 @@ def open_run(folder: Path) -> DrgnRun:
     return DrgnRun(folder, config, files, source.get("cryodrgn"))
 
 
+def refuse_changed_particles(run: DrgnRun) -> None:
+    """Keep to rows that are those of the run.
+
+    Raises
+    ------
+    InputError
+        The particle files are gone, or not those that the run was made of.
+    """
+    try:
+        now = run.files.digest()
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; the run was made of it") from error
+    if now != SETTINGS.read(run.folder)["input"]["sha256"]:
+        raise InputError(
+            f"{run.files.particles}: has been changed since the run was made of it, so that its rows may be other "
+            "particles; bring the old file back, or train again"
+        )
+
+
 def source_table(files: ParticleFiles, particles: Particles) -> dict[str, Any]:
     """Tell these particles from others; paths are such that they are found from anywhere."""
-    digest = hashlib.sha256()
-    for path in (files.particles, *files.passthrough, files.poses_file, files.ctf_file):
-        if path is not None:
-            with path.open("rb") as file:
-                digest.update(file.read(_BYTES_HASHED))
-            digest.update(str(path.stat().st_size).encode())
     table: dict[str, Any] = {
         "path": str(files.particles.resolve()),
         "passthrough": [str(path.resolve()) for path in files.passthrough],
         "poses_file": files.poses_file and str(files.poses_file.resolve()),
         "ctf_file": files.ctf_file and str(files.ctf_file.resolve()),
         "pixel_size": files.pixel_size,
-        "sha256": digest.hexdigest(),
+        "sha256": files.digest(),
         "images": len(particles),
         "side": particles.side,
         "pixel_size_angstrom": particles.pixel_size_angstrom,
@@ -231,6 +254,9 @@ def write_poses(path: Path, particles: Particles, poses: Poses, extra: Mapping[s
     images, folder = particles.images, path.resolve().parent
     names = [os.path.relpath(stack.path.resolve(), folder) for stack in images.stacks]
     places = zip(images.sections.tolist(), np.asarray(images.stack_numbers).tolist(), strict=True)
+    listed = [f"{section + 1:06d}@{names[number]}" for section, number in places]
+    # halves that once were independent remain so
+    known = {} if particles.halves is None else {"rlnRandomSubset": particles.halves.tolist()}
     write_particles(
         path,
         "",
@@ -238,5 +264,5 @@ def write_poses(path: Path, particles: Particles, poses: Poses, extra: Mapping[s
         pixel_size_angstrom=particles.pixel_size_angstrom,
         side=particles.side,
         ctf=particles.ctf,
-        extra={"rlnImageName": [f"{section + 1:06d}@{names[number]}" for section, number in places], **(extra or {})},
+        extra={"rlnImageName": listed, **known, **(extra or {})},
     )

@@ -99,9 +99,10 @@ def open_particles(
     ctf: Path | None = None,
     pixel_size: float | None = None,
     half: int | None = None,
+    file_poses: bool = True,
 ) -> Particles:
-    """Find particles, what is known of them, and those of a half-set."""
-    particles = read_particles(path, passthrough, pixel_size)
+    """Find particles, what is known of them, and those of a half-set; the poses of their file where they count."""
+    particles = read_particles(path, passthrough, pixel_size, with_poses=file_poses)
     particles = cryodrgn.attach(particles, poses=poses, ctf=ctf)
     if half is not None:
         halves = np.arange(len(particles)) % 2 + 1 if particles.halves is None else particles.halves

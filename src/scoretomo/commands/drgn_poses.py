@@ -93,7 +93,12 @@ def poses(
     if not loaded.volume.voxels.max() > loaded.volume.voxels.min():
         raise InputError(f"{volume}: the map is constant, so that all poses explain an image alike; give another map")
     found = open_particles(
-        particles, passthrough=passthrough, ctf=ctf_file, pixel_size=pixel_size, half=config.particles.half
+        particles,
+        passthrough=passthrough,
+        ctf=ctf_file,
+        pixel_size=pixel_size,
+        half=config.particles.half,
+        file_poses=False,
     )
     # what cannot be searched is refused before all images are read
     side = working_side(found, config.particles)

@@ -11,7 +11,7 @@ from ..datatypes import InputError
 from ..io.files import replacing
 from ..io.particle_rows import select_rows
 from ..io.tables import read_table
-from .drgn_folder import open_run
+from .drgn_folder import open_run, refuse_changed_particles
 
 
 def select(
@@ -51,6 +51,7 @@ def select(
             raise InputError(f"{path}: is a particle file of the run; give another name than {output.name}")
     if not clusters and not where:
         raise InputError("say which particles: --clusters, --where, or both")
+    refuse_changed_particles(opened)
     latent = run / "analysis" / "latent.csv"
     if not latent.exists():
         raise InputError(f"{latent}: no such file; make it with `scoretomo drgn analyze {run}`")

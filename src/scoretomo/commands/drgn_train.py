@@ -13,6 +13,7 @@ from .. import processes
 from ..datatypes import InputError, Poses
 from ..geometry.rotations import random_rotations
 from ..io.particles import Particles
+from ..io.settings import differences, to_table
 from ..run_lock import locked
 from ..runs import load_checkpoint
 from .drgn_folder import (
@@ -76,6 +77,7 @@ def train(
     of every particle in it: z.csv, which `scoretomo drgn analyze RUN` makes volumes and pictures of. Poses are known,
     or found with --poses search. They are in poses.star.
     """
+    _refuse_idle(config)
     device = choose_device(source.device)
     particles = open_particles(
         source.particles,
@@ -84,6 +86,7 @@ def train(
         ctf=source.ctf_file,
         pixel_size=source.pixel_size,
         half=config.particles.half,
+        file_poses=config.poses == "known" and source.poses_file is None,
     )
     if config.poses == "known" and particles.poses is None:
         raise InputError(
@@ -95,6 +98,25 @@ def train(
     with locked(source.output):
         run = processes.by_main(lambda: start_run(source.output, files, particles, config))
         _train_run(run, particles, device)
+
+
+def _refuse_idle(config: DrgnConfig) -> None:
+    """Say which options would do nothing."""
+    idle: dict[str, str] = {}
+    if config.poses == "known":
+        idle["search."] = "poses are those of the file; find them with --poses search"
+    elif config.poses == "branch-and-bound":
+        numbers = "branch and bound has numbers of its own"
+        idle |= dict.fromkeys(("search.base_order", "search.refinements", "search.kept", "search.shift_count"), numbers)
+    if config.model.latent_dimensions == 0:
+        one = "with --latent-dimensions 0 there is one volume"
+        idle |= dict.fromkeys(("model.encoder.", "model.beta", "search.consensus_epochs", "search.search_volumes"), one)
+    for changed in differences(to_table(DrgnConfig()), to_table(config)):
+        name = changed.split(" ")[0]
+        for start, reason in idle.items():
+            if name.startswith(start):
+                option = name.removeprefix("model.").replace("_", "-")
+                raise InputError(f"--{option}: does nothing here, since {reason}; leave it out")
 
 
 def _check_schedule(config: DrgnConfig, count: int) -> None:

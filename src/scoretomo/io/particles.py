@@ -91,7 +91,9 @@ class Particles:
         )
 
 
-def read_particles(path: Path, passthrough: Sequence[Path] = (), pixel_size_angstrom: float | None = None) -> Particles:
+def read_particles(
+    path: Path, passthrough: Sequence[Path] = (), pixel_size_angstrom: float | None = None, *, with_poses: bool = True
+) -> Particles:
     """Read what a RELION .star, a cryoSPARC .cs or an MRC stack says of particles; of the images, only the headers.
 
     Parameters
@@ -103,6 +105,8 @@ def read_particles(path: Path, passthrough: Sequence[Path] = (), pixel_size_angs
         More .cs files of the same particles, matched by ``uid``, for fields that the .cs file does not have.
     pixel_size_angstrom
         Wins over the file, which wins over the headers of the stacks.
+    with_poses
+        Whether to read the poses: those that nobody asks for may be anything.
 
     Raises
     ------
@@ -115,9 +119,9 @@ def read_particles(path: Path, passthrough: Sequence[Path] = (), pixel_size_angs
         raise InputError(f"{passthrough[0]}: passthrough files belong to .cs files, and {path.name} is none")
     match suffix:
         case ".star":
-            return _read_star(path, pixel_size_angstrom)
+            return _read_star(path, pixel_size_angstrom, with_poses)
         case ".cs":
-            return _read_cs(path, passthrough, pixel_size_angstrom)
+            return _read_cs(path, passthrough, pixel_size_angstrom, with_poses)
         case ".mrcs" | ".mrc":
             return _read_stack(path, pixel_size_angstrom)
         case _:
@@ -126,20 +130,22 @@ def read_particles(path: Path, passthrough: Sequence[Path] = (), pixel_size_angs
             )
 
 
-def _read_star(path: Path, given: float | None) -> Particles:
+def _read_star(path: Path, given: float | None, with_poses: bool) -> Particles:
     table = star.read_image_table(path)
     opened = open_images(path, table.files, table.sections)
     pixel_size, notes = known_pixel_size(path, opened, table.stated_pixel_sizes_angstrom, given, "the STAR file")
-    poses, ctf = star.table_poses(table, pixel_size), star.table_ctf(table)
+    poses = star.table_poses(table, pixel_size) if with_poses else None
+    ctf = star.table_ctf(table)
     return _particles(opened, pixel_size, poses, ctf, (path,), notes, star.table_halves(table))
 
 
-def _read_cs(path: Path, passthrough: Sequence[Path], given: float | None) -> Particles:
+def _read_cs(path: Path, passthrough: Sequence[Path], given: float | None, with_poses: bool) -> Particles:
     files = [cryosparc.read_cs(each) for each in (path, *passthrough)]
     stacks, sections, stated = cryosparc.image_places(files)
     opened = open_images(path, stacks, sections)
     pixel_size, notes = known_pixel_size(path, opened, stated, given, "blob/psize_A")
-    poses, ctf = cryosparc.read_poses(files, pixel_size), cryosparc.read_ctf(files)
+    poses = cryosparc.read_poses(files, pixel_size) if with_poses else None
+    ctf = cryosparc.read_ctf(files)
     return _particles(opened, pixel_size, poses, ctf, (path, *passthrough), notes, cryosparc.read_halves(files))
 
 

@@ -36,6 +36,9 @@ from .latent_vae import (
 )
 from .pose_search import PoseCandidates, PoseSearchConfig, TransferFn, find_poses, transfer_of
 
+# Edge of the images that the shifts of branch and bound are given for (004, appendix A).
+_SIDE_OF_004 = 128
+
 ShareFn = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """Gives a function of rows for all rows, of which each process that shares the work computes a part."""
 
@@ -344,16 +347,18 @@ def find_volume_poses(
     """Find poses of images against one volume, by the search that is named."""
     if method == "search":
         return find_poses(images, volume, grid, transfer=transfer)
-    return branch_and_bound(images, volume, _branch_and_bound(grid), transfer=transfer)
+    return branch_and_bound(images, volume, branch_and_bound_config(grid, images.shape[-1]), transfer=transfer)
 
 
-def _branch_and_bound(grid: PoseSearchConfig) -> BranchAndBoundConfig:
-    """Branch and bound over the band and shifts of a grid, with the rotations and subdivisions of 004."""
+def branch_and_bound_config(grid: PoseSearchConfig, side: int) -> BranchAndBoundConfig:
+    """Branch and bound over the band and the shifts of a grid, with the rotations and spacings of 004 for its side."""
     own = BranchAndBoundConfig()
+    spacing = 2 * own.grid.shift_extent_pixels / own.grid.shift_count * side / _SIDE_OF_004
     changed = replace(
         own.grid,
         low_radius=grid.low_radius,
         high_radius=grid.high_radius,
         shift_extent_pixels=grid.shift_extent_pixels,
+        shift_count=max(1, math.ceil(2 * grid.shift_extent_pixels / spacing - 1e-6)),
     )
     return replace(own, grid=changed)

@@ -40,7 +40,7 @@ class SearchGridConfig:
 
     base_order: int = 2
     """Order of the exhaustive grid: 1, 2, 3 are 576, 4608, 36864 rotations. This, ``refinements``, ``kept`` and
-    ``shift_count`` are of the hierarchical search; branch and bound has the numbers of 004."""
+    ``shift_count`` are of the hierarchical search; branch and bound has the rotations and spacings of 004."""
     refinements: int = 4
     """Times that the spacing is halved (M); fewer where the disc is too small to tell such poses."""
     kept: int = 8

@@ -82,7 +82,7 @@ class CoordinateMLP(nn.Module):
     latent_dimensions
         Length of z; 0 for a single volume.
     bfloat16
-        Run the layers under bfloat16 autocast; the phases of the waves stay float32.
+        Run the layers but the last under bfloat16 autocast; the phases of the waves stay float32.
     """
 
     positions: Tensor
@@ -113,5 +113,6 @@ class CoordinateMLP(nn.Module):
             hidden = hidden.relu()
             for layer in self.layers:
                 hidden = (hidden + layer(hidden)).relu()
-            values: Tensor = self.last(hidden)[..., 0]
-        return values.float()
+        # one value of 8 bits would be the volume; a sum over many such features is finer
+        values: Tensor = self.last(hidden.to(frequencies.dtype))[..., 0]
+        return values

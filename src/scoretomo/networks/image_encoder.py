@@ -43,7 +43,7 @@ class ImageEncoder(nn.Module):
     latent_dimensions
         Length of z.
     bfloat16
-        Run the layers under bfloat16 autocast.
+        Run the layers but the last under bfloat16 autocast.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class ImageEncoder(nn.Module):
             hidden = self.first(coefficients).relu()
             for layer in self.layers:
                 hidden = (hidden + layer(hidden)).relu()
-            statistics: Tensor = self.last(hidden)
-        mean, log_variance = statistics.float().chunk(2, dim=-1)
+        # places of 8 bits would lie on a grid
+        statistics: Tensor = self.last(hidden.to(coefficients.dtype))
+        mean, log_variance = statistics.chunk(2, dim=-1)
         return mean, log_variance

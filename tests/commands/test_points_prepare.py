@@ -99,7 +99,10 @@ def test_shapenet_keeps_its_own_split(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         for number in range(count):
             np.save(folder / f"{split}{number}.npy", np.random.default_rng(number).normal(size=(100, 3)))
-    prepare(str(tmp_path / "shapes"), tmp_path / "set.npz", points=20, held_out=0.9)
+    for option in ({"held_out": 0.9}, {"count": 3}):
+        with pytest.raises(InputError, match="does nothing for"):
+            prepare(str(tmp_path / "shapes"), tmp_path / "set.npz", points=20, **option)
+    prepare(str(tmp_path / "shapes"), tmp_path / "set.npz", points=20)
     clouds = read_point_set(tmp_path / "set.npz")
     assert clouds.held_out.tolist() == [False, False, False, True, True]
     assert not clouds.handed

@@ -144,16 +144,23 @@ def test_poses_are_found_by_matching(made: Path) -> None:
 
 
 def test_coarse_model_and_subunit_join_in(made: Path, reconstruct: Callable[..., int], tmp_path: Path) -> None:
+    """Given, and coming out, where a viewer shows the map, wherever that begins."""
     truth = torch.from_numpy(np.load(made / "object.npy"))
+    corner = torch.tensor([-300.0, 55.0, 120.0])
+    x, y, z = corner.tolist()
+    write_volume(tmp_path / "map.mrc", read_volume(made / "map.mrc").volume, corner_angstrom=(x, y, z))
     write_pseudo_atoms(
-        tmp_path / "part.pdb", truth[:100] + SIDE // 2 * PIXEL
+        tmp_path / "part.pdb", truth[:100] + SIDE // 2 * PIXEL + corner
     )  # a third of it, where it lies in the map
-    options = ("--volume", made / "map.mrc", "--samples", "1", "--views", "1", "--subunit", tmp_path / "part.pdb")
+    options = ("--volume", tmp_path / "map.mrc", "--samples", "1", "--views", "1", "--subunit", tmp_path / "part.pdb")
     assert reconstruct("posed.npz", *options, "--coarse-points", "8", "--weight-subunit", "2") == 0
     found = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
     assert list(found["energies"]["models"])[1:] == ["coarse model", "subunit"]
     assert max(found["energies"]["models"].values()) < 0.1
     assert found["spread_angstrom"] is None
+    (model,) = read_point_clouds(tmp_path / "out" / "model.pdb").values()
+    torch.testing.assert_close(model.mean(0), truth.mean(0) + SIDE // 2 * PIXEL + corner, atol=8, rtol=0)
+    torch.testing.assert_close(torch.tensor(read_volume(tmp_path / "out" / "density.mrc").corner_angstrom), corner)
 
 
 def test_images_with_poses_need_no_volume(made: Path, reconstruct: Callable[..., int], tmp_path: Path) -> None:
@@ -163,9 +170,13 @@ def test_images_with_poses_need_no_volume(made: Path, reconstruct: Callable[...,
     assert found["against_volume"] is None and found["views"][0]["correlation"] is None
     truth = torch.from_numpy(np.load(made / "object.npy"))
     (model,) = read_point_clouds(tmp_path / "out" / "model.pdb").values()
-    density = read_volume(tmp_path / "out" / "density.mrc").volume
-    middle = density.side // 2 * density.pixel_size_angstrom
-    torch.testing.assert_close(model.mean(0), truth.mean(0) + middle, atol=5, rtol=0)
+    # the frame is that of the poses, in which parts would be given, and viewers show the density around the model
+    torch.testing.assert_close(model.mean(0), truth.mean(0), atol=5, rtol=0)
+    shown = read_volume(tmp_path / "out" / "density.mrc")
+    voxels = shown.volume.voxels
+    places = voxels.nonzero().flip(1) * shown.volume.pixel_size_angstrom + torch.tensor(shown.corner_angstrom)
+    middle = (voxels[voxels != 0, None] * places).sum(0) / voxels.sum()
+    torch.testing.assert_close(middle, model.mean(0), atol=0.5, rtol=0)
     assert float(model.std(0).norm() / truth.std(0).norm()) == pytest.approx(1, abs=0.2)
 
 
@@ -216,19 +227,26 @@ def test_views_from_opposite_sides_are_one() -> None:
         [looking(0, 0, 1), looking(0, 0.1, -1), looking(1, 0, 0.2), looking(-1, 0, 0), looking(0, 1, 0)]
     )
     assert choose_views(rotations, 3) in ([0, 3, 4], [0, 4, 3])
+    assert sorted(choose_views(torch.eye(3).expand(4, 3, 3), 4)) == [0, 1, 2, 3]  # each but once, though all are alike
 
 
 BAD = {
     "flat": (lambda: {"xy": np.zeros((4, 7))}, "projections, points, 2"),
     "no xy": (lambda: {"points": np.zeros((4, 7, 2))}, "has no xy"),
     "nan": (lambda: {"xy": np.full((6, 9, 2), np.nan)}, "NaN"),
+    "metres": (lambda: {"xy": np.random.default_rng(0).normal(size=(6, 9, 2)) * 1e30}, "must be in Angstrom"),
+    "one place": (lambda: {"xy": np.zeros((6, 9, 2))}, "xy reaches 0"),
+    "words": (lambda: {"xy": np.ones((6, 9, 2)).cumsum(1), "rotations": np.full((6, 3, 3), "1")}, "must be numbers"),
     "skewed": (
         lambda: {"xy": np.random.default_rng(0).normal(size=(6, 9, 2)), "rotations": np.stack([2 * np.eye(3)] * 6)},
         "projection 0 is not an orthogonal matrix",
     ),
-    "few rotations": (lambda: {"xy": np.ones((6, 9, 2)), "rotations": np.eye(3)[None]}, "rotations must be"),
+    "few rotations": (lambda: {"xy": np.ones((6, 9, 2)).cumsum(1), "rotations": np.eye(3)[None]}, "rotations must be"),
     "no map": (lambda: {"xy": np.random.default_rng(0).normal(size=(6, 9, 2))}, "--volume"),
-    "few views": (lambda: {"xy": np.ones((2, 9, 2)), "rotations": np.stack([np.eye(3)] * 2)}, "2 projections, and 5"),
+    "few views": (
+        lambda: {"xy": np.ones((2, 9, 2)).cumsum(1), "rotations": np.stack([np.eye(3)] * 2)},
+        "2 projections, and 5",
+    ),
 }
 
 
@@ -259,9 +277,15 @@ def test_other_bad_input_is_one_clear_line(
         (("--coarse-points", "9"), "no volume"),
         (("--subunit", made / "object.npy"), "--subunit-share"),
         (("--image", "3"), "--image 3: does nothing"),
+        (("--weight-subunit", "3"), "--weight-subunit: does nothing"),
+        (("--subunit-share", "0.3"), "--subunit-share 0.3: does nothing"),
+        (("--threshold", "0.3"), "no map is given"),
+        (("--sampling.noise", "nan"), "noise must be a number"),
+        (("--sampling.guidance", "inf"), "guidance and its power must be numbers"),
+        ((*volume, "--map-pixel-size", "55"), "--map-pixel-size, or the map of this object"),
         (("--contrast", "dark"), "--contrast dark: does nothing"),
         (("--observed-points", "9"), "holds point projections"),
-        (("--pixel-size", "3"), "leave it out"),
+        (("--pixel-size", "3"), "--pixel-size 3.0: does nothing here"),
         (("--threshold", "1"), "--threshold 1.0: a part"),
         (("--views", "13"), "12 projections, and 13"),
         (("--weight-projections", "0"), "weight of 0"),
@@ -271,8 +295,13 @@ def test_other_bad_input_is_one_clear_line(
         assert reconstruct("posed.npz", *options) == 2
         _one_line(capsys, words)
         assert not (tmp_path / "out").exists()
-    assert reconstruct("poseless.npz", "--volume", made / "map.mrc", "--pixel-size", "15") == 2
+    assert reconstruct("poseless.npz", "--volume", made / "map.mrc", "--map-pixel-size", "15") == 2
     _one_line(capsys, "radius of gyration")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.pdb").write_text("of another program")
+    assert reconstruct("posed.npz") == 2
+    _one_line(capsys, "holds other files (model.pdb)")
+    assert (tmp_path / "out" / "model.pdb").read_text() == "of another program"
     assert reconstruct(tmp_path) == 2
     _one_line(capsys, "no run folder, and holds 0 .star")
 

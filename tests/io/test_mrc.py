@@ -201,3 +201,21 @@ def test_betagal_is_read_as_it_is(data: Path) -> None:
     assert loaded.stack.images.shape == (16, 100, 100)
     assert loaded.stack.pixel_size_angstrom == pytest.approx(3.54, rel=1e-6)
     assert loaded.notes == ()
+
+
+@pytest.mark.parametrize("written", ["origin", "start", "start of turned axes"])
+def test_the_corner_is_where_viewers_put_it(tmp_path: Path, written: str) -> None:
+    """The origin, in Angstrom, or the number of the first voxel on each stored axis."""
+    path = tmp_path / "map.mrc"
+    write_volume(path, Volume(torch.rand(4, 4, 4), 2.0), corner_angstrom=(0.0, 0.0, 0.0))
+    with mrcfile.open(path, "r+") as mrc:
+        if written == "origin":
+            mrc.header.origin = (-8.0, 6.0, 2.0)
+        elif written == "start":
+            mrc.header.nxstart, mrc.header.nystart, mrc.header.nzstart = -4, 3, 1
+        else:  # columns are z, sections are x
+            mrc.header.mapc, mrc.header.mapr, mrc.header.maps = 3, 2, 1
+            mrc.header.nxstart, mrc.header.nystart, mrc.header.nzstart = 1, 3, -4
+    assert read_volume(path).corner_angstrom == (-8.0, 6.0, 2.0)
+    write_volume(path, Volume(torch.rand(4, 4, 4), 2.0), corner_angstrom=(1.5, -2.0, 7.0))
+    assert read_volume(path).corner_angstrom == (1.5, -2.0, 7.0)

@@ -110,6 +110,8 @@ def evaluate(
     if path.suffix != ".json":
         raise InputError(f"-o {path}: the results are a .json file, and a .csv file beside it")
     truth = Reference(read_points(reference), is_atomic(reference))
+    if len(truth.points.unique(dim=0)) < 2:
+        raise InputError(f"{reference}: is a single point; a reference has an extent")
     clouds = [cloud for each in paths for cloud in read_point_clouds(each).items()]
     comparisons = []
     with progress("points evaluate") as report:

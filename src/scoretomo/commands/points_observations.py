@@ -18,6 +18,7 @@ from torch import Tensor
 from ..datatypes import InputError, Volume
 from ..geometry.point_clouds import mixture_means, normalise
 from ..imaging.point_images import THRESHOLD, density_points
+from ..io.mrc import LoadedVolume
 from ..io.point_files import read_points
 from ..io.settings import to_table
 from .points_views import PosedView, views_of_images, views_of_points, views_of_run
@@ -47,7 +48,9 @@ class ObservationConfig:
     resolution: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
     """Finest detail that counts where point projections are matched against a map. None: 20."""
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
-    """Pixel size of the map, or of images with poses, where the file says none or a wrong one."""
+    """Pixel size of images with poses, where their file says none or a wrong one."""
+    map_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
+    """Pixel size of the map, where its file says none or a wrong one."""
     contrast: Literal["auto", "bright", "dark"] = "auto"
     """Whether protein is bright or dark in images with poses; auto looks at them."""
     threshold: Annotated[float, tyro.conf.arg(metavar="PART")] = THRESHOLD
@@ -102,7 +105,7 @@ class Observed:
     views: tuple[PosedView, ...]
     centre: Float[Tensor, "3"]
     unit: float
-    volume: Volume | None
+    volume: LoadedVolume | None
     volume_points: Float[Tensor, "n 3"] | None
     coarse: Float[Tensor, "m 3"] | None
     subunit: Float[Tensor, "l 3"] | None
@@ -110,12 +113,15 @@ class Observed:
     fingerprint: str
 
     @property
-    def middle(self) -> float:
-        """Where our origin, the middle of the box, lies in the files of viewers, in which maps begin at 0.
+    def middle(self) -> Float[Tensor, "3"]:
+        """Where our origin, the middle of the box, lies in the coordinates of the volume, as viewers show it.
 
         0 where there is no volume: coordinates are then those of the poses.
         """
-        return 0.0 if self.volume is None else self.volume.side // 2 * self.volume.pixel_size_angstrom
+        if self.volume is None:
+            return torch.zeros(3)
+        corner, volume = torch.tensor(self.volume.corner_angstrom), self.volume.volume
+        return corner + volume.side // 2 * volume.pixel_size_angstrom
 
 
 def observe(
@@ -150,12 +156,21 @@ def observe(
             config.volume,
             config.views,
             config.resolution or _RESOLUTION,
-            config.pixel_size,
+            config.map_pixel_size,
             config.threshold,
             device=device,
         )
     else:
-        found = views_of_images(source, config.volume, config.views, reduce, config.pixel_size, config.contrast)
+        found = views_of_images(
+            source,
+            config.volume,
+            config.views,
+            reduce,
+            pixel_size=config.pixel_size,
+            map_pixel_size=config.map_pixel_size,
+            threshold=config.threshold,
+            contrast=config.contrast,
+        )
     for words in (*found.notes, found.words):
         say(words)
     made_of = _fingerprint(found.files, config)
@@ -163,7 +178,7 @@ def observe(
         centre, unit = _frame_of_views(found.views)
         base = Observed(found.views, centre, unit, None, None, None, None, found.source, made_of)
     else:
-        cloud = _points_of(found.volume, points, config.threshold, generator)
+        cloud = _points_of(found.volume.volume, points, config.threshold, generator)
         _, centre, largest = normalise(cloud)
         base = Observed(found.views, centre, float(largest), found.volume, cloud, None, None, found.source, made_of)
     return _with_subunit(_with_coarse(base, config, generator), config, points, generator)
@@ -194,15 +209,19 @@ def _refuse_idle(source: Path, kind: str, config: ObservationConfig) -> None:
         "image": kind == "run",
         "volume": kind != "run",
         "resolution": kind == "points",
-        "pixel_size": kind == "images" or (kind == "points" and config.volume is not None),
+        "pixel_size": kind == "images",
+        "map_pixel_size": config.volume is not None,
         "contrast": kind == "images",
         "observed_points": kind != "points",
+        "threshold": kind != "points" or config.volume is not None,
+        "subunit_share": config.subunit is not None,
     }
     usual = ObservationConfig()
+    given = "" if kind == "run" else f", and {'no' if config.volume is None else 'a'} map is given"
     for name, of_use in used.items():
         if not of_use and getattr(config, name) != getattr(usual, name):
             option = f"--{name.replace('_', '-')} {getattr(config, name)}"
-            raise InputError(f"{option}: does nothing for {source}, which {_WHAT_IT_IS[kind]}; leave it out")
+            raise InputError(f"{option}: does nothing here; {source} {_WHAT_IT_IS[kind]}{given}")
 
 
 def _points_of(volume: Volume, count: int, threshold: float, generator: torch.Generator) -> Float[Tensor, "count 3"]:
@@ -228,7 +247,9 @@ def _with_coarse(observed: Observed, config: ObservationConfig, generator: torch
         return observed
     if observed.volume is None:
         raise InputError(f"--coarse-points {config.coarse_points}: there is no volume to take them from")
-    return replace(observed, coarse=_points_of(observed.volume, config.coarse_points, config.threshold, generator))
+    return replace(
+        observed, coarse=_points_of(observed.volume.volume, config.coarse_points, config.threshold, generator)
+    )
 
 
 def _with_subunit(observed: Observed, config: ObservationConfig, points: int, generator: torch.Generator) -> Observed:

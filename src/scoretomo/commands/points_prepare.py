@@ -24,6 +24,8 @@ from .progress import interruptible, progress, say
 
 _DEFAULT_POINTS = {True: 256, False: 1024}  # by whether the objects are molecules
 _SECONDS_BETWEEN_SAVES = 60.0
+# Unless it is said: the part of the objects that is held out, and pieces of furniture.
+_HELD_OUT, _PIECES = 0.1, 2000
 _PIECES_AT_ONCE = 50
 _MOST_NOTES = 5
 
@@ -32,9 +34,9 @@ def prepare(
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="furniture|PATH")],
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="SET")],
     points: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
-    held_out: Annotated[float, tyro.conf.arg(metavar="PART|K")] = 0.1,
+    held_out: Annotated[float, tyro.conf.arg(metavar="PART|K")] = _HELD_OUT,
     seed: int = 0,
-    count: int = 2000,
+    count: int = _PIECES,
 ) -> None:
     """Make a set of point clouds for `scoretomo points train`, each centred and scaled into the cube from -1 to 1.
 
@@ -70,6 +72,10 @@ def prepare(
         raise InputError(f"--points must be 2 or more, not {points}")
     if not 0 <= held_out < float("inf"):
         raise InputError(f"--held-out must be a fraction below 1 or a number of objects, not {held_out}")
+    if source != "furniture" and count != _PIECES:
+        raise InputError(
+            f"--count {count}: does nothing here, since {source} has as many clouds as it has; leave it out"
+        )
     if source == "furniture":
         clouds = _furniture(count, points or _DEFAULT_POINTS[False], held_out, seed)
         write_point_set(output, clouds)
@@ -100,6 +106,10 @@ def _furniture(count: int, points: int, held_out: float, seed: int) -> PointClou
 
 def _collected(path: Path, partial: Path, points: int | None, held_out: float, seed: int) -> PointClouds:
     collection = open_collection(path)
+    if collection.held_out is not None and held_out != _HELD_OUT:
+        raise InputError(
+            f"--held-out {held_out:g}: does nothing here, since {path} has a split of its own; leave it out"
+        )
     points = points or _DEFAULT_POINTS[collection.handed]
     memory = _Memory(partial, f"{path.resolve()} {points} {seed}")
     left_out = _reduce_all(collection, memory, points, seed)

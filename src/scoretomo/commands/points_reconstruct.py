@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
+from ..io.point_files import LARGEST_COORDINATE, LEAST_COORDINATE
 from ..io.settings import to_table
 from ..methods.point_energies import Energy, coarse_energy, projection_energy, subunit_energy, weighted_energy
 from ..methods.point_posterior import SamplingConfig, most_likely_progressive, sample_progressive
@@ -24,13 +25,15 @@ from ..run_lock import locked
 from ..runs import load_checkpoint, save_checkpoint
 from .points_folder import Prior, load_prior
 from .points_observations import ObservationConfig, Observed, observe
-from .points_results import Reconstruction, read_finished, summary_words, write_reconstruction
+from .points_results import Reconstruction, read_finished, refuse_other_files, summary_words, write_reconstruction
 from .progress import interruptible, progress, say
 from .train import Device, choose_device
 
 # Values that the network holds for its gradient, a sample: a chunk of samples takes about 4 GB.
 _VALUES_AT_ONCE = 2**30
 _VALUES_PER_WIDTH = 16
+# Models are no larger than this many times the object.
+_MARGIN = 1.5
 # On a CPU larger batches are no faster, and what a chunk has made is safe.
 _AT_ONCE_ON_CPU = 5
 _OBSERVATIONS = ObservationConfig()
@@ -97,6 +100,8 @@ def reconstruct(
     observed = observe(request.source, observations, points, generator=generator, device=device)
     task = _Task(request, observed, prior, points, sampling)
     task.energy(torch.Generator().manual_seed(0))  # what cannot be used is said before anything is written
+    task.check_reach()
+    refuse_other_files(output)
     with locked(output):
         finished = read_finished(output)
         if finished is not None and finished["made_of"] != task.made_of:
@@ -160,12 +165,32 @@ class _Task:
     def energy(self, generator: torch.Generator) -> tuple[Energy, list[Energy]]:
         """Weighted sum of the energies (002, Eq. 14), and each of them."""
         request, observed, found = self.request, self.observed, self.energies(generator)
+        for kind, points in (("coarse", observed.coarse), ("subunit", observed.subunit)):
+            if points is None and getattr(request, f"weight_{kind}") != 1:
+                raise InputError(f"--weight-{kind}: does nothing here, since no {kind} is given; leave it out")
         weights = [request.weight_projections] * len(observed.views)
         weights += [request.weight_coarse] if observed.coarse is not None else []
         weights += [request.weight_subunit] if observed.subunit is not None else []
         if not sum(weights) > 0:
             raise InputError("all observations have a weight of 0")
         return weighted_energy(found, [weight / sum(weights) for weight in weights]), found
+
+    def check_reach(self) -> None:
+        """Refuse, before hours of work, what a PDB file could not hold.
+
+        Raises
+        ------
+        InputError
+            Models will reach beyond its coordinates.
+        """
+        observed = self.observed
+        middle, reach = observed.centre + observed.middle, _MARGIN * observed.unit
+        low, high = float(middle.min()) - reach, float(middle.max()) + reach
+        if low < LEAST_COORDINATE or high > LARGEST_COORDINATE:
+            raise InputError(
+                f"{self.request.source}: models will reach from {low:.0f} to {high:.0f} A, and a PDB file holds "
+                f"{LEAST_COORDINATE:.0f} to {LARGEST_COORDINATE:.0f}; are lengths and pixel sizes in Angstrom?"
+            )
 
     def carry_out(self, folder: Path, denoiser: Denoiser, device: torch.device) -> Reconstruction:
         """Draw all models, some at a time, each of which is safe once it is made."""

@@ -14,13 +14,13 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from .. import __version__
-from ..datatypes import Volume
+from ..datatypes import InputError, Volume
 from ..evaluation.fsc import area_under_curve, fourier_shell_correlation, resolution_pixels
 from ..evaluation.point_error import earth_movers_distance, rmsd_to_points
 from ..geometry.assignment import assign_points
 from ..imaging.point_images import MOLMAP_WIDTH, draw_points
 from ..io.files import write_json
-from ..io.mrc import write_volume
+from ..io.mrc import LoadedVolume, write_volume
 from ..io.point_files import write_pseudo_atoms
 from ..report.pictures import draw_shell_correlations
 from ..report.point_page import DrawnView, agreement_curves, draw_models, draw_slices, draw_views
@@ -80,6 +80,23 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "made_of" in found else None
 
 
+def refuse_other_files(folder: Path) -> None:
+    """Keep out of folders that hold something else than a reconstruction, done or begun.
+
+    Raises
+    ------
+    InputError
+        There are other files, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give the name of a folder")
+    if not folder.exists() or (folder / _FINISHED).exists() or (folder / "checkpoint.pt").exists():
+        return
+    others = sorted(each.name for each in folder.iterdir() if each.name != ".lock")
+    if others:
+        raise InputError(f"{folder}: holds other files ({others[0]}); give an empty or a new folder")
+
+
 def write_reconstruction(folder: Path, found: Reconstruction, record: Mapping[str, Any]) -> None:
     """Write the results of a reconstruction, and last that it is finished."""
     observed, centre = found.observed, medoid(found.clouds)
@@ -87,12 +104,13 @@ def write_reconstruction(folder: Path, found: Reconstruction, record: Mapping[st
     resolution = density_resolution(found.clouds[centre])
     grid = _grid(observed, resolution)
     mean, deviation = mean_density(found.clouds, grid, resolution, _mass(observed.volume))
-    # maps begin at 0 in every viewer, and our origin is the middle of the box
-    middle = grid.side // 2 * grid.pixel_size_angstrom
+    # models where viewers show the volume, and maps around them
+    middle = observed.middle
+    x, y, z = (middle - grid.side // 2 * grid.pixel_size_angstrom).tolist()
     write_pseudo_atoms(folder / "models.pdb", found.clouds + middle)
     write_pseudo_atoms(folder / "model.pdb", found.clouds[centre] + middle, spread)
-    write_volume(folder / "density.mrc", Volume(mean, grid.pixel_size_angstrom))
-    write_volume(folder / "spread.mrc", Volume(deviation, grid.pixel_size_angstrom))
+    write_volume(folder / "density.mrc", Volume(mean, grid.pixel_size_angstrom), corner_angstrom=(x, y, z))
+    write_volume(folder / "spread.mrc", Volume(deviation, grid.pixel_size_angstrom), corner_angstrom=(x, y, z))
     if found.baseline is not None:
         write_pseudo_atoms(folder / "baseline.pdb", found.baseline + middle)
     against = _against_volume(found, grid, resolution)
@@ -176,14 +194,14 @@ def mean_density(
     return mean, (squares / len(clouds) - mean.square()).clamp(min=0).sqrt()
 
 
-def _mass(volume: Volume | None) -> float:
-    return 1.0 if volume is None else float(volume.voxels.clamp(min=0).sum())
+def _mass(volume: LoadedVolume | None) -> float:
+    return 1.0 if volume is None else float(volume.volume.voxels.clamp(min=0).sum())
 
 
 def _grid(observed: Observed, resolution: float) -> Grid:
     """Take the grid of the volume, or one in which everything fits."""
     if observed.volume is not None:
-        return Grid(observed.volume.side, observed.volume.pixel_size_angstrom)
+        return Grid(observed.volume.volume.side, observed.volume.volume.pixel_size_angstrom)
     pixel = resolution / _VOXELS_PER_RESOLUTION
     reach = _MARGIN * math.sqrt(3) * observed.unit + float(observed.centre.norm())
     return Grid(2 * math.ceil(reach / pixel), pixel)
@@ -200,7 +218,7 @@ def _against_volume(found: Reconstruction, grid: Grid, resolution: float) -> dic
     for kind, clouds in kinds.items():
         if clouds is None:
             continue
-        curve = fourier_shell_correlation(mean_density(clouds, grid, resolution, 1.0)[0], volume.voxels)
+        curve = fourier_shell_correlation(mean_density(clouds, grid, resolution, 1.0)[0], volume.volume.voxels)
         finest = float(resolution_pixels(curve, 0.5, grid.side)) * grid.pixel_size_angstrom
         deviations = rmsd_to_points(clouds, reference)
         compared[kind] = {
@@ -257,7 +275,7 @@ def _draw(
         columns["without prior"] = found.baseline[0]
     if observed.volume is not None and observed.volume_points is not None:
         columns["volume"] = observed.volume_points
-        maps = {"volume": observed.volume.voxels, **maps}
+        maps = {"volume": observed.volume.volume.voxels, **maps}
         draw_shell_correlations(folder / "fsc.png", agreement_curves(against), 0.5)
     draw_models(folder / "models.png", {k: (v - observed.centre) / observed.unit for k, v in columns.items()})
     draw_slices(folder / "slices.png", maps)

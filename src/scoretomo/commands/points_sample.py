@@ -72,6 +72,8 @@ def sample(
     processes.refuse_company("points sample")
     if request.count < 1:
         raise InputError(f"--count {request.count}: draw 1 cloud or more")
+    if request.output.exists() and not request.output.is_dir():
+        raise InputError(f"{request.output}: is a file; give the name of a folder")
     device = choose_device(request.device)
     prior, denoiser = load_prior(request.prior, device)
     real = None
@@ -85,6 +87,7 @@ def sample(
     nothing = torch.zeros(len(clouds), dtype=torch.bool)
     path = request.output / "samples.npz"
     write_point_set(path, PointClouds(clouds, torch.ones(len(clouds)), names, nothing, prior.handed))
+    (request.output / "samples.json").unlink(missing_ok=True)  # of earlier samples
     rows = {"samples": clouds[:_SHOWN], "": clouds[_SHOWN : 2 * _SHOWN]}
     if real is not None:
         held_out, known = real

@@ -16,7 +16,7 @@ from ..imaging.point_images import MOLMAP_WIDTH, density_points, draw_points
 from ..imaging.preprocess import PreprocessConfig, preprocess, working_volume
 from ..imaging.slices import voxel_slices
 from ..imaging.starting_model import low_pass
-from ..io.mrc import read_volume
+from ..io.mrc import LoadedVolume, read_volume
 from ..io.particles import read_particles
 from ..io.point_sets import read_arrays
 from ..methods.point_energies import ORTHOGONAL_WITHIN
@@ -32,6 +32,8 @@ _SHIFT_EXTENT, _SHIFTS = 0.06, 5
 _KEPT = 8
 # Radius of gyration of projections over that of the map: beyond this, either way, one of them is in another unit.
 _SAME_SIZE = 1.4
+# In Angstrom: a coordinate of a PDB file has four digits before the point.
+_LARGEST_OBJECT = 4000.0
 # Sampling and points with which centre and size of a map are measured.
 _SIDE_TO_MEASURE, _POINTS_TO_MEASURE = 48, 128
 _SAME_PIXEL_SIZE = 0.01
@@ -78,7 +80,7 @@ class FoundViews:
     """Views, the volume that they are views of, if there is one, both in words, and the files that tell all this."""
 
     views: tuple[PosedView, ...]
-    volume: Volume | None
+    volume: LoadedVolume | None
     source: str
     words: str
     files: tuple[Path, ...]
@@ -100,6 +102,7 @@ def choose_views(rotations: Float[Tensor, "n 3 3"], count: int) -> list[int]:
     directions = rotations[:, 2]
     chosen = [0]
     nearest = (directions @ directions[0]).abs()
+    nearest[chosen] = 2.0
     while len(chosen) < count:
         following = int(nearest.argmin())
         chosen.append(following)
@@ -119,8 +122,8 @@ def views_of_run(folder: Path, image: int | None, count: int, reduce: Reduce, *,
         No run folder, no volumes, no such volume, or fewer class averages than views.
     """
     run, chosen = open_run(folder), _volume_of_run(folder, image)
-    volume = read_volume(chosen.path).volume
-    record = run.preprocessing
+    loaded = read_volume(chosen.path)
+    volume, record = loaded.volume, run.preprocessing
     if abs(volume.pixel_size_angstrom / record.input_pixel_size_angstrom - 1) > _SAME_PIXEL_SIZE:
         sizes = f"{volume.pixel_size_angstrom:.4g} A, the images of the run of {record.input_pixel_size_angstrom:.4g} A"
         raise InputError(f"{chosen.path}: has voxels of {sizes}; make the volumes again with `scoretomo reconstruct`")
@@ -143,7 +146,7 @@ def views_of_run(folder: Path, image: int | None, count: int, reduce: Reduce, *,
     verdict = "" if chosen.verdict is None else f" ({chosen.verdict})"
     source = f"volume {chosen.index}{verdict}"
     files = (chosen.path, folder / "images.mrcs")
-    return FoundViews(tuple(views), volume, source, _words(views, source, f"{len(used)} class averages"), files)
+    return FoundViews(tuple(views), loaded, source, _words(views, source, f"{len(used)} class averages"), files)
 
 
 def views_of_points(
@@ -151,7 +154,7 @@ def views_of_points(
     map_path: Path | None,
     count: int,
     resolution: float,
-    pixel_size: float | None,
+    map_pixel_size: float | None,
     threshold: float,
     *,
     device: torch.device,
@@ -168,15 +171,18 @@ def views_of_points(
     """
     clouds, rotations = _read_projections(path)
     _check_count(path, len(clouds), count)
-    volume = None if map_path is None else read_volume(map_path, pixel_size).volume
+    loaded = None if map_path is None else read_volume(map_path, map_pixel_size)
+    volume = None if loaded is None else loaded.volume
     source = path.name if map_path is None else map_path.name
+    if volume is not None:
+        assert map_path is not None
+        middle = _centre_of_same_size(path, list(clouds), map_path, volume, threshold)
     if rotations is not None:
         poses = _Poses(rotations, torch.zeros(len(clouds), 2), torch.ones(len(clouds)))
         places, pixel, side = choose_views(rotations, count), resolution / 4, 0
     elif volume is None:
         raise InputError(f"{path}: has no rotations; give a map that tells the poses, --volume MAP.mrc")
     else:
-        middle = _centre_of_same_size(path, clouds, volume, threshold)
         # sampled no finer than the matching needs
         box = volume.side * volume.pixel_size_angstrom
         band = min(box / resolution, volume.side / 2 - 1)
@@ -201,7 +207,7 @@ def views_of_points(
         view = _view(place, clouds[place], poses, place, picture, pixel)
         views.append(view if rotations is None else replace(view, correlation=None))
     files = (path,) if map_path is None else (path, map_path)
-    return FoundViews(tuple(views), volume, source, _words(views, source, f"{len(clouds)} projections"), files)
+    return FoundViews(tuple(views), loaded, source, _words(views, source, f"{len(clouds)} projections"), files)
 
 
 def views_of_images(
@@ -209,7 +215,10 @@ def views_of_images(
     map_path: Path | None,
     count: int,
     reduce: Reduce,
+    *,
     pixel_size: float | None,
+    map_pixel_size: float | None,
+    threshold: float,
     contrast: Literal["auto", "bright", "dark"],
 ) -> FoundViews:
     """Choose among images whose poses a .star or .cs file has; of a folder, its poses.star or only such file.
@@ -239,7 +248,9 @@ def views_of_images(
         positions = reduce(picture)
         view = _view(place, positions * pixel, poses, number, picture, pixel)
         views.append(replace(view, correlation=None))
-    volume = None if map_path is None else read_volume(map_path).volume
+    volume = None if map_path is None else read_volume(map_path, map_pixel_size)
+    if map_path is not None and volume is not None:
+        _centre_of_same_size(file, [view.points for view in views], map_path, volume.volume, threshold)
     source = file.name if map_path is None else map_path.name
     confidence = f" (confidence {record.contrast_confidence:.2f})" if contrast == "auto" else ""
     notes = [f"protein is {'bright' if record.sign > 0 else 'dark'}{confidence}"]
@@ -317,14 +328,18 @@ def _read_projections(path: Path) -> tuple[Float[Tensor, "k m 2"], Float[Tensor,
     clouds = torch.from_numpy(arrays["xy"].astype(np.float32))
     if not torch.isfinite(clouds).all():
         raise InputError(f"{path}: xy holds NaN or infinite values")
+    reach = float((clouds - clouds.mean(1, keepdim=True)).abs().amax())
+    if not 0 < reach < _LARGEST_OBJECT:
+        raise InputError(f"{path}: xy reaches {reach:.3g} from the centre of a projection; it must be in Angstrom")
     if "rotations" not in arrays:
         return clouds, None
     return clouds, _checked_rotations(path, arrays["rotations"], len(clouds))
 
 
 def _checked_rotations(path: Path, matrices: np.ndarray, count: int) -> Float[Tensor, "k 3 3"]:
-    if matrices.shape != (count, 3, 3):
-        raise InputError(f"{path}: rotations must be ({count}, 3, 3), one for each projection, not {matrices.shape}")
+    if matrices.shape != (count, 3, 3) or matrices.dtype.kind not in "fiu":
+        found = f"{matrices.dtype} of shape {matrices.shape}"
+        raise InputError(f"{path}: rotations must be numbers of shape ({count}, 3, 3), not {found}")
     rotations = torch.from_numpy(matrices.astype(np.float32))
     error = (rotations @ rotations.mT - torch.eye(3)).abs().amax((1, 2))
     wrong = (~(error < ORTHOGONAL_WITHIN)).nonzero().flatten().tolist()
@@ -337,23 +352,27 @@ def _checked_rotations(path: Path, matrices: np.ndarray, count: int) -> Float[Te
 
 
 def _centre_of_same_size(
-    path: Path, clouds: Float[Tensor, "k m 2"], volume: Volume, threshold: float
+    path: Path, projections: Sequence[Float[Tensor, "m 2"]], map_path: Path, volume: Volume, threshold: float
 ) -> Float[Tensor, "3"]:
     """Find the centre of mass of a map, in Angstrom, if it is of the size of what the projections show.
 
-    Otherwise the unit of one of them is wrong, and matching would find something all the same.
+    Otherwise the unit of one of them is wrong, or the map another object, and something would be found all the same.
     """
-    seen = float(((clouds - clouds.mean(1, keepdim=True)).square().sum(2).mean() * 1.5).sqrt())
+    spread = [(each - each.mean(0)).square().sum(1).mean() for each in projections]
+    seen = float((torch.stack(spread).mean() * 1.5).sqrt())
     small = resize(volume.voxels, min(volume.side, _SIDE_TO_MEASURE), 3)
     pixel = volume.pixel_size_angstrom * volume.side / len(small)
     generator = torch.Generator().manual_seed(0)
-    positions = density_points(small, _POINTS_TO_MEASURE, threshold=threshold, generator=generator) * pixel
+    try:
+        positions = density_points(small, _POINTS_TO_MEASURE, threshold=threshold, generator=generator) * pixel
+    except InputError as error:
+        raise InputError(f"{map_path}: {error}") from error
     centre = positions.mean(0)
     known = float((positions - centre).square().sum(1).mean().sqrt())
     if not 1 / _SAME_SIZE < seen / known < _SAME_SIZE:
         raise InputError(
             f"{path}: its projections are of an object with a radius of gyration of {seen:.0f} A, that of the map is "
-            f"{known:.0f} A; give the map's pixel size with --pixel-size"
+            f"{known:.0f} A; give the map's pixel size with --map-pixel-size, or the map of this object"
         )
     return centre
 

@@ -105,6 +105,8 @@ def _read_structure(path: Path, naming: Any, *, assembly: bool) -> Any:
     """Model without hydrogens and waters, as its first biological assembly if wanted and described."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: is empty")
     try:
         structure = gemmi.read_structure(str(path))
         if assembly and structure.assemblies:

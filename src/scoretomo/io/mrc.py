@@ -43,10 +43,22 @@ class LoadedImages:
 
 @dataclass(frozen=True)
 class LoadedVolume:
-    """A volume from a file, and in words what was repaired or odd in it."""
+    """A volume from a file, in words what was repaired or odd in it, and where viewers put it.
+
+    Attributes
+    ----------
+    volume
+        The volume.
+    notes
+        What was repaired or odd.
+    corner_angstrom
+        ``(x, y, z)`` at which a viewer shows the first voxel, beside atomic models: the header's origin, or its start
+        in voxels where there is no origin.
+    """
 
     volume: Volume
     notes: tuple[str, ...]
+    corner_angstrom: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -63,12 +75,16 @@ class MrcArray:
         The space group of the header is that of a volume, not of a stack of images (0).
     notes
         What was repaired or odd in the header.
+    origin_angstrom, start
+        ``(x, y, z)`` of the header: the origin, and the number of the first voxel.
     """
 
     values: NDArray[Any]
     voxel_size_angstrom: tuple[float, float, float] | None
     says_volume: bool
     notes: tuple[str, ...]
+    origin_angstrom: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    start: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -150,7 +166,11 @@ def read_volume(path: Path, pixel_size_angstrom: float | None = None) -> LoadedV
         volume = Volume(torch.from_numpy(array.values.astype(np.float32)), pixel_size)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return LoadedVolume(volume, array.notes + notes)
+    corner = array.origin_angstrom
+    if not any(corner):
+        x, y, z = (pixel_size * number for number in array.start)
+        corner = (x, y, z)
+    return LoadedVolume(volume, array.notes + notes, corner)
 
 
 def write_images(path: Path, stack: ImageStack) -> None:
@@ -158,9 +178,9 @@ def write_images(path: Path, stack: ImageStack) -> None:
     _write(path, stack.images, stack.pixel_size_angstrom, is_volume=False)
 
 
-def write_volume(path: Path, volume: Volume) -> None:
-    """Write a map as float32 (space group 1), complete or not at all."""
-    _write(path, volume.voxels, volume.pixel_size_angstrom, is_volume=True)
+def write_volume(path: Path, volume: Volume, *, corner_angstrom: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
+    """Write a map as float32 (space group 1), complete or not at all; viewers put its first voxel at the corner."""
+    _write(path, volume.voxels, volume.pixel_size_angstrom, is_volume=True, corner=corner_angstrom)
 
 
 def to_stack(path: Path, values: NDArray[Any], pixel_size_angstrom: float) -> ImageStack:
@@ -194,7 +214,7 @@ def read_array(path: Path) -> MrcArray:
     if order != (0, 1, 2) and int(header.ispg) != 0:
         values = values.transpose(order)
         notes += ("the header stores the axes in another order; brought to z, y, x",)
-    return MrcArray(values, _voxel_size(header), int(header.ispg) != 0, notes)
+    return MrcArray(values, _voxel_size(header), int(header.ispg) != 0, notes, *_first_voxel(header, order))
 
 
 def choose_pixel_size(path: Path, array: MrcArray, given: float | None, axes: int) -> tuple[float, tuple[str, ...]]:
@@ -231,7 +251,14 @@ def choose_pixel_size(path: Path, array: MrcArray, given: float | None, axes: in
     return round(header[0], 6), unequal
 
 
-def _write(path: Path, values: Tensor, pixel_size_angstrom: float, *, is_volume: bool) -> None:
+def _write(
+    path: Path,
+    values: Tensor,
+    pixel_size_angstrom: float,
+    *,
+    is_volume: bool,
+    corner: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> None:
     # mrcfile leaves its stream open when writing fails (disk full), hence closing
     with replacing(path) as temporary, mrcfile.new(temporary) as mrc, closing(mrc._iostream):
         mrc.set_data(values.detach().cpu().float().numpy())
@@ -240,6 +267,7 @@ def _write(path: Path, values: Tensor, pixel_size_angstrom: float, *, is_volume:
         else:
             mrc.set_image_stack()
         mrc.voxel_size = pixel_size_angstrom
+        mrc.header.origin = corner
         mrc.flush()
 
 
@@ -271,6 +299,14 @@ def _checked(path: Path, header: Any, values: NDArray[Any] | None) -> NDArray[An
     if values.ndim == 4:
         raise InputError(f"{path}: is a stack of {len(values)} volumes; write them to one file each")
     return values.reshape(shape)
+
+
+def _first_voxel(header: Any, order: tuple[int, ...]) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
+    """Origin and start of the header, each as (x, y, z); what is not finite is none."""
+    origin = tuple(float(np.nan_to_num(header.origin[axis], posinf=0.0, neginf=0.0)) for axis in "xyz")
+    stored = [int(header.nzstart), int(header.nystart), int(header.nxstart)]  # sections, rows, columns
+    x, y, z = (stored[axis] for axis in reversed(order))
+    return (origin[0], origin[1], origin[2]), (x, y, z)
 
 
 def _axis_order(header: Any) -> tuple[int, ...]:

@@ -19,7 +19,9 @@ POINT_SUFFIXES = (*_ATOM_SUFFIXES, ".npy", ".npz", ".xyz", ".csv")
 """Files that can be read; atomic models compressed (``.gz``) or not."""
 
 # What the columns of a PDB file hold: %8.3f and %6.2f characters, and four digits for a residue.
-_LEAST, _MOST, _MOST_SPREAD = -999.999, 9999.999, 999.99
+LEAST_COORDINATE, LARGEST_COORDINATE = -999.999, 9999.999
+"""What fits into the columns of a PDB file."""
+_MOST_SPREAD = 999.99
 _RESIDUES_OF_A_CHAIN = 9999
 _CHAINS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -129,11 +131,11 @@ def _check_columns(path: Path, points: Float[Tensor, "*models n 3"], spread: Flo
     most = len(_CHAINS) * _RESIDUES_OF_A_CHAIN
     if points.numel() == 0 or points.shape[-2] > most:
         raise InputError(f"{path}: a PDB file takes models of 1 to {most} points, not {tuple(points.shape)}")
-    if not ((points >= _LEAST) & (points <= _MOST)).all():  # neither holds of NaN
+    if not ((points >= LEAST_COORDINATE) & (points <= LARGEST_COORDINATE)).all():  # neither holds of NaN
         extremes = f"{points.min().item():g} to {points.max().item():g}"
         raise InputError(
-            f"{path}: a PDB file holds coordinates from {_LEAST:.0f} to {_MOST:.0f} Angstrom, not {extremes}; "
-            "centre the points, or write them as .npy"
+            f"{path}: a PDB file holds coordinates from {LEAST_COORDINATE:.0f} to {LARGEST_COORDINATE:.0f} Angstrom, "
+            f"not {extremes}; centre the points, or write them as .npy"
         )
     if not ((spread >= 0) & (spread <= _MOST_SPREAD)).all():
         worst = spread[~((spread >= 0) & (spread <= _MOST_SPREAD))][0].item()

@@ -50,13 +50,13 @@ class PriorSamplingConfig:
     """Correct every step to second order."""
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or not 0 < self.smallest < self.largest or self.rho < 1:
+        if self.steps < 2 or not 0 < self.smallest < self.largest < math.inf or not 1 <= self.rho < math.inf:
             raise InputError(
                 f"sampling needs 2 steps or more, 0 < smallest < largest and rho of 1 or more, not {self.steps} steps "
                 f"from {self.largest:g} to {self.smallest:g} with rho {self.rho:g}"
             )
-        if min(self.noise, self.noise_above, self.noise_at_most) < 0:
-            raise InputError("noise must not be negative")
+        if not (0 <= self.noise < math.inf and self.noise_above >= 0 and self.noise_at_most >= 0):
+            raise InputError("noise must be a number and not negative")
 
     def beta(self, sigma: float) -> float:
         """Rate of fresh noise at a noise level (002, Eq. 8)."""
@@ -92,8 +92,8 @@ class SamplingConfig(PriorSamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.guidance, self.guidance_power) < 0:
-            raise InputError("guidance must not be negative")
+        if not (0 <= self.guidance < math.inf and 0 <= self.guidance_power < math.inf):
+            raise InputError("guidance and its power must be numbers and not negative")
 
 
 def sample_progressive(

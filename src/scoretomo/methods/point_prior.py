@@ -1,5 +1,6 @@
 """Diffusion prior on point clouds (002): what its denoiser is trained on, and at which noise levels."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,8 +40,14 @@ class PointNoiseConfig:
     """Largest level of the second phase."""
 
     def __post_init__(self) -> None:
-        spreads = min(self.first_log_std, self.second_log_std)
-        if spreads < 0 or min(self.first_largest, self.second_largest) <= 0 or not 0 <= self.first_part <= 1:
+        spreads, largest = (self.first_log_std, self.second_log_std), (self.first_largest, self.second_largest)
+        numbers = (self.first_log_mean, self.second_log_mean, *spreads, *largest)
+        if (
+            not all(map(math.isfinite, numbers))
+            or min(spreads) < 0
+            or min(largest) <= 0
+            or not 0 <= self.first_part <= 1
+        ):
             raise InputError(f"noise levels need spreads of 0 or more and largest levels above 0, not {self}")
 
     def draw(

@@ -67,6 +67,32 @@ def test_the_formula_of_ctffind_written_out() -> None:
     torch.testing.assert_close(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=2e-4)
 
 
+# What cryodrgn 3.4.4 (all three) and ASPIRE 0.14.3 (the first two, to 1e-6) give at these frequencies, in 1 / A; they
+# have protein dark, and a wavelength of fewer digits. Defocus u and v, astigmatism, voltage, spherical aberration,
+# amplitude contrast, phase shift.
+_FREQUENCIES = ((0.01, 0.0), (0.03, 0.04), (-0.06, 0.05), (0.0, 0.12), (0.11, -0.13))
+_OF_OTHER_PROGRAMS = {
+    (15000, 15000, 0, 300, 2.7, 0.1, 0): (-0.191742, -0.662485, 0.510638, -0.735196, -0.999593),
+    (21000, 17000, 35, 200, 2.0, 0.07, 0): (-0.22324, 0.833489, -0.877631, -0.947013, -0.765803),
+    (9000, 9500, -60, 300, 0.01, 0.1, 90): (-0.98752, -0.013665, 0.929961, 0.364245, 0.846212),
+}
+
+
+@pytest.mark.parametrize("microscope", _OF_OTHER_PROGRAMS)
+def test_other_programs_give_the_same(microscope: tuple[float, ...]) -> None:
+    u, v, astigmatism, voltage, aberration, amplitude, phase = map(float, microscope)
+    given = params(
+        defocus_u_angstrom=u,
+        defocus_v_angstrom=v,
+        astigmatism_degrees=astigmatism,
+        phase_shift_degrees=phase,
+        voltage_kv=voltage,
+        spherical_aberration_mm=aberration,
+        amplitude_contrast=amplitude,
+    )
+    assert at(given, *_FREQUENCIES) == pytest.approx([-value for value in _OF_OTHER_PROGRAMS[microscope]], abs=1e-3)
+
+
 @pytest.mark.parametrize(("voltage", "wavelength"), [(100, 0.037014), (200, 0.025079), (300, 0.019687)])
 def test_wavelengths_of_the_textbook(voltage: float, wavelength: float) -> None:
     """Reimer & Kohl, table 2.2; without relativity 300 kV would give 0.0224."""

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from scoretomo.commands.points_views import views_of_run
 from scoretomo.commands.report import write_report
 from scoretomo.datatypes import InputError, PointClouds, Volume
 from scoretomo.geometry.point_clouds import normalise
+from scoretomo.imaging.point_images import density_points
 from scoretomo.io.files import write_json
 from scoretomo.io.mrc import read_volume, write_volume
 from scoretomo.io.point_sets import write_point_set
@@ -45,20 +47,23 @@ def prior(tmp_path: Path) -> Path:
 
 
 def test_views_are_class_averages_that_the_volume_explains(folder: Path, generator: torch.Generator) -> None:
-    found = views_of_run(folder, 3, 4, 20, generator=generator, device=CPU)
+    found = views_of_run(folder, 3, 4, partial(density_points, count=20, generator=generator), device=CPU)
     first, *others = found.views
     assert first.index == 3 and torch.equal(first.rotation, torch.eye(3))
     assert len({view.index for view in found.views}) == 4 and all(view.index < 8 for view in others)  # 8 is left out
     assert found.volume is not None and found.source == "volume 3 (doubtful)"
-    assert views_of_run(folder, None, 4, 20, generator=generator, device=CPU).source == "volume 0 (reliable)"
+    assert (
+        views_of_run(folder, None, 4, partial(density_points, count=20, generator=generator), device=CPU).source
+        == "volume 0 (reliable)"
+    )
 
 
 def test_a_run_without_volumes_or_the_volume_asked_for_is_refused(folder: Path, generator: torch.Generator) -> None:
     with pytest.raises(InputError, match="has no volume of that number; it has 8, from 0 to 7"):
-        views_of_run(folder, 31, 4, 20, generator=generator, device=CPU)
+        views_of_run(folder, 31, 4, partial(density_points, count=20, generator=generator), device=CPU)
     shutil.rmtree(folder / "volumes")
     with pytest.raises(InputError, match="holds no volumes"):
-        views_of_run(folder, None, 4, 20, generator=generator, device=CPU)
+        views_of_run(folder, None, 4, partial(density_points, count=20, generator=generator), device=CPU)
 
 
 def test_the_section_says_what_was_found(folder: Path) -> None:
@@ -101,7 +106,7 @@ def test_volumes_of_another_pixel_size_are_refused(folder: Path, generator: torc
     path = folder / "volumes" / "volume_0001.mrc"
     write_volume(path, Volume(read_volume(path).volume.voxels, 5.5))
     with pytest.raises(InputError, match=r"has voxels of 5\.5 A, the images of the run of 4 A"):
-        views_of_run(folder, 1, 4, 20, generator=generator, device=CPU)
+        views_of_run(folder, 1, 4, partial(density_points, count=20, generator=generator), device=CPU)
 
 
 def test_without_a_prior_nothing_is_written(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,7 @@ def _collected(path: Path, partial: Path, points: int | None, held_out: float, s
     collection = open_collection(path)
     if collection.held_out is not None and held_out != _HELD_OUT:
         raise InputError(
-            f"--held-out {held_out:g}: does nothing here, since {path} has a split of its own; leave it out"
+            f"--held-out {held_out:g}: does nothing for {path}, which has a split of its own; leave it out"
         )
     points = points or _DEFAULT_POINTS[collection.handed]
     memory = _Memory(partial, f"{path.resolve()} {points} {seed}")

@@ -21,7 +21,6 @@ def test_a_toy_set_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("noisy", "search", 0),
         ("moving", "known", 0),
         ("moving", "known", 1),
-        ("moving", "search", 0),
         ("moving", "search", 1),
     ]
     clean, noisy = rows[:2]

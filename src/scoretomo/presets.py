@@ -94,7 +94,16 @@ PRESETS: dict[PresetName, RunConfig] = {
 """Settings of each name; box to betagal are the columns of 001's Table 2."""
 
 PointPresetName = Literal[
-    "default", "coarse-model", "paper-projections", "paper-few", "paper-coarse", "paper-subunit", "paper-molecules"
+    "default",
+    "coarse-model",
+    "paper-projections",
+    "paper-dense",
+    "paper-few",
+    "paper-coarse",
+    "paper-subunit",
+    "paper-molecules",
+    "paper-molecules-4",
+    "paper-molecules-5",
 ]
 
 _GUIDED_AS_IN_002 = SamplingConfig(guidance_power=0.0, through_network=True)
@@ -104,14 +113,17 @@ POINT_PRESETS: dict[PointPresetName, SamplingConfig] = {
     # a coarse model is a crude observation, every point of which stands for many: following it closely clumps the cloud
     "coarse-model": SamplingConfig(guidance=15.0, guidance_power=0.0),
     "paper-projections": replace(_GUIDED_AS_IN_002, guidance=10.0, noise_above=0.15),
+    "paper-dense": replace(_GUIDED_AS_IN_002, guidance=10.0),
     "paper-few": replace(_GUIDED_AS_IN_002, guidance=5.0),
     "paper-coarse": replace(_GUIDED_AS_IN_002, guidance=4.0),
     "paper-subunit": replace(_GUIDED_AS_IN_002, guidance=4.0, noise_above=0.15),
     "paper-molecules": replace(_GUIDED_AS_IN_002, guidance=40.0),
+    "paper-molecules-4": replace(_GUIDED_AS_IN_002, guidance=60.0),
+    "paper-molecules-5": replace(_GUIDED_AS_IN_002, guidance=80.0),
 }
 """What works best here, and the paper's settings (002, Table 4): alpha over the 1024 points of its clouds, and where
 beta is cut off.
 
-In the order of the table: chairs from 5 or 6 projections; mixed shapes from 4; projections and a coarse model; two
-projections and a subunit; molecules from 3 or 4 projections (60 for 4 and 80 for 5 projections of 1024 points).
+In the order of the table: shapes from 5 or 6 projections, and from 5 of 400 points; mixed shapes from 4; projections and
+a coarse model; two projections and a subunit; molecules from 3 projections or 4 of 800 points, and from 4 and 5 of 1024.
 """

@@ -124,6 +124,7 @@ POINT_PRESETS: dict[PointPresetName, SamplingConfig] = {
 """What works best here, and the paper's settings (002, Table 4): alpha over the 1024 points of its clouds, and where
 beta is cut off.
 
-In the order of the table: shapes from 5 or 6 projections, and from 5 of 400 points; mixed shapes from 4; projections and
-a coarse model; two projections and a subunit; molecules from 3 projections or 4 of 800 points, and from 4 and 5 of 1024.
+In the order of the table: shapes from 5 or 6 projections, and from 5 of 400 points; mixed shapes from 4; projections
+and a coarse model; two projections and a subunit; molecules from 3 projections or 4 of 800 points, and from 4 and 5 of
+1024.
 """

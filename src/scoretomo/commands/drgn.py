@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from .drgn_analyze import analyze
+from .drgn_backproject import backproject
 from .drgn_convert import convert
 from .drgn_halves import halves
 from .drgn_poses import poses
@@ -12,6 +13,7 @@ from .drgn_train import train
 VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "poses": poses,
+    "backproject": backproject,
     "convert": convert,
     "analyze": analyze,
     "select": select,

@@ -148,6 +148,8 @@ def _train_run(run: DrgnRun, particles: Particles, device: torch.device) -> None
     training.go()
     for path in processes.by_main(lambda: _write(run, particles, record, training)):
         print(f"{path.stem}: {path}")
+    if not run.config.model.latent_dimensions:
+        say(f"`scoretomo drgn backproject {run.results[0]} -o MAP` makes a map of the images at these poses")
 
 
 def _write(run: DrgnRun, particles: Particles, record: Preparation, training: Training) -> list[Path]:

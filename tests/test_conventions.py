@@ -303,13 +303,14 @@ def test_point_clouds(tmp_path: Path, generator: torch.Generator) -> None:
     torch.testing.assert_close(inside * unit + centre, cloud, rtol=0, atol=1e-3)
     seen, zero = (cloud - centre)[:, :2], torch.zeros(2)
     view = PosedView(0, torch.eye(3), seen, zero, zero, None, torch.rand(16, 16, generator=generator), 10.0)
-    observed = Observed((view,), centre, float(unit), None, None, None, None, "")
+    observed = Observed((view,), centre, float(unit), None, None, None, None, "", "")
     found = Reconstruction(observed, ("projection 0",), cloud.expand(2, -1, -1), torch.ones(2, 1))
     write_reconstruction(tmp_path, found, {"made_of": "", "settings": {}})
     atoms = gemmi.read_structure(str(tmp_path / "model.pdb"))[0]
     positions = torch.tensor([site.atom.pos.tolist() for site in atoms.all()])
     with mrcfile.open(tmp_path / "density.mrc") as file:
         density, pixel = torch.from_numpy(file.data.copy()), float(file.voxel_size.x)
-        assert [float(file.header.origin[axis]) for axis in ("x", "y", "z")] == [0, 0, 0]
-    x, y, z = (positions / pixel).round().long().unbind(1)
+        corner = torch.tensor([float(file.header.origin[axis]) for axis in ("x", "y", "z")])
+    torch.testing.assert_close(positions.mean(0), cloud.mean(0), rtol=0, atol=0.01)  # no map: the frame of the poses
+    x, y, z = ((positions - corner) / pixel).round().long().unbind(1)
     assert density[z, y, x].mean() > 20 * density.mean()

@@ -216,6 +216,15 @@ def test_particles_that_have_moved_are_found(make_set: Callable[..., Path], tmp_
     assert tomllib.loads((run / "drgn.toml").read_text())["input"]["path"].endswith("moved/particles.star")
 
 
+def test_other_images_under_the_same_name_are_other_particles(
+    make_set: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--epochs", 0.01, "--latent-dimensions", 0]
+    assert _train(make_set(10), "-o", tmp_path / "run", *options) == 0
+    assert _train(make_set(10, noise=0.2), "-o", tmp_path / "run", *options) == 2
+    assert "made of other particles" in capsys.readouterr().err
+
+
 def test_halves_begin_with_weights_of_their_own(make_set: Callable[..., Path], tmp_path: Path) -> None:
     """Else what they have in common is more than the molecule."""
     particles, weights = make_set(12), []

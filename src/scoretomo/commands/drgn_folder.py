@@ -37,6 +37,7 @@ SETTINGS = SettingsFile(
 _PLACES = ("path", "passthrough", "poses_file", "ctf_file")
 # Particle files are known by their first bytes and their length; stacks may have a terabyte.
 _BYTES_HASHED = 2**24
+_BYTES_HASHED_OF_A_STACK = 2**16
 
 
 @dataclass(frozen=True)
@@ -195,11 +196,22 @@ def source_table(files: ParticleFiles, particles: Particles) -> dict[str, Any]:
         "ctf_file": files.ctf_file and str(files.ctf_file.resolve()),
         "pixel_size": files.pixel_size,
         "sha256": files.digest(),
+        "stacks": _digest_of_stacks(particles),
         "images": len(particles),
         "side": particles.side,
         "pixel_size_angstrom": particles.pixel_size_angstrom,
     }
     return {name: value for name, value in table.items() if value is not None}
+
+
+def _digest_of_stacks(particles: Particles) -> str:
+    """Tell stacks from others under the same names, by how long they are and how they begin."""
+    digest = hashlib.sha256()
+    for stack in particles.images.stacks:
+        with stack.path.open("rb") as file:
+            digest.update(file.read(_BYTES_HASHED_OF_A_STACK))
+        digest.update(str(stack.path.stat().st_size).encode())
+    return digest.hexdigest()
 
 
 def save_preparation(run: DrgnRun, record: Preparation) -> None:

@@ -142,6 +142,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
     (tmp_path / "text.npz").write_text("no set")
     wrong = {
         "has 24 points a cloud, and 30": ["train", clouds, "-o", tmp_path / "a", "--points", 30],
+        "--noise.first-largest: does nothing": ["train", clouds, "-o", tmp_path / "x", "--noise.first-largest", 2],
         "was made with other settings": ["train", clouds, "-o", prior, *_TINY, "--seed", 3],
         "holds other files": ["train", clouds, "-o", tmp_path / "full"],
         "no such file": ["train", tmp_path / "none.npz", "-o", tmp_path / "a"],

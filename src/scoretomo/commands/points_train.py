@@ -76,6 +76,7 @@ def train(
     It learns what such objects look like: molecules, or whatever the set holds. `scoretomo points reconstruct` then
     finds objects that fit what was observed, `scoretomo points sample` draws some from nothing.
     """
+    _refuse_idle(config.noise)
     device = choose_device(source.device)
     clouds = read_point_set(source.clouds)
     if bool(clouds.held_out.all()):
@@ -84,6 +85,15 @@ def train(
         prior = processes.by_main(lambda: start_prior(source.output, source.clouds, clouds, config))
         _train(prior, clouds, device)
     print(f"prior: {prior.weights}")
+
+
+def _refuse_idle(noise: PointNoiseConfig) -> None:
+    """Say which options are of a phase that there is none of."""
+    usual, phase = PointNoiseConfig(), {0.0: "first", 1.0: "second"}.get(noise.first_part)
+    for name in ("log_mean", "log_std", "largest"):
+        if phase is not None and getattr(noise, f"{phase}_{name}") != getattr(usual, f"{phase}_{name}"):
+            option = f"--noise.{phase}-{name.replace('_', '-')}"
+            raise InputError(f"{option}: does nothing with --noise.first-part {noise.first_part:g}; leave it out")
 
 
 def _train(prior: Prior, clouds: PointClouds, device: torch.device) -> None:

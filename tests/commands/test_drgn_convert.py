@@ -118,7 +118,7 @@ def test_epochs(convert: Callable[..., int], theirs: Path, tmp_path: Path, capsy
     assert "no pose.0.pkl, which belongs to z.0.pkl" in capsys.readouterr().err
     assert convert(*ind, "--epoch", 0, "--poses-file", tmp_path / "poses.pkl", run="none") == 0
     assert convert(*ind, "--epoch", 0, "--poses-file", theirs / "pose.2.pkl", run="two") == 2
-    assert "give another run folder" in capsys.readouterr().err
+    assert "give another folder" in capsys.readouterr().err
 
 
 def test_poses_where_the_run_has_none(
@@ -216,5 +216,5 @@ def test_folder_of_a_training_is_left_as_it_is(
     before = (tmp_path / "run" / "z.csv").read_bytes()
     words = ["drgn", "train", str(particles), "-o", str(tmp_path / "run"), "--latent-dimensions", "2"]
     assert cli.main([*words, "--device", "cpu"]) == 2
-    assert "give another run folder" in capsys.readouterr().err
+    assert "give another folder" in capsys.readouterr().err
     assert (tmp_path / "run" / "z.csv").read_bytes() == before

@@ -28,14 +28,12 @@ from .train import Device, choose_device
 
 # Images that are summed up at once.
 _IMAGES_AT_ONCE = 64
-
-
 # The halves are compared within a sphere of this part of half the side.
 _SPHERE, _EDGE = 0.9, 0.1
 
 
 @dataclass(frozen=True)
-class BackProjected:
+class _BackProjected:
     """A volume, the halves that it is made of, and how they agree.
 
     Attributes
@@ -125,7 +123,7 @@ def backproject(
     print(f"volume: {source.output / 'volume.mrc'}\nhalves {agree} (FSC {THRESHOLD}, within a sphere, poses as given)")
 
 
-def _sum_up(particles: Particles, data: ParticleImages, record: Preparation, device: torch.device) -> BackProjected:
+def _sum_up(particles: Particles, data: ParticleImages, record: Preparation, device: torch.device) -> _BackProjected:
     """Both halves of the images."""
     assert particles.poses is not None
     poses, side, count = particles.poses, record.side, len(particles)
@@ -143,18 +141,18 @@ def _sum_up(particles: Particles, data: ParticleImages, record: Preparation, dev
                 done += len(rows)
                 report(done / count, f"{done} of {count} images")
                 check()
-    return join(sums[1], sums[2])
+    return _join(sums[1], sums[2])
 
 
-def join(first: BackProjection, second: BackProjection) -> BackProjected:
+def _join(first: BackProjection, second: BackProjection) -> _BackProjected:
     """Compare the volumes of two halves of the images, and make that of all."""
     halves, side = (first.volume(), second.volume()), first.side
     sphere = soft_ball(side, 3, _SPHERE * side / 2, max(2.0, _EDGE * side / 2)).to(halves[0])
     fsc = fourier_shell_correlation(halves[0] * sphere, halves[1] * sphere)
-    return BackProjected(weighted_volume(first, second, fsc), halves, fsc)
+    return _BackProjected(weighted_volume(first, second, fsc), halves, fsc)
 
 
-def _write(output: Path, made: BackProjected, record: Preparation) -> None:
+def _write(output: Path, made: _BackProjected, record: Preparation) -> None:
     with replacing_folder(output) as folder:
         for name, voxels in zip(("volume", "half_1", "half_2"), (made.volume, *made.halves), strict=True):
             write_volume(folder / f"{name}.mrc", record.restore(voxels.cpu()))

@@ -78,6 +78,8 @@ class ObservationConfig:
             raise InputError(f"--threshold {self.threshold}: a part of the brightest density, 0 or more and below 1")
         if self.coarse is not None and self.coarse_points is not None:
             raise InputError("give --coarse or --coarse-points, not both")
+        if self.subunit_share is not None and self.subunit is None:
+            raise InputError(f"--subunit-share {self.subunit_share}: does nothing without --subunit; leave it out")
         if self.subunit_share is not None and not 0 < self.subunit_share < 1:
             raise InputError(f"--subunit-share {self.subunit_share}: a part of the whole, between 0 and 1")
 
@@ -214,7 +216,6 @@ def _refuse_idle(source: Path, kind: str, config: ObservationConfig) -> None:
         "contrast": kind == "images",
         "observed_points": kind != "points",
         "threshold": kind != "points" or config.volume is not None,
-        "subunit_share": config.subunit is not None,
     }
     usual = ObservationConfig()
     given = "" if kind == "run" else f", and {'no' if config.volume is None else 'a'} map is given"

@@ -174,8 +174,7 @@ def views_of_points(
     loaded = None if map_path is None else read_volume(map_path, map_pixel_size)
     volume = None if loaded is None else loaded.volume
     source = path.name if map_path is None else map_path.name
-    if volume is not None:
-        assert map_path is not None
+    if volume is not None and map_path is not None:
         middle = _centre_of_same_size(path, list(clouds), map_path, volume, threshold)
     if rotations is not None:
         poses = _Poses(rotations, torch.zeros(len(clouds), 2), torch.ones(len(clouds)))

@@ -357,7 +357,9 @@ def test_two_processes_that_share_every_batch_train_as_one_does(
     script.write_text(_SCRIPT)
     monkeypatch.setattr(drgn_training, "supports_fast_bfloat16", lambda device: False)
     assert _train(particles, "-o", one, *options) == 0
-    done = launch(script, "0", str(tmp_path), "drgn", "train", *_SMALL, str(particles), "-o", str(two), *options)
+    done = launch(
+        script, "0", str(tmp_path), "drgn", "train", *_SMALL, *_ENCODER, str(particles), "-o", str(two), *options
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"poses: {two / 'poses.star'}\nz: {two / 'z.csv'}\n"  # said once
     assert "shared by 2 processes" in done.stderr

@@ -21,10 +21,10 @@ from ..io.particles import Particles
 from ..io.tables import write_table
 from ..methods.abinitio import ParticleImages
 from ..methods.back_projection import BackProjection, weighted_volume
-from .drgn_images import ParticlesConfig, Preparation, open_particles, particle_images, prepare_images, working_side
+from .drgn_images import ParticlesConfig, ParticleSource, Preparation, particle_images, prepare_images, working_side
 from .drgn_train import announce
 from .progress import interruptible, progress, say
-from .train import Device, choose_device
+from .train import choose_device
 
 # Images that are summed up at once.
 _IMAGES_AT_ONCE = 64
@@ -52,7 +52,7 @@ class _BackProjected:
 
 
 @dataclass(frozen=True)
-class BackProjectSource:
+class BackProjectSource(ParticleSource):
     """Particles with poses, and where the map goes.
 
     Attributes
@@ -62,25 +62,7 @@ class BackProjectSource:
         (.mrcs) with --poses-file.
     output
         Folder for volume.mrc (weighted by the halves), half_1.mrc, half_2.mrc and fsc.csv.
-    passthrough
-        More .cs files of the same particles, for fields that the .cs file does not have.
-    poses_file
-        Poses as cryoDRGN writes them (.pkl), in place of those of the particle file.
-    ctf_file
-        Contrast transfer as cryoDRGN writes it (.pkl), in place of that of the particle file.
-    pixel_size
-        Pixel size of the images in Angstrom, where the file says none or a wrong one.
-    device
-        Where to compute; auto takes a GPU (cuda) if there is one.
     """
-
-    particles: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PARTICLES")]
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
-    passthrough: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CS ...")] = ()
-    poses_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None
-    ctf_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None
-    pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
-    device: Device = "auto"
 
 
 def backproject(
@@ -95,15 +77,7 @@ def backproject(
     """
     processes.refuse_company("drgn backproject")
     device = choose_device(source.device)
-    particles = open_particles(
-        source.particles,
-        passthrough=source.passthrough,
-        poses=source.poses_file,
-        ctf=source.ctf_file,
-        pixel_size=source.pixel_size,
-        half=config.half,
-        file_poses=source.poses_file is None,
-    )
+    particles = source.open(config.half, file_poses=True)
     if particles.poses is None:
         raise InputError(f"{source.particles}: has no poses; find them with `scoretomo drgn train --poses search`")
     if source.output.exists():

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,13 +81,8 @@ class ParticleFiles:
 
     def digest(self) -> str:
         """Tell these files from others of any name."""
-        digest = hashlib.sha256()
-        for path in (self.particles, *self.passthrough, self.poses_file, self.ctf_file):
-            if path is not None:
-                with path.open("rb") as file:
-                    digest.update(file.read(_BYTES_HASHED))
-                digest.update(str(path.stat().st_size).encode())
-        return digest.hexdigest()
+        given = (self.particles, *self.passthrough, self.poses_file, self.ctf_file)
+        return _digest([path for path in given if path is not None], _BYTES_HASHED)
 
 
 @dataclass(frozen=True)
@@ -196,7 +191,7 @@ def source_table(files: ParticleFiles, particles: Particles) -> dict[str, Any]:
         "ctf_file": files.ctf_file and str(files.ctf_file.resolve()),
         "pixel_size": files.pixel_size,
         "sha256": files.digest(),
-        "stacks": _digest_of_stacks(particles),
+        "stacks": _digest((stack.path for stack in particles.images.stacks), _BYTES_HASHED_OF_A_STACK),
         "images": len(particles),
         "side": particles.side,
         "pixel_size_angstrom": particles.pixel_size_angstrom,
@@ -204,13 +199,13 @@ def source_table(files: ParticleFiles, particles: Particles) -> dict[str, Any]:
     return {name: value for name, value in table.items() if value is not None}
 
 
-def _digest_of_stacks(particles: Particles) -> str:
-    """Tell stacks from others under the same names, by how long they are and how they begin."""
+def _digest(paths: Iterable[Path], most: int) -> str:
+    """Tell files from others under the same names, by how they begin and how long they are."""
     digest = hashlib.sha256()
-    for stack in particles.images.stacks:
-        with stack.path.open("rb") as file:
-            digest.update(file.read(_BYTES_HASHED_OF_A_STACK))
-        digest.update(str(stack.path.stat().st_size).encode())
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(file.read(most))
+        digest.update(str(path.stat().st_size).encode())
     return digest.hexdigest()
 
 

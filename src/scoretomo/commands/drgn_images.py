@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from ..methods.abinitio import ParticleImages
 from ..methods.latent_vae import noise_std
 from ..methods.pose_search import TransferFn
 from .progress import Report
+from .train import Device
 
 # Images that stand for all where the contrast and the noise are estimated.
 _SAMPLE = 1000
@@ -89,6 +91,49 @@ class Preparation:
         # a sum over z of finer voxels has more terms: density per voxel of the input is smaller
         restored = resize(voxels, self.input_side, 3) * (self.scale * self.side / self.input_side)
         return Volume(restored.cpu(), self.input_pixel_size_angstrom)
+
+
+@dataclass(frozen=True)
+class ParticleSource:
+    """Where particles, and what is known of them, are found.
+
+    Attributes
+    ----------
+    particles
+        Particle images: a RELION .star, a cryoSPARC .cs, or a stack (.mrcs).
+    output
+        Folder for the results.
+    passthrough
+        More .cs files of the same particles, for fields that the .cs file does not have.
+    poses_file
+        Poses as cryoDRGN writes them (.pkl), in place of those of the particle file.
+    ctf_file
+        Contrast transfer as cryoDRGN writes it (.pkl), in place of that of the particle file.
+    pixel_size
+        Pixel size in Angstrom, where the file says none or a wrong one.
+    device
+        Where to compute; auto takes a GPU (cuda) if there is one.
+    """
+
+    particles: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PARTICLES")]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
+    passthrough: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CS ...")] = ()
+    poses_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None
+    ctf_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None
+    pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
+    device: Device = "auto"
+
+    def open(self, half: int | None, *, file_poses: bool) -> Particles:
+        """Find the particles; the poses of their file only where they count, and no others are given."""
+        return open_particles(
+            self.particles,
+            passthrough=self.passthrough,
+            poses=self.poses_file,
+            ctf=self.ctf_file,
+            pixel_size=self.pixel_size,
+            half=half,
+            file_poses=file_poses and self.poses_file is None,
+        )
 
 
 def open_particles(

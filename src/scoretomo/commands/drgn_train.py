@@ -24,10 +24,10 @@ from .drgn_folder import (
     start_run,
     write_results,
 )
-from .drgn_images import Preparation, open_particles, particle_images, prepare_images, working_side
+from .drgn_images import ParticleSource, Preparation, particle_images, prepare_images, working_side
 from .drgn_training import Task, Training
 from .progress import progress, say
-from .train import Device, choose_device
+from .train import choose_device
 
 # Votes for the contrast that are fewer than this decide by chance.
 _SURE = 0.1
@@ -37,34 +37,16 @@ _DEFAULT = DrgnConfig()
 
 
 @dataclass(frozen=True)
-class TrainSource:
+class TrainSource(ParticleSource):
     """What to work on and where.
 
     Attributes
     ----------
-    particles
-        Particle images: a RELION .star, a cryoSPARC .cs, or a stack (.mrcs).
     output
         Folder for all that is made. The same command again goes on where an earlier one was interrupted.
-    passthrough
-        More .cs files of the same particles, for fields that the .cs file does not have.
-    poses_file
-        Poses as cryoDRGN writes them (.pkl), in place of those of the particle file.
-    ctf_file
-        Contrast transfer as cryoDRGN writes it (.pkl), in place of that of the particle file.
-    pixel_size
-        Pixel size in Angstrom, where the file says none or a wrong one.
-    device
-        Where to compute; auto takes a GPU (cuda) if there is one.
     """
 
-    particles: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PARTICLES")]
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="RUN")]
-    passthrough: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CS ...")] = ()
-    poses_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None
-    ctf_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None
-    pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
-    device: Device = "auto"
 
 
 def train(
@@ -79,15 +61,7 @@ def train(
     """
     _refuse_idle(config)
     device = choose_device(source.device)
-    particles = open_particles(
-        source.particles,
-        passthrough=source.passthrough,
-        poses=source.poses_file,
-        ctf=source.ctf_file,
-        pixel_size=source.pixel_size,
-        half=config.particles.half,
-        file_poses=config.poses == "known" and source.poses_file is None,
-    )
+    particles = source.open(config.particles.half, file_poses=config.poses == "known")
     if config.poses == "known" and particles.poses is None:
         raise InputError(
             f"{source.particles}: has no poses; give them with --poses-file, or find them with --poses search"

@@ -22,7 +22,7 @@ _VERBS = {
     "particles": "the particles of each state of the molecule, and a starting model for them",
     "report": "all that a run has found, on one page that opens anywhere",
     "evaluate": "compare volumes with a reference",
-    "drgn": "particles in, a landscape of volumes out: cryoDRGN (train, poses, convert, analyze, select, halves)",
+    "drgn": "particles in, a landscape of volumes out: cryoDRGN and cryoDRGN2, with poses known or found",
     "points": "a diffusion prior on point clouds, and 3D models from very few observations with it",
     "simulate": "make test images of a moving box or capsid, or of a map or atomic model",
     "check": "which class averages are junk, before anything is trained on them",

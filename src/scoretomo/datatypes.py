@@ -191,11 +191,18 @@ class CTFParams:
 
     def select(self, indices: Tensor) -> "CTFParams":
         """Parameters of some images: their indices in any order, or a mask."""
-        return CTFParams(*(values[indices] for values in self._columns()))
+        return self._like([values[indices] for values in self._columns()])
 
     def to(self, device: torch.device | str) -> "CTFParams":
         """Copy the parameters to a device."""
-        return CTFParams(*(values.to(device) for values in self._columns()))
+        return self._like([values.to(device) for values in self._columns()])
+
+    def _like(self, columns: list[Tensor]) -> "CTFParams":
+        """Values that have been checked already: a second look would make a GPU wait, in every batch."""
+        made = object.__new__(CTFParams)
+        for field, values in zip(fields(self), columns, strict=True):
+            object.__setattr__(made, field.name, values)
+        return made
 
     def _columns(self) -> list[Tensor]:
         return [getattr(self, field.name) for field in fields(self)]

@@ -31,6 +31,7 @@ from scoretomo.io.particles import read_particles
 from scoretomo.io.settings import to_table
 from scoretomo.io.star import write_particles
 from scoretomo.io.tables import read_table, write_table
+from scoretomo.methods.abinitio_schedule import PoseMethod
 from scoretomo.methods.latent_vae import LatentVAEConfig, decode_volumes
 from scoretomo.networks.coordinate_mlp import CoordinateMLPConfig
 from scoretomo.networks.image_encoder import ImageEncoderConfig
@@ -55,14 +56,15 @@ def _z() -> Tensor:
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """A run whose training has ended, of networks with random weights."""
 
-    def make(latent: int = 2, *, finished: bool = True) -> Path:
-        run = tmp_path / "run"
+    def make(latent: int = 2, *, finished: bool = True, poses: PoseMethod = "known", name: str = "run") -> Path:
+        run = tmp_path / name
         run.mkdir()
         path = tmp_path / "particles.star"
         write_images(tmp_path / "images.mrcs", ImageStack(torch.zeros(_COUNT, _SIDE, _SIDE), 3.0))
-        poses = Poses(torch.eye(3).expand(_COUNT, 3, 3), torch.zeros(_COUNT, 2))
-        write_particles(path, "images.mrcs", poses, pixel_size_angstrom=3.0, side=_SIDE)
-        config = DrgnConfig(model=LatentVAEConfig(latent, decoder=_MODEL.decoder, encoder=_MODEL.encoder), seed=5)
+        still = Poses(torch.eye(3).expand(_COUNT, 3, 3), torch.zeros(_COUNT, 2))
+        write_particles(path, "images.mrcs", still, pixel_size_angstrom=3.0, side=_SIDE)
+        model_config = LatentVAEConfig(latent, decoder=_MODEL.decoder, encoder=_MODEL.encoder)
+        config = DrgnConfig(poses=poses, model=model_config, seed=5)
         opened = start_run(run, ParticleFiles(path), read_particles(path), config)
         save_preparation(opened, _RECORD)
         model = new_model(config.model, config.seed, _SIDE, torch.ones(9), torch.device("cpu"))
@@ -192,6 +194,35 @@ def test_selected_rows_are_untouched(
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("dimensions", [0, 2])
+def test_selected_particles_get_the_poses_that_were_found(
+    make_run: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    generator: torch.Generator,
+    dimensions: int,
+) -> None:
+    run, particles = make_run(dimensions, poses="search"), read_particles(tmp_path / "particles.star")
+    poses = Poses(random_rotations(_COUNT, generator=generator), torch.randn(_COUNT, 2, generator=generator))
+    write_poses(run / "poses.star", particles, poses)
+    assert _drgn("select", run, "-o", tmp_path / "all.star", "--poses", "found") == 0
+    found = read_particles(tmp_path / "all.star").poses
+    assert found is not None
+    torch.testing.assert_close(found.rotations, poses.rotations, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.shifts_angstrom, poses.shifts_angstrom, rtol=0, atol=1e-5)
+    assert _analyze(run, *([] if dimensions == 0 else ["--clusters", 3, "--components", 0])) == 0
+    if dimensions:
+        assert _drgn("select", run, "-o", tmp_path / "some.star", "--poses", "found", "--clusters", 1) == 0
+        some = read_particles(tmp_path / "some.star").poses
+        assert some is not None
+        torch.testing.assert_close(some.rotations, poses.rotations[15:45], rtol=0, atol=1e-5)
+    else:
+        assert _drgn("select", run, "-o", tmp_path / "some.star", "--clusters", 1) == 2
+        assert "which has no clusters" in capsys.readouterr().err
+    assert _drgn("select", make_run(dimensions, name="known"), "-o", tmp_path / "a.star", "--poses", "found") == 2
+    assert "found none; leave --poses out" in capsys.readouterr().err
+
+
 def test_rows_of_a_particle_file_that_has_changed_are_not_selected(
     make_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +297,7 @@ def test_one_volume_for_all_particles_has_a_report_only(
         read_particles(run.parent / "particles.star"),
         Poses(torch.eye(3).expand(_COUNT, 3, 3), torch.zeros(_COUNT, 2)),
     )
+    (run.parent / "images.mrcs").unlink()  # of no use here
     assert _analyze(run) == 0
     assert [path.name for path in (run / "analysis").iterdir()] == ["report.html"]
     assert "60 particles, one volume" in (run / "analysis" / "report.html").read_text(encoding="utf-8")

@@ -252,6 +252,18 @@ def test_halves_are_those_of_the_file_where_it_has_them(make_set: Callable[..., 
     assert starfile.read(run / "poses.star")["particles"]["rlnRandomSubset"].tolist() == [2] * 5
 
 
+def test_half_of_particles_that_are_all_of_one_half_is_refused(
+    make_set: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    particles = make_set(10)
+    table = starfile.read(particles)
+    (table["particles"] if isinstance(table, dict) else table)["rlnRandomSubset"] = 1
+    starfile.write(table, particles, overwrite=True)
+    assert _train(particles, "-o", tmp_path / "run", "--half", 2, "--latent-dimensions", 0) == 2
+    assert "holds particles of one half only, 1; take --half out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_poses_that_do_not_count_may_be_anything(
     make_set: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import starfile
+import torch
 from numpy.typing import NDArray
 
-from scoretomo.datatypes import InputError
+from scoretomo.datatypes import InputError, Poses
+from scoretomo.geometry.rotations import random_rotations, to_relion_euler
 from scoretomo.io.cryosparc import cs_bytes, read_cs
-from scoretomo.io.particle_rows import read_particle_rows, select_rows
+from scoretomo.io.particle_rows import read_particle_rows, select_posed_rows, select_rows
 from scoretomo.io.star import read_poses
 
 # everything that a STAR file may hold and a writer would change
@@ -84,6 +86,42 @@ def test_rows_by_number_are_rows_by_mask(tmp_path: Path) -> None:
     assert b"000004@" not in select_rows((path,), np.array([4, 0, 2]))[0]
     with pytest.raises(InputError, match=r"a\.star: has rows 0 to 4, not 3 to 5"):
         select_rows((path,), np.array([5, 3]))
+
+
+def poses_of(count: int, generator: torch.Generator) -> Poses:
+    return Poses(random_rotations(count, generator=generator), torch.randn(count, 2, generator=generator))
+
+
+def test_new_poses_change_their_columns_and_nothing_else(tmp_path: Path, generator: torch.Generator) -> None:
+    """Of the strange file one angle is there; the others and the origins, before 3.1 in pixels, are added."""
+    path, poses = write(tmp_path / "a.star", STRANGE), poses_of(2, generator)
+    (content,) = select_posed_rows((path,), np.array([1, 0]), poses, 2.0)
+    before, after = STRANGE.splitlines(), content.splitlines()
+    place = before.index(b"_rlnAngleRot #4") + 1
+    names = (b"rlnAngleTilt", b"rlnAnglePsi", b"rlnOriginX", b"rlnOriginY")
+    assert after[:place] == before[:place]
+    assert after[place : place + 4] == [b"_%s #%d" % pair for pair in zip(names, (5, 6, 7, 8), strict=True)]
+    assert after[place + 6 :] == [
+        line for line in before[place + 2 :] if not any(b"%d@a" % i in line for i in (3, 4, 5))
+    ]
+    first, second = after[place + 4 : place + 6]
+    assert first.startswith(b"data_mics/a.mrc  000001@a.mrcs 2 ")
+    assert second.startswith(b"   'my mics/a b.mrc'\t000002@a.mrcs   1  ") and second.endswith(b"   # kept")
+    angles = to_relion_euler(poses.rotations.double())
+    for line, row in ((first, 1), (second, 0)):
+        found = [float(word) for word in line.partition(b"#")[0].split()[-5:]]
+        assert found == pytest.approx([*angles[row].tolist(), *(-poses.shifts_angstrom[row] / 2).tolist()], abs=1e-6)
+
+
+def test_new_poses_of_relion_31_are_read_back(data: Path, tmp_path: Path, generator: torch.Generator) -> None:
+    path, poses = data / "formats" / "relion31.star", poses_of(3, generator)
+    (content,) = select_posed_rows((path,), np.array([0, 2, 4]), poses, 2.806)
+    found = read_poses(write(tmp_path / "a.star", content))
+    torch.testing.assert_close(found.rotations, poses.rotations, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.shifts_angstrom, poses.shifts_angstrom, rtol=0, atol=1e-5)
+    before, after = (starfile.read(each)["particles"] for each in (path, tmp_path / "a.star"))
+    same = [name for name in before.columns if "Angle" not in name and "Origin" not in name]
+    assert before[same].iloc[[0, 2, 4]].reset_index(drop=True).equals(after[same])
 
 
 def test_line_ends_of_windows_are_kept(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from scoretomo.geometry.rotations import about_z, from_relion_euler, random_rota
 from scoretomo.io import mrc
 from scoretomo.io.cryosparc import cs_bytes, read_cs
 from scoretomo.io.mrc import write_images
-from scoretomo.io.particle_rows import select_rows
+from scoretomo.io.particle_rows import select_posed_rows, select_rows
 from scoretomo.io.particles import Particles, read_particles
 from scoretomo.io.star import read_poses, write_particles
 
@@ -386,6 +386,46 @@ def test_passthrough_files_in_any_order(folder: Path) -> None:
     kept = read_particles(folder / "own.cs", [folder / "one.cs", folder / "two.cs"])
     assert values(kept, [0, 1]) == [0, 4]
     assert kept.ctf is not None and kept.ctf.defocus_u_angstrom.tolist() == [16000, 17000]
+
+
+@pytest.mark.parametrize("aligned", [{}, {"alignments3D/psize_A": np.full(3, 5, "<f4")}])
+def test_new_poses_go_into_the_file_that_has_the_old_ones(
+    folder: Path, generator: torch.Generator, aligned: dict[str, NDArray[Any]]
+) -> None:
+    """A passthrough file in another order, with shifts in pixels of its own; all other fields stay."""
+    files = (cs(folder, uid=UID, **BLOB), cs(folder, "p.cs", [2, 0, 1], uid=UID, **CTF, **ALIGNMENTS, **aligned))
+    poses = Poses(random_rotations(2, generator=generator), torch.randn(2, 2, generator=generator))
+    own, passed = select_posed_rows(files, np.array([2, 0]), poses, 2.5)
+    assert own == select_rows(files, np.array([0, 2]))[0]
+    (folder / "own.cs").write_bytes(own)
+    (folder / "passed.cs").write_bytes(passed)
+    found = read_particles(folder / "own.cs", [folder / "passed.cs"])
+    assert found.poses is not None and found.ctf is not None
+    torch.testing.assert_close(found.poses.rotations, poses.rotations[[1, 0]], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.poses.shifts_angstrom, poses.shifts_angstrom[[1, 0]], rtol=0, atol=1e-5)
+    assert found.ctf.defocus_u_angstrom.tolist() == [15000, 17000]
+
+
+def test_new_poses_of_particles_without_any_are_added(folder: Path, generator: torch.Generator) -> None:
+    path = cs(folder, uid=UID, **BLOB, **CTF)
+    poses = Poses(random_rotations(3, generator=generator), torch.randn(3, 2, generator=generator))
+    (folder / "posed.cs").write_bytes(select_posed_rows((path,), np.arange(3), poses, 2.5)[0])
+    before, after = read_cs(path).rows, read_cs(folder / "posed.cs").rows
+    assert all((after[name] == before[name]).all() for name in before.dtype.names)
+    assert after["alignments3D/psize_A"].tolist() == [2.5] * 3
+    found = read_particles(folder / "posed.cs").poses
+    assert found is not None
+    torch.testing.assert_close(found.rotations, poses.rotations, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.shifts_angstrom, poses.shifts_angstrom, rtol=0, atol=1e-5)
+
+
+def test_halves_of_one_kind_are_none(folder: Path) -> None:
+    """Before a refinement all particles are in split 0."""
+    for split, halves in (([0, 0, 0], None), ([1, 0, 1], [2, 1, 2])):
+        path = cs(folder, uid=UID, **BLOB, **{"alignments3D/split": np.array(split, "<u4")})
+        found = read_particles(path)
+        assert (None if found.halves is None else found.halves.tolist()) == halves
+        assert found.half_sets.tolist() == (halves or [1, 2, 1])
 
 
 def test_shifts_are_in_pixels_of_the_alignment(folder: Path) -> None:

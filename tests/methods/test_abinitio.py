@@ -268,7 +268,10 @@ def test_contrast_transfer_follows_its_image(generator: torch.Generator) -> None
     assert found.scores[:, 0].min() > 0.97
 
 
-def test_the_band_grows_from_search_to_search(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("disc", "last"), [(None, 8.0), (6.0, 6.0)])
+def test_the_band_grows_from_search_to_search_and_not_beyond_the_disc_of_the_network(
+    monkeypatch: pytest.MonkeyPatch, disc: float | None, last: float
+) -> None:
     radii = []
     original = abinitio.find_model_poses
 
@@ -277,8 +280,8 @@ def test_the_band_grows_from_search_to_search(monkeypatch: pytest.MonkeyPatch) -
         return original(model, data, rows, grid, method, **others)
 
     monkeypatch.setattr(abinitio, "find_model_poses", spy)
-    _train(_state())
-    assert radii[0] == 5.0 and radii[-1] == 8.0 and radii == sorted(radii)
+    _train(_state(dataclasses.replace(_CONFIG, disc_radius=disc)))
+    assert radii[0] == 5.0 and radii[-1] == last and radii == sorted(radii)
 
 
 def test_grids_are_those_of_the_paper_at_128_pixels_and_fit_smaller_images() -> None:
@@ -291,9 +294,9 @@ def test_grids_are_those_of_the_paper_at_128_pixels_and_fit_smaller_images() -> 
 
 def test_schedule_of_the_paper_and_of_fewer_images() -> None:
     search = AbInitioConfig()
-    assert search.search_epochs(30.0, 50_000, cycle=0) == [1, 6, 11, 16, 21, 26]
+    # in every epoch while the disc grows, then in every fifth, as the paper's
+    assert search.search_epochs(30.0, 50_000, cycle=0) == [1, 2, 3, 8, 13, 18, 23, 28]
     assert search.search_epochs(30.0, 50_000, cycle=1) == [5, 10, 15, 20, 25]
-    # of fewer images in every epoch while the disc grows
     assert search.search_epochs(31.0, 5000, cycle=0) == [*range(1, 14), 18, 23, 28]
     # few images are seen in hundreds of epochs, and not searched in each
     assert len(search.search_epochs(500.0, 60, cycle=0)) < 50 < 2 * len(search.search_epochs(500.0, 60, cycle=0))
@@ -306,14 +309,31 @@ def test_schedule_of_the_paper_and_of_fewer_images() -> None:
 
 def test_the_disc_grows_from_the_first_radius_to_the_last_and_training_sees_a_little_more() -> None:
     search = AbInitioConfig(first_radius=5.0, high_radius=15.0, march=0.5)
-    assert [search.radius(32, part) for part in (0.0, 0.25, 0.5, 1.0)] == [5.0, 10.0, 15.0, 15.0]
-    assert search.trained_radius(32, 0.25) > 10.0
-    assert search.trained_radius(32, 0.5) >= 16.0  # all of it
+    assert [search.radius(32, grown) for grown in (0.0, 0.5, 1.0)] == [5.0, 10.0, 15.0]
+    assert search.trained_radius(32, 0.5) > 10.0
+    assert search.trained_radius(32, 1.0) >= 16.0  # all of it
     small, large = search.grid_at(32, 0.0), search.grid_at(32, 1.0)
     assert small.refinements < large.refinements  # finer poses than the disc can tell are not looked for
-    assert search.part_done(1000, 11.0, 1000, cycle=0) == 0.0  # the epoch at random poses does not count
-    assert search.part_done(6000, 11.0, 1000, cycle=0) == 0.5
-    assert search.part_done(0, 11.0, 1000, cycle=1) == 1.0
+    assert search.grown(1000, 11.0, 1000, cycle=0) == 0.0  # the epoch at random poses does not count
+    assert search.grown(3500, 11.0, 1000, cycle=0) == 0.5
+    assert search.grown(6000, 11.0, 1000, cycle=0) == 1.0
+    assert search.grown(0, 11.0, 1000, cycle=1) == 1.0
+    # a large set makes its volume in fewer epochs
+    assert search.grown(100_000, 31.0, 50_000, cycle=0) == 0.5
+    assert search.grown(750_000, 31.0, 500_000, cycle=0) == 0.5
+
+
+@pytest.mark.parametrize("count", [1000, 5000, 12_000, 50_000, 500_000])
+def test_nothing_is_trained_on_frequencies_that_poses_do_not_know_of(count: int) -> None:
+    """Images are searched just before they are trained on, or lately, on nearly the disc that is trained on."""
+    search, epochs = AbInitioConfig(), 31.0
+    searched = search.search_epochs(epochs, count, cycle=0)
+    for epoch in set(range(1, 31)) - set(searched):
+        last = max(each for each in searched if each < epoch)
+        known, trained = (
+            search.radius(128, search.grown(seen * count, epochs, count, 0)) for seen in (last, epoch + 1)
+        )
+        assert trained < 1.1 * known
 
 
 def test_a_family_of_volumes_follows_one_volume_for_all() -> None:

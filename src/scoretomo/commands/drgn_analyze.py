@@ -17,7 +17,7 @@ from ..datatypes import InputError
 from ..io.chimerax import MapSeries, enclosed_volume_angstrom3, write_chimerax_script
 from ..io.files import replacing_folder
 from ..io.mrc import write_volume
-from ..io.particles import read_particles
+from ..io.star import read_image_table
 from ..io.tables import write_table
 from ..methods.latent_vae import LatentVAE, decode_volumes
 from ..report.isosurface import surface_level
@@ -160,7 +160,7 @@ class _Decoder:
 
 def _write_single(folder: Path, run: DrgnRun, decoder: _Decoder) -> None:
     """Write the report of one volume for all particles."""
-    count = len(read_particles(run.folder / "poses.star"))
+    count = len(read_image_table(run.folder / "poses.star").rows)
     volumes = {"volume": [decoder.voxels().cpu()]}
     write_report(folder / "report.html", run, count, volumes, None)
 

@@ -100,10 +100,7 @@ def backproject(
 def _sum_up(particles: Particles, data: ParticleImages, record: Preparation, device: torch.device) -> _BackProjected:
     """Both halves of the images."""
     assert particles.poses is not None
-    poses, side, count = particles.poses, record.side, len(particles)
-    halves = particles.halves
-    if halves is None or len(np.unique(halves)) == 1:
-        halves = np.arange(count) % 2 + 1
+    poses, halves, side, count = particles.poses, particles.half_sets, record.side, len(particles)
     sums = {half: BackProjection(side, device) for half in (1, 2)}
     done = 0
     with interruptible() as check, progress("backproject") as report:

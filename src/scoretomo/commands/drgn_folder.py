@@ -92,6 +92,8 @@ class DrgnRun:
     folder: Path
     config: DrgnConfig
     files: ParticleFiles
+    pixel_size_angstrom: float
+    """Of the particle images."""
     converted: Mapping[str, str] | None = None
     """Of a run of cryoDRGN: its folder and the files that were read there; None if it was trained here."""
 
@@ -158,9 +160,10 @@ def open_run(folder: Path) -> DrgnRun:
         poses_file, ctf_file = (Path(source[name]) if name in source else None for name in ("poses_file", "ctf_file"))
         passthrough = tuple(Path(path) for path in source["passthrough"])
         files = ParticleFiles(Path(source["path"]), passthrough, poses_file, ctf_file, source.get("pixel_size"))
+        pixel_size = float(source["pixel_size_angstrom"])
     except (KeyError, TypeError) as error:
         raise SETTINGS.of_another_version(folder, error) from error
-    return DrgnRun(folder, config, files, source.get("cryodrgn"))
+    return DrgnRun(folder, config, files, pixel_size, source.get("cryodrgn"))
 
 
 def refuse_changed_particles(run: DrgnRun) -> None:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import tyro
 from jaxtyping import Float, Int
@@ -150,8 +149,9 @@ def open_particles(
     particles = read_particles(path, passthrough, pixel_size, with_poses=file_poses)
     particles = cryodrgn.attach(particles, poses=poses, ctf=ctf)
     if half is not None:
-        halves = np.arange(len(particles)) % 2 + 1 if particles.halves is None else particles.halves
-        particles = particles.select(halves == half)
+        if particles.halves is not None and len(set(particles.halves)) == 1:
+            raise InputError(f"{path}: holds particles of one half only, {particles.halves[0]}; take --half out")
+        particles = particles.select(particles.half_sets == half)
     if len(particles) < 2:
         raise InputError(f"{path}: has {len(particles)} particles; many views are needed")
     return particles

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ..datatypes import CTFParams, InputError, Poses
@@ -144,6 +145,48 @@ def read_poses(files: Sequence[CsFile], pixel_size_angstrom: float) -> Poses | N
         raise InputError(f"{files[0].path}: alignments3D: {error}") from None
 
 
+def replace_poses(files: Sequence[CsFile], poses: Poses, pixel_size_angstrom: float) -> list[CsFile]:
+    """Put poses, as :func:`read_poses` gives them, into the files that have the fields for them.
+
+    Parameters
+    ----------
+    files
+        The particles, then the passthrough files that hold more fields of them.
+    poses
+        Of the particles, in the order of the first file.
+    pixel_size_angstrom
+        Of the images.
+
+    Returns
+    -------
+    list of CsFile
+        Copies of the files. Fields that none of them has are added to the first; all others are as they were.
+    """
+    vectors = -Rotation.from_matrix(poses.rotations.double().cpu().numpy()).as_rotvec()
+    pixels = torch.as_tensor(_alignment_pixels(files, pixel_size_angstrom))
+    shifts = -(poses.shifts_angstrom.double().cpu() / pixels).numpy()
+    new = {"alignments3D/pose": vectors, "alignments3D/shift": shifts}
+    if find_field(files, "alignments3D/shift") is None and find_field(files, "alignments3D/psize_A") is None:
+        new["alignments3D/psize_A"] = np.full(len(shifts), pixel_size_angstrom)
+    tables = [file.rows.copy() for file in files]
+    for name, values in new.items():
+        holder = next((i for i, table in enumerate(tables) if name in (table.dtype.names or ())), None)
+        if holder is None:
+            tables[0] = _with_field(tables[0], name, values.astype(np.float32))
+        else:
+            tables[holder][name][_places(files[holder], files[0])] = values
+    return [CsFile(file.path, table) for file, table in zip(files, tables, strict=True)]
+
+
+def _with_field(rows: NDArray[Any], name: str, values: NDArray[np.float32]) -> NDArray[Any]:
+    """Rows with one more field."""
+    made = np.zeros(len(rows), dtype=[*rows.dtype.descr, (name, values.dtype.str, values.shape[1:])])
+    for own in rows.dtype.names or ():
+        made[own] = rows[own]
+    made[name] = values
+    return made
+
+
 def read_ctf(files: Sequence[CsFile]) -> CTFParams | None:
     """Read the contrast transfer from a particle file and its passthrough files; None if they have no defocus.
 
@@ -173,9 +216,12 @@ def read_ctf(files: Sequence[CsFile]) -> CTFParams | None:
 
 
 def read_halves(files: Sequence[CsFile]) -> NDArray[np.intp] | None:
-    """Half, 1 or 2, that cryoSPARC had each particle in (``alignments3D/split``, 0 or 1); None if no file says it."""
+    """Half, 1 or 2, that cryoSPARC had each particle in (``alignments3D/split``, 0 or 1); None if no file says it.
+
+    Before a refinement the field may be there with one value for all, which says nothing.
+    """
     split = find_field(files, "alignments3D/split")
-    return None if split is None or not np.isin(split, (0, 1)).all() else split.astype(np.intp) + 1
+    return None if split is None or set(split.tolist()) != {0, 1} else split.astype(np.intp) + 1
 
 
 def file_name(value: bytes | str) -> str:

@@ -1,4 +1,4 @@
-"""Particle files cut down to some of their rows, with every byte of those rows and of all else as it was."""
+"""Particle files cut down to some of their rows, with every byte as it was, or all but the poses."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,15 +8,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ..datatypes import InputError
-from .cryosparc import CsFile, cs_bytes, find_field, read_cs, rows_of, stated_pixel_sizes
+from ..datatypes import InputError, Poses
+from ..geometry.rotations import to_relion_euler
+from .cryosparc import CsFile, cs_bytes, find_field, read_cs, replace_poses, rows_of, stated_pixel_sizes
 from .mrc import read_array
 from .named_images import find_stacks
 
 # A value in quotes may hold spaces; the closing quote is one that a space follows.
 _QUOTED = re.compile(rb"""'.*?'(?=\s|$)|".*?"(?=\s|$)|\S+""")
+_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+_ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
+_ORIGINS_IN_PIXELS = ("rlnOriginX", "rlnOriginY")
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,37 @@ def select_rows(files: Sequence[Path], rows: NDArray[np.intp]) -> tuple[bytes, .
         case _:
             tables = [read_cs(each) for each in files]
             return _only_particles(tables, _mask(path, rows, len(tables[0].rows)))
+
+
+def select_posed_rows(
+    files: Sequence[Path], rows: NDArray[np.intp], poses: Poses, pixel_size_angstrom: float
+) -> tuple[bytes, ...]:
+    """As :func:`select_rows`, with other poses in their columns; these are added where the file has none.
+
+    Parameters
+    ----------
+    files, rows
+        As there.
+    poses
+        Of the rows, in their order.
+    pixel_size_angstrom
+        Of the images, for shifts that the file has in pixels.
+
+    Raises
+    ------
+    InputError
+        As there.
+    """
+    path, *passthrough = files
+    order = np.argsort(rows)
+    rows, poses = rows[order], poses.select(torch.from_numpy(order))
+    if _suffix(path, passthrough) == ".star":
+        lines, _, loop = _particle_loop(path)
+        mask = _mask(path, rows, len(loop.rows))
+        return (_only_lines(_posed_lines(path, lines, loop, rows, poses, pixel_size_angstrom), loop, mask),)
+    tables = [read_cs(each) for each in files]
+    chosen = _chosen_particles(tables, _mask(path, rows, len(tables[0].rows)))
+    return tuple(cs_bytes(each.rows) for each in replace_poses(chosen, poses, pixel_size_angstrom))
 
 
 def read_particle_rows(path: Path, passthrough: Sequence[Path] = ()) -> ParticleRows:
@@ -134,16 +170,21 @@ def _read_cs(path: Path, passthrough: Sequence[Path]) -> ParticleRows:
 
 def _only_particles(files: Sequence[CsFile], mask: NDArray[np.bool_]) -> tuple[bytes, ...]:
     """Contents of a .cs file with some of its rows, and of its passthrough files with the same particles."""
+    return tuple(cs_bytes(each.rows) for each in _chosen_particles(files, mask))
+
+
+def _chosen_particles(files: Sequence[CsFile], mask: NDArray[np.bool_]) -> list[CsFile]:
     chosen = CsFile(files[0].path, files[0].rows[mask])
-    return cs_bytes(chosen.rows), *(cs_bytes(each.rows[rows_of(each, chosen)]) for each in files[1:])
+    return [chosen, *(CsFile(each.path, each.rows[rows_of(each, chosen)]) for each in files[1:])]
 
 
 @dataclass
 class _Loop:
-    """A table of a STAR file: names of the columns, and numbers of the lines that are its rows."""
+    """A table of a STAR file: names of the columns, the last one's line, and the lines that are its rows."""
 
     block: str
     columns: list[str] = field(default_factory=list)
+    last_column: int = 0
     rows: list[int] = field(default_factory=list)
 
 
@@ -202,9 +243,54 @@ def _find_loops(lines: Sequence[bytes]) -> list[_Loop]:
             loops.append(loop)
         elif loop is not None and not loop.rows and words[0].startswith(b"_"):
             loop.columns.append(words[0][1:].decode("latin-1"))
+            loop.last_column = number
         elif loop is not None:
             loop.rows.append(number)
     return loops
+
+
+def _posed_lines(
+    path: Path, lines: Sequence[bytes], loop: _Loop, rows: NDArray[np.intp], poses: Poses, pixel_size_angstrom: float
+) -> list[bytes]:
+    """Lines whose angles and origins are those of some poses; columns that are not there are added at the end."""
+    there = set(loop.columns)
+    # before RELION 3.1 there were no optics groups, and origins were in pixels
+    in_pixels = not there & set(_ORIGINS) and (bool(there & set(_ORIGINS_IN_PIXELS)) or "rlnOpticsGroup" not in there)
+    names = [*_ANGLES, *(_ORIGINS_IN_PIXELS if in_pixels else _ORIGINS)]
+    origins = -poses.shifts_angstrom.double() / (pixel_size_angstrom if in_pixels else 1.0)
+    values = torch.cat([to_relion_euler(poses.rotations.double()), origins], dim=1)
+    added = [name for name in names if name not in there]
+    places = [loop.columns.index(name) if name in there else -1 for name in names]
+    changed, ending = list(lines), b"\r\n" if lines[loop.last_column].endswith(b"\r\n") else b"\n"
+    header = (b"_%s #%d" % (name.encode(), len(loop.columns) + i) + ending for i, name in enumerate(added, 1))
+    changed[loop.last_column] += b"".join(header)
+    for row, numbers in zip(rows.tolist(), values.tolist(), strict=True):
+        line = loop.rows[row]
+        _counted(path, lines, loop, line)
+        changed[line] = _replaced(lines[line], places, [b"%.6f" % number for number in numbers])
+    return changed
+
+
+def _replaced(line: bytes, places: Sequence[int], texts: Sequence[bytes]) -> bytes:
+    """Put texts in the place of some values of a line, or, where the place is -1, behind the last."""
+    spans = [found.span() for found in _QUOTED.finditer(line)][: len(_values(line))]
+    pairs, end = list(zip(places, texts, strict=True)), spans[-1][1]
+    line = line[:end] + b"".join(b" " + text for place, text in pairs if place < 0) + line[end:]
+    for place, text in sorted((pair for pair in pairs if pair[0] >= 0), reverse=True):  # so that spans hold
+        start, stop = spans[place]
+        line = line[:start] + text.rjust(stop - start) + line[stop:]
+    return line
+
+
+def _counted(path: Path, lines: Sequence[bytes], loop: _Loop, number: int) -> list[bytes]:
+    """Values of a row, as many as there are columns."""
+    values = _values(lines[number])
+    if len(values) != len(loop.columns):
+        raise InputError(
+            f"{path}: line {number + 1} has {len(values)} values for the {len(loop.columns)} columns of "
+            f"data_{loop.block}"
+        )
+    return values
 
 
 def _columns(path: Path, lines: Sequence[bytes], loop: _Loop, names: Sequence[str]) -> list[list[bytes]]:
@@ -212,12 +298,7 @@ def _columns(path: Path, lines: Sequence[bytes], loop: _Loop, names: Sequence[st
     places = [loop.columns.index(name) for name in names]
     found = []
     for number in loop.rows:
-        values = _values(lines[number])
-        if len(values) != len(loop.columns):
-            raise InputError(
-                f"{path}: line {number + 1} has {len(values)} values for the {len(loop.columns)} columns of "
-                f"data_{loop.block}"
-            )
+        values = _counted(path, lines, loop, number)
         found.append([values[place] for place in places])
     return found
 

@@ -76,6 +76,13 @@ class Particles:
         """Edge of an image in pixels."""
         return self.images.side
 
+    @property
+    def half_sets(self) -> NDArray[np.intp]:
+        """``(n,)`` half-set of each, 1 or 2: of the file, or every other particle where it has none or one only."""
+        if self.halves is None or len(np.unique(self.halves)) == 1:
+            return np.arange(len(self)) % 2 + 1
+        return self.halves
+
     def select(self, indices: Indices) -> "Particles":
         """Take some of the particles: their indices in any order, or a mask of all; the images stay on disk."""
         chosen = which(indices, len(self))

@@ -168,6 +168,8 @@ def train_abinitio_progressive(
         change places, and trainings part from there as those of two seeds do.
     """
     shared = partial(_shared, part, add_up)
+    # beyond its disc a network says anything
+    search = replace(search, high_radius=min(search.high_radius, state.latent.model.radius))
     while True:
         config, latent = cycles[state.cycle], state.latent
         radius = None if method == "known" or state.cycle else _trained_radius(latent, config, search)
@@ -194,7 +196,7 @@ def train_abinitio_progressive(
 def _trained_radius(latent: LatentState, config: LatentVAEConfig, search: AbInitioConfig) -> Callable[[int], float]:
     """Radius of the disc that is trained on, after so many images of the first cycle."""
     count, side = len(latent.rotations), latent.model.side
-    return lambda seen: search.trained_radius(side, search.part_done(seen, config.epochs, count, cycle=0))
+    return lambda seen: search.trained_radius(side, search.grown(seen, config.epochs, count, cycle=0))
 
 
 def _rows_due(state: AbInitioState, config: LatentVAEConfig, search: AbInitioConfig) -> Int[Tensor, " k"] | None:
@@ -210,9 +212,9 @@ def _rows_due(state: AbInitioState, config: LatentVAEConfig, search: AbInitioCon
         start = (start // count + 1) * count  # a batch may begin in one epoch and end in another
     if start >= end:
         return None
-    part_done = search.part_done(start, config.epochs, count, state.cycle)
+    grown = search.grown(start, config.epochs, count, state.cycle)
     volumes = search.search_volumes if config.latent_dimensions else 1
-    together = search.at_once(latent.model.side, part_done, volumes)
+    together = search.at_once(latent.model.side, grown, volumes)
     state.searched = min(start + together, (start // count + 1) * count)
     return rows_of_batch(start, state.searched - start, count, latent.seed)
 
@@ -235,8 +237,8 @@ def _new_poses(
         latent.rotations[chosen] = random_rotations(len(rows), generator=generator).to(device)
         latent.shifts_pixels[chosen] = 0
         return None
-    part_done = search.part_done(state.searched - len(rows), config.epochs, count, state.cycle)
-    grid, shifts = search.grid_at(latent.model.side, part_done), latent.shifts_pixels[chosen]
+    grown = search.grown(state.searched - len(rows), config.epochs, count, state.cycle)
+    grid, shifts = search.grid_at(latent.model.side, grown), latent.shifts_pixels[chosen]
     volumes = search.search_volumes
     found = find_model_poses(
         latent.model, particles, rows, grid, method, shifts_pixels=shifts, volumes=volumes, shared=shared

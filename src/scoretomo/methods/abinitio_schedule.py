@@ -21,8 +21,9 @@ _SEPARATION = 1.0
 _FINEST_GRID = 5
 # Images are trained on this many Fourier pixels beyond those that are searched.
 _MARGIN = 1.0
-# Sets of less than twice as many are searched in every epoch.
-_IMAGES_OF_AN_INTERVAL = 10_000
+# The disc grows over so many images of large sets, and over an epoch at least: that is several times what sets of some
+# thousand, searched in every epoch, need to come to the same volume.
+_IMAGES_OF_THE_MARCH = 100_000
 # Images that new networks see before they are trusted with poses that others have found, a third of all at most.
 _IMAGES_BEFORE_A_SEARCH = 10_000
 # Searches while the disc grows, and after it, at most: few images are seen in hundreds of epochs.
@@ -99,9 +100,8 @@ class AbInitioConfig(SearchGridConfig):
     """Times that the networks are begun anew and trained for all epochs again, from the poses that were found (003,
     C.5, "+r"; there once, after 30 epochs)."""
     search_every: int = 5
-    """Poses are searched in every n-th epoch (003), less often where there are hundreds. They are searched more often
-    while the disc grows: an epoch less between searches for every 10 000 images fewer than 50 000, since it is the
-    steps between that make the volume."""
+    """Poses are searched in every n-th epoch (003), less often where there are hundreds; while the disc grows, in
+    every epoch, so that nothing is trained on frequencies that poses do not know of yet."""
     images_at_once: int = 128
     """Images that are searched against one state of the volumes (003: 8), and more where the network would work longer
     for their search than for their training."""
@@ -111,7 +111,8 @@ class AbInitioConfig(SearchGridConfig):
     first_radius: float = 5.0
     """Radius of the disc of frequencies where searches begin, in Fourier pixels (ours; 003 begins at 12)."""
     march: float = 0.4
-    """Part of the epochs with poses over which the radius grows to ``high_radius``."""
+    """Part of the epochs with poses over which the radius grows to ``high_radius``; sets of more than some ten thousand
+    grow it over 100 000 images, or an epoch, where that is less."""
 
     def __post_init__(self) -> None:
         if not 0 < self.consensus_epochs < math.inf:
@@ -127,23 +128,23 @@ class AbInitioConfig(SearchGridConfig):
             raise InputError(f"march must lie between 0 and 1, and first_radius must be 1 or more, not {parts}")
         super().__post_init__()
 
-    def radius(self, side: int, part_done: float) -> float:
-        """Radius of the disc when so much of the epochs with poses is done, 0 to 1."""
+    def radius(self, side: int, grown: float) -> float:
+        """Radius of the disc when so much of its growth is done, 0 to 1."""
         last = min(self.high_radius, side / 2)
         first = min(self.first_radius, last)
-        return first + min(1.0, part_done / self.march) * (last - first)
+        return first + grown * (last - first)
 
-    def grid_at(self, side: int, part_done: float) -> PoseSearchConfig:
-        """Search for images of ``side`` pixels, when so much of the epochs with poses is done, 0 to 1."""
-        return self.grid(side, self.radius(side, part_done))
+    def grid_at(self, side: int, grown: float) -> PoseSearchConfig:
+        """Search for images of ``side`` pixels, when so much of the disc's growth is done, 0 to 1."""
+        return self.grid(side, self.radius(side, grown))
 
-    def trained_radius(self, side: int, part_done: float) -> float:
+    def trained_radius(self, side: int, grown: float) -> float:
         """Radius of the disc that the volumes are trained on."""
-        return math.inf if part_done >= self.march else self.radius(side, part_done) + _MARGIN
+        return math.inf if grown >= 1 else self.radius(side, grown) + _MARGIN
 
-    def at_once(self, side: int, part_done: float, volumes: int) -> int:
+    def at_once(self, side: int, grown: float, volumes: int) -> int:
         """Images that are searched together: a lattice of each volume has fewer points than the discs of all."""
-        radius = self.radius(side, part_done)
+        radius = self.radius(side, grown)
         return max(self.images_at_once, math.ceil(volumes * 4 / 3 * (2 * radius) ** 3 / (3 * radius**2)))
 
     def cycles(self, config: LatentVAEConfig, method: PoseMethod) -> list[LatentVAEConfig]:
@@ -157,10 +158,16 @@ class AbInitioConfig(SearchGridConfig):
         """Epochs at random poses of ``count`` images; none after the first cycle."""
         return 0 if cycle else math.ceil(self.pretrain_images / count)
 
-    def part_done(self, seen: int, epochs: float, count: int, cycle: int) -> float:
-        """Part of the epochs with poses that is done after ``seen`` images; all of it after the first cycle."""
-        first = self.pretrain_epochs(count, cycle)
-        return 1.0 if cycle else min(1.0, max(0.0, (seen / count - first) / (epochs - first)))
+    def growing_epochs(self, epochs: float, count: int) -> float:
+        """Epochs of the first cycle in which the disc grows."""
+        return min(self.march * (epochs - self.pretrain_epochs(count, cycle=0)), max(1.0, _IMAGES_OF_THE_MARCH / count))
+
+    def grown(self, seen: int, epochs: float, count: int, cycle: int) -> float:
+        """Part of the disc's growth, 0 to 1, that is done after ``seen`` images; all of it after the first cycle."""
+        if cycle:
+            return 1.0
+        after = seen / count - self.pretrain_epochs(count, cycle)
+        return min(1.0, max(0.0, after / self.growing_epochs(epochs, count)))
 
     def search_epochs(self, epochs: float, count: int, cycle: int) -> list[int]:
         """Epochs in which the poses of ``count`` images are searched."""
@@ -170,7 +177,7 @@ class AbInitioConfig(SearchGridConfig):
             settled = min(math.ceil(_IMAGES_BEFORE_A_SEARCH / count), end // 3)
             return list(range(max(seldom, settled), end, seldom))
         first = self.pretrain_epochs(count, cycle)
-        grown = int(first + self.march * (epochs - first))
-        often = max(1, min(self.search_every, count // _IMAGES_OF_AN_INTERVAL), (grown - first) // _MOST_SEARCHES)
+        grown = int(first + self.growing_epochs(epochs, count))
+        often = max(1, (grown - first) // _MOST_SEARCHES)
         growing = list(range(first, grown + 1, often))
         return [epoch for epoch in growing + list(range(growing[-1], end, seldom))[1:] if epoch < end]

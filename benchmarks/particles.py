@@ -2,9 +2,10 @@
 
 Goals of 003 and 004 at a size that a CPU can do. A hand without noise and with SNR 0.1, whose poses are found from
 nothing; a hand whose thumb turns, or an atomic model a part of which does, at known poses and from nothing. "Ceiling"
-are the poses that the same search finds against the true volume: what noise leaves of them. Volumes of the moving
-object are those of single images, at the z that each has, against the true volume of its angle; beside them the
-resolution of one volume for all of them (004, 5.3).
+are the poses that the same search finds against the true volume: what noise leaves of them. Of rigid sets also the map
+that is the back projection of the images at the poses found. Volumes of the moving
+objects are those of single images, at the z that each has, against the true volume of its angle, as a whole and under a
+mask around what moves; beside them one volume for all images (004, 5.3).
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from scoretomo.commands.drgn_folder import open_run, trained_model
 from scoretomo.commands.drgn_images import ParticlesConfig, open_particles, particle_images, prepare_images
 from scoretomo.datatypes import Volume
 from scoretomo.evaluation.comparison import compare
+from scoretomo.evaluation.fsc import fourier_shell_correlation, resolution_pixels
+from scoretomo.evaluation.half_maps import molecular_mask
 from scoretomo.evaluation.pose_error import PoseErrors, pose_errors
 from scoretomo.imaging.slices import voxel_slices
 from scoretomo.io.mrc import read_volume
@@ -56,49 +59,55 @@ class Settings:
     count: int = 1000
     """Images of the rigid sets (003: 50 000)."""
     moving_count: int = 2000
-    """Images of the moving set."""
-    moving: str = "hand"
-    """The moving object: hand, or an atomic model (.pdb, .cif), whose further half turns about its middle."""
+    """Images of the moving sets."""
     moving_snr: float = 1.0
-    """Its signal to noise."""
+    """Their signal to noise."""
     hidden: int = 64
     """Width of the coordinate network (003: 256)."""
+    model: Path | None = None
+    """An atomic model (.pdb, .cif), whose further half turns about its middle: one more set, called opening."""
+    model_hidden: int = 128
+    """Width of its network."""
     epochs: int = 20
     """Of each training."""
     only: tuple[str, ...] = ()
-    """Sets by name: clean, noisy, moving. None: all."""
+    """Sets by name: clean, noisy, moving, opening. None: all."""
 
 
 def measure(settings: Settings) -> Iterator[Row]:
     """Make sets and runs, and compare them with their truth."""
-    wanted = settings.only or ("clean", "noisy", "moving")
-    for name in wanted:
+    there = ("clean", "noisy", "moving") + (("opening",) if settings.model else ())
+    for name in settings.only or there:
         data = settings.output / name
         if not (data / "particles.star").exists():
             _simulate(name, data, settings)
-        for poses, latent in (("known", 0), ("known", 1), ("search", 1)) if name == "moving" else (("search", 0),):
-            seconds = three_digits(_train(data, poses, latent, settings))
+        rigid = name in ("clean", "noisy")
+        for poses, latent in (("search", 0),) if rigid else (("known", 0), ("known", 1), ("search", 1)):
+            hidden = settings.model_hidden if name == "opening" else settings.hidden
+            seconds = three_digits(_train(data, poses, latent, hidden, settings))
             yield {"set": name, "poses": poses, "z": latent, "seconds": seconds, **_judge(data, poses, latent)}
 
 
 def _simulate(name: str, data: Path, settings: Settings) -> None:
-    count = settings.moving_count if name == "moving" else settings.count
-    words = ["--count", str(count), "--side", str(settings.side), "--shift-range-angstrom", "12"]
-    words += {"clean": [], "noisy": ["--snr", "0.1"], "moving": ["--snr", str(settings.moving_snr)]}[name]
-    if name == "moving":
+    rigid, what = name in ("clean", "noisy"), str(settings.model) if name == "opening" else "hand"
+    words = ["--count", str(settings.count if rigid else settings.moving_count), "--side", str(settings.side)]
+    words += ["--shift-range-angstrom", "12"]
+    if name != "clean":
+        words += ["--snr", "0.1" if rigid else str(settings.moving_snr)]
+    if not rigid:
         words += ["--widest-angle-degrees", str(_WIDEST_DEGREES), "--true-volumes", str(_TRUE_VOLUMES)]
-    scoretomo("simulate", "particles", settings.moving if name == "moving" else "hand", "-o", str(data), *words)
+    scoretomo("simulate", "particles", what, "-o", str(data), *words)
 
 
 def _run(data: Path, poses: str, latent: int) -> Path:
     return data.with_name(f"{data.name}_{poses}_z{latent}")
 
 
-def _train(data: Path, poses: str, latent: int, settings: Settings) -> float:
+def _train(data: Path, poses: str, latent: int, hidden: int, settings: Settings) -> float:
     """Train, if that has not been done; seconds of training."""
     run = _run(data, poses, latent)
     words = ["--latent-dimensions", str(latent), "--epochs", str(settings.epochs), "--poses", poses]
-    words += ["--decoder.hidden", str(settings.hidden), "--device", settings.device]
+    words += ["--decoder.hidden", str(hidden), "--device", settings.device]
     if poses == "search":
         words += ["--search.shift-extent", str(_SHIFT_EXTENT), "--search.shift-count", str(_SHIFT_COUNT)]
     scoretomo("drgn", "train", str(data / "particles.star"), "-o", str(run), *words)
@@ -113,23 +122,47 @@ def _judge(data: Path, poses: str, latent: int) -> Row:
     found, truth = read_particles(run / "poses.star").poses, particles.poses
     assert found is not None and truth is not None
     true_volumes = [read_volume(path).volume for path in sorted((data / "truth").glob("*.mrc"))]
+    truths = torch.stack([volume.voxels for volume in true_volumes])
     row: Row = {"images": len(particles)}
     if poses == "search":
         row |= _errors("", pose_errors(found.rotations, truth.rotations))
-        if len(true_volumes) == 1:
+        if len(truths) == 1:
             row |= _errors("ceiling_", _ceiling(data, particles, true_volumes[0]))
     angles = [float(line["angle_degrees"]) for line in read_table(data / "truth.csv")]
-    made = _volumes(run, latent, angles, len(true_volumes))
-    scored = [
-        compare(volume[None], true.voxels[None], true.pixel_size_angstrom, [0])[0]
-        for volume, true in zip(made, true_volumes, strict=True)
-    ]
-    row["mean_resolution_pixels"] = three_digits(sum(each.resolution_pixels for each in scored) / len(scored))
-    row["mean_fsc_auc"] = three_digits(sum(each.fsc_auc for each in scored) / len(scored))
+    row |= _scores(_volumes(run, latent, angles, len(truths)), truths)
+    if len(truths) == 1:
+        scores = _scores(_back_projection(run)[None], truths)
+        row |= {f"back_projection_{name}": value for name, value in scores.items()}
     if latent:
         places = [float(line["z_1"]) for line in read_table(run / "z.csv")]
         row["spearman"] = three_digits(abs(float(spearmanr(places, angles).statistic)))
     return row
+
+
+def _scores(volumes: Tensor, truths: Tensor) -> Row:
+    """Means over pairs of volumes: of the whole, and of the part that differs among the truths, if one does."""
+    compared = [compare(a[None], b[None], 1.0, [0])[0] for a, b in zip(volumes, truths, strict=True)]
+    aligned, size = torch.stack([each.aligned for each in compared]), len(compared)
+    row: Row = {
+        "mean_resolution_pixels": three_digits(sum(each.resolution_pixels for each in compared) / size),
+        "mean_fsc_auc": three_digits(sum(each.fsc_auc for each in compared) / size),
+    }
+    if size == 1:
+        return row
+    mask = molecular_mask(truths.std(0))
+    curves = fourier_shell_correlation(mask * aligned, mask * truths)
+    row["moving_resolution_pixels"] = three_digits(resolution_pixels(curves, side=truths.shape[-1]).mean().item())
+    inside = mask > 0.5
+    row["correlation"] = three_digits(_correlation(aligned.flatten(1), truths.flatten(1)))
+    row["moving_correlation"] = three_digits(_correlation(aligned[:, inside], truths[:, inside]))
+    return row
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    """Mean of Pearson's coefficient over pairs of rows."""
+    return float(
+        torch.cosine_similarity(first - first.mean(1, keepdim=True), second - second.mean(1, keepdim=True)).mean()
+    )
 
 
 def _errors(prefix: str, errors: PoseErrors) -> Row:
@@ -161,3 +194,11 @@ def _volumes(run: Path, latent: int, angles: list[float], count: int) -> Tensor:
     wanted = torch.linspace(0, _WIDEST_DEGREES, count)
     nearest = (torch.tensor(angles)[:, None] - wanted).abs().argmin(0)
     return torch.stack([record.restore(each).voxels for each in decode_volumes(model, z[nearest])])
+
+
+def _back_projection(run: Path) -> Tensor:
+    """The map of the images at the poses of a run."""
+    folder = run.with_name(f"{run.name}_map")
+    if not folder.exists():
+        scoretomo("drgn", "backproject", str(run / "poses.star"), "-o", str(folder))
+    return read_volume(folder / "volume.mrc").volume.voxels

@@ -392,6 +392,7 @@ def test_a_search_that_could_not_end_well_is_refused_before_images_are_read(
         "flat.mrc: the map is constant": ("flat.mrc", "found.star"),
         "no.mrc": ("no.mrc", "found.star"),
         "cannot give pixels of 3 Angstrom": ("map.mrc", "found.star", "--map-pixel-size", 100),
+        "--search.refinements: does nothing": ("map.mrc", "found.star", "--method", "branch-and-bound"),
     }
     for words, arguments in wrong.items():
         assert search(*arguments) == 2

@@ -136,3 +136,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert run(averages, tmp_path / "new", "--images", 99) == 2
     assert run(averages, tmp_path / "short", "--drgn.search.pretrain-images", 5000) == 2
     assert "more than 417" in capsys.readouterr().err
+    assert run(averages, tmp_path / "idle", "--drgn.poses", "branch-and-bound") == 2
+    assert "--drgn.search.base-order: does nothing here" in capsys.readouterr().err
+    assert run(averages, tmp_path / "idle", "--rigid", "True") == 2
+    assert "--drgn.model.encoder.hidden: does nothing here" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from ..simulation.particles import resample_map
 from .drgn_folder import ParticleFiles, source_table, write_poses
 from .drgn_images import ParticlesConfig, open_particles, particle_images, prepare_images, working_side
 from .drgn_train import announce
+from .idle_options import idle_with, refuse_idle
 from .progress import progress, say
 from .train import Device, choose_device
 from .training_loop import go_through
@@ -87,6 +88,7 @@ def poses(
         Where to compute; auto takes a GPU (cuda) if there is one.
     """
     processes.refuse_company("drgn poses")
+    refuse_idle(_DEFAULT, config, idle_with(config.method))
     _check_output(output, particles)
     where = choose_device(device)
     loaded = read_volume(volume, map_pixel_size)

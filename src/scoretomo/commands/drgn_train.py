@@ -13,7 +13,6 @@ from .. import processes
 from ..datatypes import InputError, Poses
 from ..geometry.rotations import random_rotations
 from ..io.particles import Particles
-from ..io.settings import differences, to_table
 from ..run_lock import locked
 from ..runs import load_checkpoint
 from .drgn_folder import (
@@ -26,6 +25,7 @@ from .drgn_folder import (
 )
 from .drgn_images import ParticleSource, Preparation, particle_images, prepare_images, working_side
 from .drgn_training import Task, Training
+from .idle_options import idle_with, refuse_idle
 from .progress import progress, say
 from .train import choose_device
 
@@ -59,7 +59,9 @@ def train(
     of every particle in it: z.csv, which `scoretomo drgn analyze RUN` makes volumes and pictures of. Poses are known,
     or found with --poses search. They are in poses.star.
     """
-    _refuse_idle(config)
+    one_volume = config.model.latent_dimensions == 0
+    idle = idle_with(config.poses, one_volume=one_volume, why="with --latent-dimensions 0 there is one volume")
+    refuse_idle(_DEFAULT, config, idle, lambda name: name.removeprefix("model."))
     device = choose_device(source.device)
     particles = source.open(config.particles.half, file_poses=config.poses == "known")
     if config.poses == "known" and particles.poses is None:
@@ -72,25 +74,6 @@ def train(
     with locked(source.output):
         run = processes.by_main(lambda: start_run(source.output, files, particles, config))
         _train_run(run, particles, device)
-
-
-def _refuse_idle(config: DrgnConfig) -> None:
-    """Say which options would do nothing."""
-    idle: dict[str, str] = {}
-    if config.poses == "known":
-        idle["search."] = "poses are those of the file; find them with --poses search"
-    elif config.poses == "branch-and-bound":
-        numbers = "branch and bound has numbers of its own"
-        idle |= dict.fromkeys(("search.base_order", "search.refinements", "search.kept", "search.shift_count"), numbers)
-    if config.model.latent_dimensions == 0:
-        one = "with --latent-dimensions 0 there is one volume"
-        idle |= dict.fromkeys(("model.encoder.", "model.beta", "search.consensus_epochs", "search.search_volumes"), one)
-    for changed in differences(to_table(DrgnConfig()), to_table(config)):
-        name = changed.split(" ")[0]
-        for start, reason in idle.items():
-            if name.startswith(start):
-                option = name.removeprefix("model.").replace("_", "-")
-                raise InputError(f"--{option}: does nothing here, since {reason}; leave it out")
 
 
 def _check_schedule(config: DrgnConfig, count: int) -> None:

@@ -15,6 +15,7 @@ from ..presets import PRESETS
 from ..run_lock import locked
 from ..runs import ImagesConfig, Run
 from .drgn_training import Task, Training
+from .idle_options import idle_with, refuse_idle
 from .progress import interruptible, progress, say
 from .reconstruct import Selection, selected_images
 from .report import write_report
@@ -56,6 +57,9 @@ def run_drgn(
     processes.refuse_company("run --method drgn")
     if selection.overwrite:
         raise InputError("--overwrite: a run folder of --method drgn keeps its settings; give a new one to try others")
+    one_volume = bool(config.rigid) or drgn.model.latent_dimensions == 0
+    idle = idle_with(drgn.poses, one_volume=one_volume, why="there is one volume for all images")
+    refuse_idle(_DEFAULT, drgn, idle, lambda name: f"drgn.{name}")
     device = choose_device(source.device)
     given = {each.name: getattr(config, each.name) for each in fields(ImagesConfig)}
     with locked(source.output):

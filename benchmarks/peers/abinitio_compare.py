@@ -8,8 +8,9 @@ import argparse
 from pathlib import Path
 
 import torch
+from picture import draw
 
-from scoretomo.evaluation.comparison import compare
+from scoretomo.evaluation.comparison import Comparison, compare
 from scoretomo.evaluation.pose_error import pose_errors
 from scoretomo.io.cryodrgn import read_poses
 from scoretomo.io.mrc import read_volume
@@ -26,10 +27,8 @@ def rotations_of(path: Path, side: int) -> torch.Tensor:
     return poses.rotations
 
 
-def row(name: str, volume: Path, poses: Path | None, particles: Particles, reference: torch.Tensor) -> str:
+def row(name: str, found: Comparison, poses: Path | None, particles: Particles) -> str:
     """A line of the table."""
-    voxels = read_volume(volume, 1.0).volume.voxels
-    found = compare(voxels[None], reference[None], 1.0, [0])[0]
     text = f"| {name} | {found.resolution_pixels:.2f} | {found.fsc_auc:.3f} | {found.hand_margin:.3f} |"
     if poses is None:
         return text + " - |" * 5
@@ -45,15 +44,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("folder", type=Path, help="of `scoretomo simulate particles`")
     parser.add_argument("results", nargs="+", help="NAME=VOLUME.mrc or NAME=VOLUME.mrc,POSES.pkl or .star")
+    parser.add_argument("--picture", type=Path, help="central slices and projections, aligned, to this .png")
     arguments = parser.parse_args()
     particles = read_particles(arguments.folder / "particles.star")
     reference = read_volume(arguments.folder / "truth" / "volume_0000.mrc").volume.voxels
     print("| program | FSC 0.5 (pixels) | FSC-AUC | hand margin | images | squared Frobenius: mean | median |", end="")
     print(" degrees: mean | median |\n" + "|" + "---|" * 9)
+    pictured = {"truth": reference}
     for result in arguments.results:
         name, files = result.split("=", 1)
         volume, _, poses = files.partition(",")
-        print(row(name, Path(volume), Path(poses) if poses else None, particles, reference), flush=True)
+        found = compare(read_volume(Path(volume), 1.0).volume.voxels[None], reference[None], 1.0, [0])[0]
+        print(row(name, found, Path(poses) if poses else None, particles), flush=True)
+        pictured[name] = found.aligned
+    if arguments.picture:
+        draw(arguments.picture, list(pictured), list(pictured.values()))
 
 
 if __name__ == "__main__":

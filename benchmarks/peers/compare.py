@@ -8,10 +8,9 @@ little beyond it, and so the areas can be set beside those of runs at 50 pixels.
 import argparse
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from betagal_images import MASK_EDGE_PIXELS, MASK_RADIUS_ANGSTROM, REFERENCE
+from picture import draw
 
 from scoretomo.datatypes import Volume
 from scoretomo.evaluation.comparison import Comparison, compare
@@ -30,21 +29,6 @@ def to_grid(volume: Volume, reference: Volume) -> torch.Tensor:
     if abs(padded * volume.pixel_size_angstrom / box - 1) > 1e-3:
         raise SystemExit(f"{volume.pixel_size_angstrom:.4f} A does not divide the box of {box:.1f} A")
     return resize(recentre_crop(volume.voxels, padded, 3), reference.side, 3)
-
-
-def draw(path: Path, titles: list[str], volumes: list[torch.Tensor]) -> None:
-    """Three central slices and three projections of each volume, along z, y and x: a row each."""
-    figure, axes = plt.subplots(len(volumes), 6, figsize=(12, 2.1 * len(volumes)), squeeze=False)
-    for row, title, volume in zip(axes, titles, volumes, strict=True):
-        margin, centre = volume.shape[0] // 5, volume.shape[0] // 2
-        voxels = np.asarray(volume)
-        slices = [voxels[centre], voxels[:, centre], voxels[:, :, centre]]
-        for axis, picture in zip(row, [*slices, *(voxels.sum(i) for i in range(3))], strict=True):
-            axis.imshow(picture[margin:-margin, margin:-margin], cmap="gray")
-            axis.set_axis_off()
-        row[0].set_title(title, fontsize=8, loc="left")
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
 
 
 def figures(comparison: Comparison) -> str:

@@ -42,6 +42,13 @@ _CEILING = 500
 # True volumes of the moving object, evenly spaced in its angle, and images that are compared with them.
 _TRUE_VOLUMES = 30
 _WIDEST_DEGREES = 90
+# Where poses come from and latent variables, for each set.
+_TRAININGS = {
+    "clean": (("search", 0),),
+    "noisy": (("search", 0),),
+    "moving": (("known", 0), ("known", 1), ("search", 1)),
+    "opening": (("known", 0), ("known", 1)),
+}
 # Shifts that are searched: 3 pixels to either side at 64 pixels, which is what there is.
 _SHIFT_EXTENT, _SHIFT_COUNT = 0.05, 5
 
@@ -65,7 +72,8 @@ class Settings:
     hidden: int = 64
     """Width of the coordinate network (003: 256)."""
     model: Path | None = None
-    """An atomic model (.pdb, .cif), whose further half turns about its middle: one more set, called opening."""
+    """An atomic model (.pdb, .cif), whose further half turns about its middle: one more set, called opening, at known
+    poses."""
     model_hidden: int = 128
     """Width of its network."""
     epochs: int = 20
@@ -81,8 +89,7 @@ def measure(settings: Settings) -> Iterator[Row]:
         data = settings.output / name
         if not (data / "particles.star").exists():
             _simulate(name, data, settings)
-        rigid = name in ("clean", "noisy")
-        for poses, latent in (("search", 0),) if rigid else (("known", 0), ("known", 1), ("search", 1)):
+        for poses, latent in _TRAININGS[name]:
             hidden = settings.model_hidden if name == "opening" else settings.hidden
             seconds = three_digits(_train(data, poses, latent, hidden, settings))
             yield {"set": name, "poses": poses, "z": latent, "seconds": seconds, **_judge(data, poses, latent)}

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -110,7 +111,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fit-steps", type=int, default=3000, help="steps that fit each network to the map")
     parser.add_argument("--base-order", type=int, default=2)
     parser.add_argument("--refinements", type=int, default=4)
-    parser.add_argument("--kept", type=int, nargs="+", default=[8], help="K; more than one: of scoretomo, also these")
     parser.add_argument("--repeats", type=int, default=3)
     return parser.parse_args()
 
@@ -140,20 +140,19 @@ def main() -> None:
         if len(particles) < max(arguments.images, arguments.peer_images):
             raise SystemExit(f"{folder} has {len(particles)} images, and --images is {arguments.images}")
         images = particles.images.read(torch.arange(arguments.images))
-        base, count = arguments.base_order, arguments.refinements
-        grids = [
-            AbInitioConfig(base_order=base, refinements=count, kept=k).grid(particles.side) for k in arguments.kept
-        ]
-        grid = grids[0]
+        config = AbInitioConfig(base_order=arguments.base_order, refinements=arguments.refinements)
+        grid = config.grid(particles.side)
         for decoder in arguments.decoders:
             slices = slices_of(arguments, folder, decoder, grid.high_radius)
             theirs: list[Found] = []
-            ours: dict[str, list[Found]] = {f"scoretomo, K = {each.kept}": [] for each in grids}
+            # more poses kept at first and fewer at last, as the package does, and as many at every level, as cryoDRGN
+            grids = {"scoretomo": grid, f"scoretomo, {grid.kept} kept at every level": replace(grid, tapered=False)}
+            ours: dict[str, list[Found]] = {name: [] for name in grids}
             for _ in range(arguments.repeats):
                 theirs.append(peer_search(arguments, folder, decoder, grid))
-                for runs, each in zip(ours.values(), grids, strict=True):
-                    runs.append(search(images, slices, each))
-            for name, runs in ((f"cryoDRGN 3.4.4, K = {grid.kept}", theirs), *ours.items()):
+                for name, each in grids.items():
+                    ours[name].append(search(images, slices, each))
+            for name, runs in (("cryoDRGN 3.4.4", theirs), *ours.items()):
                 rates = [each[4] / each[2] for each in runs]
                 ratio = statistics.median(o[4] / o[2] / (t[4] / t[2]) for o, t in zip(runs, theirs, strict=True))
                 by_cpu = statistics.median(o[4] / o[3] / (t[4] / t[3]) for o, t in zip(runs, theirs, strict=True))

@@ -46,7 +46,8 @@ class SearchGridConfig:
     refinements: int = 4
     """Times that the spacing is halved (M); fewer where the disc is too small to tell such poses."""
     kept: int = 8
-    """Poses of each image that are refined (K)."""
+    """Poses of each image that are refined (K), on average: three times as many after the exhaustive search, and then
+    half as many after each refinement (ours)."""
     low_radius: float = 12.0
     """Largest radius in the exhaustive search (k_min); a quarter of the side at most."""
     high_radius: float = 48.0
@@ -75,6 +76,7 @@ class SearchGridConfig:
             shift_extent_pixels=self.shift_extent * side,
             shift_count=self.shift_count,
             separation_degrees=_SEPARATION,
+            tapered=True,
         )
         useful = math.ceil(math.log2(max(1.0, grid.rotation_spacing(0) * radius / _FINEST_TURN)))
         return replace(grid, refinements=min(self.refinements, useful))

@@ -33,7 +33,7 @@ def select(
     Parameters
     ----------
     run
-        Folder that `scoretomo drgn analyze` has analysed.
+        Run folder of `scoretomo drgn train`; for clusters and regions, one that `scoretomo drgn analyze` has analysed.
     output
         File that is written, of the type of the particle file; passthrough files go beside it.
     clusters

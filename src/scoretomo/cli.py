@@ -15,6 +15,7 @@ from . import __version__
 _VERBS = {
     "demo": "see it work on simulated images, in minutes",
     "run": "class averages in, one volume for each of them and a report out",
+    "initial": "class averages in, a first map out and whether to trust it, in seconds",
     "train": "the first part of run: train the denoiser",
     "reconstruct": "the second part of run: make the volumes, or more of them",
     "ensemble": "which volumes to trust, all in one frame and hand, and how the molecule moves",
@@ -33,6 +34,7 @@ _VERBS = {
 _RESUMABLE = {
     "demo",
     "run",
+    "initial",
     "train",
     "reconstruct",
     "consensus",
@@ -74,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 done; 1 the computation failed; 2 something given cannot be used; 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # threads that wait for each other in a loop take ten times as long where another program has the cores; OpenMP
+    # reads this when PyTorch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         return 0 if arguments else 2
@@ -158,6 +163,10 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
             from .commands.particles import particles
 
             return particles
+        case "initial":
+            from .commands.initial import initial
+
+            return partial(initial, config=_preset(arguments).about_images())
         case "report":
             from .commands.report import report
 

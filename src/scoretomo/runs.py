@@ -31,6 +31,7 @@ from .io.quality import check_images, choose_left_out, write_quality
 from .io.settings import differences, from_table, to_table
 from .io.settings_file import SettingsFile
 from .methods.average_volumes import AverageVolumesConfig
+from .methods.initial_model import InitialModelConfig
 from .methods.score_tomography import NoiseConfig
 from .networks.unet import PatchUNet, UNetConfig
 from .optimiser import OptimiserConfig
@@ -70,6 +71,8 @@ class ImagesConfig:
         resolution, no motion. None: yes for fewer than 40 images, which are too few to show how a molecule moves.
     seed
         The same seed gives the same result, on the same kind of machine.
+    initial
+        How the initial model is searched.
 
     Raises
     ------
@@ -83,6 +86,7 @@ class ImagesConfig:
     exclude: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
     rigid: bool | None = None
     seed: int = 0
+    initial: InitialModelConfig = field(default_factory=InitialModelConfig)
 
     def __post_init__(self) -> None:
         if both := set(self.keep or ()) & set(self.exclude or ()):
@@ -183,6 +187,16 @@ class Run:
     def growth_folder(self, seed: int) -> Path:
         """Where the reconstruction with a seed stands."""
         return self.folder / "checkpoint" / f"growth_seed{seed}"
+
+    @property
+    def initial_checkpoint(self) -> Path:
+        """Initial models of all images and of half of them each."""
+        return self.folder / "checkpoint" / "initial.pt"
+
+    @property
+    def initial_folder(self) -> Path:
+        """Folder of the initial model: maps, poses, evidence, picture."""
+        return self.folder / "initial"
 
     @property
     def denoiser_folder(self) -> Path:

@@ -23,6 +23,7 @@ def evaluate(
     reference: Annotated[Path, tyro.conf.arg(metavar="TRUTH")],
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None,
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    reference_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
 ) -> None:
     """Compare volumes with a reference by Fourier shell correlation (FSC).
 
@@ -40,10 +41,12 @@ def evaluate(
         Folder for the results. None: the folder of the volumes, or the run folder.
     pixel_size
         Pixel size of the volumes in Angstrom, where their files say none.
+    reference_pixel_size
+        Pixel size of the reference in Angstrom, where its file says none.
     """
     paths = _find(volumes)
     references = _references(reference, paths)
-    comparisons = compare_files(paths, references, pixel_size)
+    comparisons = compare_files(paths, references, pixel_size, reference_pixel_size)
     folder = output or (volumes[0] if volumes[0].is_dir() else volumes[0].parent)
     write_evaluation(folder, paths, comparisons)
     print(table(comparisons))
@@ -51,13 +54,17 @@ def evaluate(
 
 
 def compare_files(
-    paths: Sequence[Path], references: Sequence[Path], pixel_size_angstrom: float | None = None
+    paths: Sequence[Path],
+    references: Sequence[Path],
+    pixel_size_angstrom: float | None = None,
+    reference_pixel_size_angstrom: float | None = None,
 ) -> list[Comparison]:
     """Compare each volume with its reference on a grid that they have in common."""
     comparisons = []
     with progress("evaluate") as report:
         for done, (path, reference) in enumerate(zip(paths, references, strict=True)):
-            volume, truth = to_common_grid(read_volume(path, pixel_size_angstrom).volume, read_volume(reference).volume)
+            own = read_volume(path, pixel_size_angstrom).volume
+            volume, truth = to_common_grid(own, read_volume(reference, reference_pixel_size_angstrom).volume)
             comparisons += compare(
                 volume.voxels[None], truth.voxels[None], truth.pixel_size_angstrom, [_number(path, done)]
             )

@@ -1,13 +1,13 @@
-"""One volume of a molecule that keeps its shape: the mean of the volumes that agree, in the frame of its symmetry.
+"""One map of a molecule that keeps its shape: in the frame of its symmetry, and beside two of half of the images each.
 
-The mean is where :mod:`scoretomo.methods.projection_matching` starts. Two means of independent volumes, each refined
-against its own half of the images, are brought together at the end to measure the resolution.
+Both halves are refined (:mod:`scoretomo.methods.projection_matching`) from initial models of their own, and brought
+together at the end to measure the resolution.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ..evaluation.alignment import Alignment, align, apply_alignment
@@ -16,10 +16,7 @@ from ..geometry.grids import so3_grid
 from ..imaging.fourier import shell_sum
 from ..imaging.resampling import symmetrise
 from ..imaging.slices import voxel_slices
-from .parents import sharpness
 
-# A volume agrees that correlates with the mean by this part of the median or more.
-_AGREES = 0.7
 # Highest shell of the search for the axes of a symmetry, in a grid of 15 degrees, and rotations compared in it.
 _SEARCH_SHELL, _COMPARED = 6, 6
 # Alignments to the symmetrised volume; each all but ends the error that is left.
@@ -46,33 +43,6 @@ class Halves:
     second: Float[Tensor, "n n n"]
     mask: Float[Tensor, "n n n"]
     fsc: HalfMapFsc
-
-
-def agreeing_mean(volumes: Float[Tensor, "b n n n"]) -> tuple[Float[Tensor, "n n n"], Bool[Tensor, " b"]]:
-    """Bring volumes onto the sharpest of them, then onto their mean, and average those that agree.
-
-    Parameters
-    ----------
-    volumes
-        ``(b, n, n, n)``, axes ``[z, y, x]``, each in a frame and hand of its own.
-
-    Returns
-    -------
-    Tensor, Tensor
-        The mean, in the frame of the sharpest; and which volumes are in it.
-    """
-    reference = volumes[sharpness(volumes).argmax()]
-    agrees = torch.ones(len(volumes), dtype=torch.bool, device=volumes.device)
-    for _ in range(2):
-        alignment = align(volumes, reference[None])
-        agrees = alignment.correlation >= _AGREES * alignment.correlation.median()
-        reference = apply_alignment(volumes, alignment)[agrees].mean(0)
-    return reference, agrees
-
-
-def weighted_mean(volumes: Float[Tensor, "b n n n"], weights: Float[Tensor, " b"]) -> Float[Tensor, "n n n"]:
-    """Average volumes that are in one frame, by how far each is to be trusted."""
-    return torch.einsum("b,bzyx->zyx", weights / weights.sum(), volumes)
 
 
 def impose(volume: Float[Tensor, "n n n"], group: Float[Tensor, "g 3 3"]) -> Float[Tensor, "n n n"]:

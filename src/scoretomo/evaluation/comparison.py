@@ -6,16 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import InputError, Volume
 from ..imaging.fourier import recentre_crop, resize
-from .alignment import align, apply_alignment
+from .alignment import (
+    Alignment,
+    AlignmentConfig,
+    Candidates,
+    apply_alignment,
+    best_candidate,
+    find_candidates,
+    refine_candidates,
+)
 from .fsc import area_under_curve, fourier_shell_correlation, resolution_pixels
+from .self_correlation import copies_of
 
 # Relative difference of pixel sizes that is taken as none: a twentieth of a voxel at the edge of a box of 100.
 _SAME_PIXEL_SIZE = 1e-3
+# Shells of the first look at the copies, those that are then refined in full, and Gauss-Newton steps of the first look.
+_FIRST_SHELLS, _REFINED, _FIRST_STEPS = 12, 2, 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,9 @@ def compare(
 ) -> list[Comparison]:
     """Align volumes to their references and score them by Fourier shell correlation.
 
+    Of references that are symmetric, or nearly so, many orientations of a volume are nearly as good as the best: those
+    that the search finds, the volume as it lies, and what the near-symmetries of the reference make of both compete.
+
     Parameters
     ----------
     volumes
@@ -79,7 +94,7 @@ def compare(
     if references.shape[1:] != volumes.shape[1:]:
         sides = f"{volumes.shape[-1]} and {references.shape[-1]} voxels"
         raise InputError(f"volume and reference have sides of {sides}; bring them to a common grid first")
-    alignment = align(volumes, references)
+    alignment = _align_among_copies(volumes, references)
     aligned = apply_alignment(volumes, alignment)
     curves = fourier_shell_correlation(aligned, references)
     resolutions = resolution_pixels(curves, side=volumes.shape[-1]).tolist()
@@ -105,6 +120,29 @@ def compare(
             strict=True,
         )
     ]
+
+
+def _align_among_copies(volumes: Float[Tensor, "b n n n"], references: Float[Tensor, "r n n n"]) -> Alignment:
+    """Align as :func:`.alignment.align` does, with the copies of what it finds, and of no rotation, as candidates."""
+    found = find_candidates(volumes, references, AlignmentConfig())
+    mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0]))
+    still = torch.stack([torch.eye(3), mirror]).to(volumes)[:, None]  # (hand, 1, 3, 3)
+    best, copies = [], None
+    for row in range(len(volumes)):
+        reference = references[row : row + 1] if len(references) > 1 else references
+        if copies is None or len(references) > 1:
+            copies = copies_of(reference[0])
+        matrices = torch.cat([found.matrices[row], still], dim=1)
+        shifts = torch.cat([found.shifts_pixels[row], torch.zeros_like(still[..., 0])], dim=1)
+        turned = (copies[0][:, None] @ matrices[:, None]).flatten(1, 2)
+        moved = ((copies[0][:, None] @ shifts[:, None, :, :, None])[..., 0] + copies[1][:, None]).flatten(1, 2)
+        rivals = Candidates(turned[None], moved[None], moved.new_zeros(1, *moved.shape[:2]))
+        volume, count = volumes[row : row + 1], rivals.matrices.shape[2]
+        for shell, kept, steps in ((_FIRST_SHELLS, count, _FIRST_STEPS), (volume.shape[-1], _REFINED, 8)):
+            config = AlignmentConfig(shells=(shell,), kept=(min(kept, count),), iterations=steps)
+            rivals = refine_candidates(volume, reference, rivals, config)
+        best.append(best_candidate(rivals))
+    return Alignment(**{name: torch.cat([vars(each)[name] for each in best]) for name in vars(best[0])})
 
 
 def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:

@@ -213,6 +213,7 @@ def write_particles(
     side: int,
     ctf: CTFParams | None = None,
     extra: Mapping[str, Sequence[Any]] | None = None,
+    sections: Sequence[int] | None = None,
 ) -> None:
     """Write a RELION 3.1 particle file for a stack with known poses, complete or not at all.
 
@@ -223,15 +224,17 @@ def write_particles(
     path
         The STAR file.
     image_file_name
-        Name of the stack relative to it; row ``i`` is image ``i + 1`` of the stack.
+        Name of the stack relative to it.
     poses
-        Poses of all images.
+        Poses of all images that are written.
     pixel_size_angstrom, side
         Of the images.
     ctf
         Contrast transfer of all images; None: no columns for it.
     extra
         More columns by name, such as ``rlnRandomSubset``, one value for each image.
+    sections
+        Which image of the stack each is, counted from 0. None: all, in their order.
     """
     # RELION refuses an optics table without these three; images without CTF make no use of them
     microscopes, groups = torch.tensor([[300.0, 2.7, 0.1]]), torch.zeros(len(poses), dtype=torch.long)
@@ -252,7 +255,7 @@ def write_particles(
     angles = to_relion_euler(poses.rotations.detach().cpu().double()).numpy()
     origins = -poses.shifts_angstrom.detach().cpu().double().numpy()
     particles = {
-        "rlnImageName": [f"{i + 1:06d}@{image_file_name}" for i in range(len(poses))],
+        "rlnImageName": [f"{i + 1:06d}@{image_file_name}" for i in sections or range(len(poses))],
         "rlnOpticsGroup": (groups + 1).tolist(),
         **{name: angles[:, i] for i, name in enumerate(_ANGLE_COLUMNS)},
         "rlnOriginXAngst": origins[:, 0],

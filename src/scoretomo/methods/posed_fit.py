@@ -155,6 +155,7 @@ class PosedFit:
     ) -> Float[Tensor, "full full full"]:
         """Volume within the support that explains the views, by preconditioned conjugate gradients.
 
+        What is negative is set to 0, where the background of the images is.
         ``ratio`` is the power of signal to noise in the volume, by shell. It makes the prior: with a weight D of the
         data in a shell, the signal there has the variance ratio / D (Scheres 2012), about ``expected`` or zero.
         """
@@ -183,7 +184,8 @@ class PosedFit:
         right = self._gradient(views, torch.zeros_like(at), support, lambda rows, y: linear[rows] * y)
         if expected is not None:
             right += pull(grid.coarse(expected))
-        return grid.fine(support * _conjugate_gradients(normal, right, at, precondition, self.steps))
+        solved = support * _conjugate_gradients(normal, right, at, precondition, self.steps)
+        return grid.fine(solved).clamp(min=0)
 
     def _gradient(
         self,

@@ -5,8 +5,8 @@ image by their likelihood, and solves for the volume that explains the images un
 maximisation with a Gaussian prior in Fourier space, as in RELION (Scheres 2012, J. Mol. Biol. 415, 406), but for two
 things. Noise and signal are not taken from the fit itself, which a few clean images allow to be perfect, but from two
 volumes of half of the images each: how far they agree, and how well each predicts the images of the other. And
-the volume is the least-squares solution within a sphere, by conjugate gradients through the exact adjoint of the
-slices, so that the support helps where no image has a slice.
+the volume is the least-squares solution within a sphere that is nowhere negative, by conjugate gradients through the
+exact adjoint of the slices, so that support and sign help where no image has a slice.
 
 The band of frequencies grows as far as the halves agree (frequency marching, Barnett et al. 2017, SIAM J. Imaging Sci.
 10, 1170); images and volume are sampled no finer than it needs. Shells are Fourier pixels of the full box throughout.
@@ -144,9 +144,10 @@ def refine(
     config: MatchingConfig = MatchingConfig(),
     *,
     symmetry: Float[Tensor, "g 3 3"] | None = None,
+    agreement: Float[Tensor, " k"] | None = None,
 ) -> MatchingStep:
     """Refine a volume to the end; see :func:`refine_progressive`."""
-    *_, last = refine_progressive(volume, images, radius, config, symmetry=symmetry)
+    *_, last = refine_progressive(volume, images, radius, config, symmetry=symmetry, agreement=agreement)
     return last
 
 
@@ -158,6 +159,7 @@ def refine_progressive(
     config: MatchingConfig = MatchingConfig(),
     *,
     symmetry: Float[Tensor, "g 3 3"] | None = None,
+    agreement: Float[Tensor, " k"] | None = None,
 ) -> Iterator[MatchingStep]:
     """Refine a volume against images, yielding after each iteration.
 
@@ -174,6 +176,10 @@ def refine_progressive(
     symmetry
         Rotations under which the molecule does not change, the identity among them; the volume must be in
         their frame. None is no symmetry.
+    agreement
+        ``(k,)``, Fourier shell correlation of volumes that were made of half of the images each and know nothing of
+        each other, for shells 0, 1, ... of the box. It limits the band and sets the prior in the place of what halves
+        at the same poses agree on, which noise raises. None where there are no such volumes.
 
     Raises
     ------
@@ -184,10 +190,14 @@ def refine_progressive(
     if len(images) < 4 or images.shape[-1] != side:
         raise InputError(f"refinement needs 4 images or more of {side} pixels, not {len(images)} of {images.shape[-1]}")
     group = torch.eye(3).to(volume)[None] if symmetry is None else symmetry.to(volume)
-    largest = (side - 1) // 2
-    band, resting = min(config.start_shell, largest), 0
+    largest, known = (side - 1) // 2, agreement
     noise = _power(images, largest)  # until there is something better: all shells count alike
-    agreement = images.new_full((largest + 1,), _UNKNOWN_AGREEMENT)
+    if known is None:
+        agreement = images.new_full((largest + 1,), _UNKNOWN_AGREEMENT)
+    else:
+        agreement = known[: largest + 1].to(images)
+        largest = max(1, _agreeing(agreement))
+    band, resting = min(config.start_shell, largest), 0
     start = low_pass(volume, 1.0, side / (band + 1))
     volume, halves, poses = start, [start, start], None
     for iteration in range(1, config.iterations + 1):
@@ -201,7 +211,7 @@ def refine_progressive(
             start = start * scales.median()
         fit = PosedFit(grid, scales / scales.median(), noise, group, config.solver_steps)
         halves = [fit.solve(views.of_half(i), halves[i], _signal_to_noise(agreement)) for i in (0, 1)]
-        agreement = _agreement(grid, halves, agreement)
+        agreement = _agreement(grid, halves, agreement) if known is None else agreement
         volume = fit.solve(views, volume, 2 * _signal_to_noise(agreement), expected=start)
         change = math.inf if before is None else _change(before, poses, group, radius) * band / side
         grown = _next_band(agreement, band, largest, config.growth)
@@ -255,7 +265,7 @@ def _find(
         shift_extent_pixels=config.shift_extent * grid.side,
         shift_count=_SHIFTS,
     )
-    weighted, slice_fn = _whiten(grid, voxel_slices(grid.coarse(volume)), noise)
+    weighted, slice_fn = _whiten(grid, grid.coarse(volume), noise)
     if near is None:
         found = find_poses(weighted, slice_fn, search)
     else:
@@ -266,17 +276,18 @@ def _find(
 
 
 def _whiten(
-    grid: BandImages, slice_fn: SliceFn, noise: Float[Tensor, " k"]
+    grid: BandImages, volume: Float[Tensor, "side side side"], noise: Float[Tensor, " k"]
 ) -> tuple[Float[Tensor, "n side side"], SliceFn]:
-    """Divide images and slices by the noise of each shell, so that their correlation ranks poses by likelihood."""
+    """Divide images and volume by the noise of each shell, so that their correlation ranks poses by likelihood."""
     amplitude = noise.rsqrt()
 
-    def gain(radius: Tensor) -> Tensor:
+    def whitened(arrays: Tensor, dimensions: int) -> Tensor:
+        radius = radius_grid(grid.side, dimensions, noise.device)
         below = radius.long().clamp(max=len(amplitude) - 2)
-        return torch.lerp(amplitude[below], amplitude[below + 1], (radius - below).clamp(max=1))
+        gain = torch.lerp(amplitude[below], amplitude[below + 1], (radius - below).clamp(max=1))
+        return centred_inverse_fft(centred_fft(arrays, dimensions) * gain, dimensions)
 
-    filtered = centred_fft(grid.images, 2) * gain(radius_grid(grid.side, 2, noise.device))
-    return centred_inverse_fft(filtered, 2), lambda points: slice_fn(points) * gain(points.norm(dim=-1) * grid.side)
+    return whitened(grid.images, 2), voxel_slices(whitened(volume, 3))
 
 
 def _weigh(grid: BandImages, poses: PoseCandidates, noise: Float[Tensor, " k"], group: Float[Tensor, "g 3 3"]) -> Views:
@@ -349,8 +360,12 @@ def _signal_to_noise(agreement: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
 
 def _next_band(agreement: Float[Tensor, " k"], band: int, largest: int, growth: int) -> int:
     """Radius of the next band: some shells beyond where the halves cease to agree, and never smaller."""
-    agreeing = (agreement[1 : band + 1] > _AGREE).long().cumprod(0).sum().item()
-    return min(largest, max(band, int(agreeing) + growth))
+    return min(largest, max(band, _agreeing(agreement[: band + 1]) + growth))
+
+
+def _agreeing(agreement: Float[Tensor, " k"]) -> int:
+    """Last shell before the first in which halves do not agree."""
+    return int((agreement[1:] > _AGREE).long().cumprod(0).sum())
 
 
 def _change(before: PoseCandidates, after: PoseCandidates, group: Float[Tensor, "g 3 3"], radius: float) -> float:

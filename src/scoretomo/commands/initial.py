@@ -1,0 +1,183 @@
+"""``scoretomo initial``: from class averages to a first map, with what speaks for it, in seconds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from ..datatypes import Poses
+from ..ensemble.initial_evidence import InitialEvidence, halves_of, weigh_initial_model
+from ..evaluation.half_maps import THRESHOLD, filter_to_resolution
+from ..imaging.preprocess import restore_volume
+from ..io.files import replacing_folder, write_json
+from ..io.mrc import write_volume
+from ..io.star import write_particles
+from ..methods.initial_model import InitialModel, Start, initial_model_progressive
+from ..methods.projection_matching import MatchingConfig
+from ..presets import PRESETS
+from ..report.initial_picture import InitialPicture, draw_initial
+from ..run_lock import locked
+from ..runs import ImagesConfig, Run, load_checkpoint, save_checkpoint
+from .progress import interruptible, progress, say
+from .refinement import Models, Refined, refine_models
+from .train import Source, choose_device, open_source
+
+_DEFAULT = ImagesConfig()
+_MATCHING = MatchingConfig()
+# Between the seeds of a model of all images and of those of half of them.
+_SEED_STEP = 7919
+
+
+def initial(
+    source: Annotated[Source, tyro.conf.arg(name="")],
+    config: Annotated[ImagesConfig, tyro.conf.arg(name="")] = _DEFAULT,
+    refine: bool = True,
+    symmetry: Annotated[str, tyro.conf.arg(metavar="auto|GROUP")] = "auto",
+    matching: MatchingConfig = _MATCHING,
+) -> None:
+    """Make a first map of class averages, and say whether to trust it, in seconds.
+
+    Many cheap starts of projection matching, without a starting model, a network or poses; the best is refined. Results
+    are in RUN/initial: initial.mrc, half_1.mrc and half_2.mrc (made of half of the class averages each, from starts of
+    their own), poses.star, initial.json (the evidence) and initial.png. `scoretomo run` with the same images and folder
+    goes on from there.
+
+    Parameters
+    ----------
+    source
+        What to work on and where.
+    config
+        What is decided about the images.
+    refine
+        Refine the maps as far as they agree. Without it (--no-refine) they end at the band of the search.
+    symmetry
+        Point group to impose when refining: C1, C2, ..., D2, D3, ..., T, O or I; auto takes the one that is found.
+    matching
+        How the maps are refined.
+    """
+    device = choose_device(source.device)
+    given = {each.name: getattr(config, each.name) for each in fields(ImagesConfig)}
+    with locked(source.output):
+        run = open_source(source, replace(PRESETS[source.preset], **given), device)
+        models, evidence = make_initial(run, device)
+        if refine:
+            write_initial(run, models, evidence, refine_models(run, models, symmetry, matching, device))
+    print(f"initial model: {run.initial_folder / 'initial.mrc'}\npicture: {run.initial_folder / 'initial.png'}")
+
+
+def make_initial(run: Run, device: torch.device) -> tuple[Models, InitialEvidence]:
+    """Search the initial models of the images that a run uses, or take up those that are there, and weigh them."""
+    models = find_models(run, run.used, device)
+    path = run.initial_folder / "initial.json"
+    evidence = weigh_initial_model(run.images[run.used].to(device), models.whole, models.halves, run.config.initial)
+    if not path.exists():
+        write_initial(run, models, evidence, None)
+    say(f"initial model: {evidence.answer}. {evidence.reason}")
+    if evidence.unexplained:
+        named = ", ".join(str(run.used[place]) for place in evidence.unexplained)
+        say(f"not explained by it, and of less weight in it: images {named}")
+    return models, evidence
+
+
+def find_models(run: Run, rows: Sequence[int], device: torch.device) -> Models:
+    """Search the initial models of some images and of half of them each, from where an earlier command has stopped."""
+    images, config = run.images[list(rows)].to(device), run.config.initial
+    made_of = {"rows": list(rows), "seed": run.config.seed, **asdict(config)}
+    saved = load_checkpoint(run.initial_checkpoint)
+    found: list[InitialModel] = []
+    if saved is not None and saved["made_of"] == made_of:
+        found = [_from_table(table) for table in saved["models"]]
+    parts = [torch.arange(len(images)), *halves_of(len(images))]
+    for number in range(len(found), len(parts)):
+        title = "initial model" + (f" of half {number}" if number else "")
+        radius = found[0].radius if found else None
+        steps = initial_model_progressive(
+            images[parts[number].to(device)], config, seed=run.config.seed + _SEED_STEP * number, radius=radius
+        )
+        with interruptible() as check, progress(title) as report:
+            for step in steps:
+                check()
+                angstrom = len(images[0]) * run.preprocessing.working_pixel_size_angstrom / step.band
+                report(step.done, f"to {angstrom:.0f} A  {len(step.scores)} starts, best {step.scores.max():.3f}")
+        assert step.result is not None
+        found.append(step.result)
+        save_checkpoint(run.initial_checkpoint, {"made_of": made_of, "models": [_to_table(one) for one in found]})
+    return Models(list(rows), found[0], found[1:])
+
+
+def write_initial(run: Run, models: Models, evidence: InitialEvidence, refined: Refined | None) -> None:
+    """Write RUN/initial, replacing an earlier one as a whole."""
+    record, whole = run.preprocessing, models.whole
+    pixel, side = record.working_pixel_size_angstrom, run.images.shape[-1]
+    restored = partial(restore_volume, record=record)
+    volume, halves = whole.volume, [half.volume for half in models.halves]
+    rotations, shifts, scores, resolution = whole.rotations, whole.shifts_pixels, whole.scores, None
+    if refined is not None:
+        step = refined.whole
+        volume, rotations, shifts, scores = step.volume, step.rotations, step.shifts_pixels, step.scores
+        if refined.halves is not None:
+            halves = [refined.halves.first, refined.halves.second]
+            volume = filter_to_resolution(volume, refined.halves.fsc.corrected, pixel)
+            resolution = refined.halves.fsc.resolution_pixels * pixel
+    poses = Poses(rotations.cpu(), shifts.cpu() * pixel)
+    with replacing_folder(run.initial_folder) as folder:
+        write_volume(folder / "initial.mrc", restored(volume.cpu()))
+        for number, half in enumerate(halves, 1):
+            write_volume(folder / f"half_{number}.mrc", restored(half.cpu()))
+        write_particles(
+            folder / "poses.star", "../images.mrcs", poses, pixel_size_angstrom=pixel, side=side, sections=models.rows
+        )
+        write_json(
+            folder / "initial.json",
+            {
+                **_evidence_table(evidence, models),
+                "refined": refined is not None,
+                "symmetry": "C1" if refined is None else refined.symmetry,
+                "band_angstrom": side * pixel / (whole.band if refined is None else refined.whole.band),
+                "radius_angstrom": whole.radius * pixel,
+                "resolution_angstrom": resolution if resolution is not None and resolution < side * pixel else None,
+                "threshold": THRESHOLD,
+                "images": models.rows,
+                "correlations": scores.tolist(),
+            },
+        )
+        draw_initial(
+            folder / "initial.png",
+            InitialPicture(
+                volume=volume.cpu(),
+                images=run.images[models.rows],
+                poses=Poses(poses.rotations, shifts.cpu()),
+                numbers=models.rows,
+                scores=scores.cpu(),
+                starts=[(each.first_score, each.stage) for each in whole.starts],
+                evidence=evidence,
+            ),
+        )
+
+
+def _evidence_table(evidence: InitialEvidence, models: Models) -> dict[str, Any]:
+    """Contents of initial.json that tell whether to trust the map; images by their numbers in the input."""
+    starts = [
+        {"number": each.number, "stage": each.stage, "score": each.score, "first_score": each.first_score}
+        for each in models.whole.starts
+    ]
+    table = {**asdict(evidence), "unexplained": [models.rows[place] for place in evidence.unexplained]}
+    return {**table, "starts": starts, "starts_agreeing": table.pop("agreeing")}
+
+
+def _to_table(model: InitialModel) -> dict[str, Any]:
+    """Tensors and plain values."""
+    return {**{name: _plain(value) for name, value in vars(model).items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [{name: _plain(each) for name, each in vars(start).items()} for start in value]
+    return value.cpu() if isinstance(value, torch.Tensor) else value
+
+
+def _from_table(table: dict[str, Any]) -> InitialModel:
+    return InitialModel(**{**table, "starts": [Start(**start) for start in table["starts"]]})

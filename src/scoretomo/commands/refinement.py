@@ -1,0 +1,187 @@
+"""One map of all class averages, and two of half of them each, refined from their initial models."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..ensemble.consensus import Halves, bring_together, impose
+from ..ensemble.initial_evidence import halves_of
+from ..evaluation.symmetry import find_symmetry
+from ..geometry.symmetry import symmetry_group
+from ..methods.initial_model import InitialModel, find_in_model
+from ..methods.projection_matching import MatchingConfig, MatchingStep, refine_progressive
+from ..runs import Run, load_checkpoint, save_checkpoint
+from .progress import interruptible, progress, say
+
+# The sphere that holds the molecule, over the radius that the initial model took, which the ends of a long one pass.
+_WIDER = 1.15
+# Correlation with images that were left out, which a symmetry may cost: that of maps at two nearby grids of poses.
+_SYMMETRY_COSTS = 0.005
+
+
+@dataclass(frozen=True)
+class Models:
+    """Initial models of images of a run.
+
+    Attributes
+    ----------
+    rows
+        Indices of the images, in the input.
+    whole, halves
+        Models of all of them, and of every other one from 0 and from 1; or none, of few images.
+    """
+
+    rows: list[int]
+    whole: InitialModel
+    halves: list[InitialModel]
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Refined maps.
+
+    Attributes
+    ----------
+    whole
+        Map and poses of all images.
+    halves
+        Two maps that know nothing of each other, in the frame of the whole; None where there are too few images.
+    symmetry
+        The point group that was imposed.
+    words
+        What was found about it.
+    """
+
+    whole: MatchingStep
+    halves: Halves | None
+    symmetry: str
+    words: str
+
+
+def refine_models(
+    run: Run, models: Models, symmetry: str, matching: MatchingConfig, device: torch.device, *, halves: bool = True
+) -> Refined:
+    """Refine all three; what an earlier command has refined is taken up.
+
+    Parameters
+    ----------
+    run
+        Its images, and where refined maps are kept.
+    models
+        Where to begin.
+    symmetry
+        Point group to impose; auto imposes the one that the refined map has, if images of the other half fit the half
+        maps no worse with it.
+    matching
+        How they are refined; the first band is that of the initial model, if it is wider.
+    device
+        Where to compute.
+    halves
+        Whether to refine the halves too, which tells the resolution, and limits the band of the whole.
+    """
+    job = _Job(run, models, matching, device)
+    parts = job.halves() if halves and models.halves else []
+    agreement = _bring(job, job.start(models.whole), parts).fsc.unmasked if parts else None
+    whole = job.refine("refine", models.rows, job.start(models.whole), "C1", agreement)
+    words = f"{symmetry} was asked for"
+    if symmetry == "auto":
+        symmetry, words = _find_symmetry(job, whole.volume, parts)
+        say(words)
+    if symmetry != "C1":
+        group = symmetry_group(symmetry)
+        parts = [
+            job.refine(f"refine half {k + 1} with {symmetry}", job.rows(k), impose(part.volume, group), symmetry)
+            for k, part in enumerate(parts)
+        ]
+        start = impose(whole.volume, group)
+        agreement = _bring(job, start, parts).fsc.unmasked if parts else None
+        whole = job.refine(f"refine with {symmetry}", models.rows, start, symmetry, agreement)
+    return Refined(whole, _bring(job, whole.volume, parts) if parts else None, symmetry, words)
+
+
+class _Job:
+    """What all refinements have in common, and where their results are kept."""
+
+    def __init__(self, run: Run, models: Models, matching: MatchingConfig, device: torch.device) -> None:
+        self.run, self.models, self.device = run, models, device
+        first = max(matching.start_shell, int(models.whole.band))
+        self.matching = replace(matching, start_shell=first)
+        self.radius = min(_WIDER * models.whole.radius, run.mask_radius)
+        self.images = run.images.to(device)
+
+    def start(self, model: InitialModel) -> Float[Tensor, "n n n"]:
+        return model.volume.to(self.device)
+
+    def rows(self, half: int) -> list[int]:
+        return [self.models.rows[place] for place in halves_of(len(self.models.rows))[half].tolist()]
+
+    def halves(self) -> list[MatchingStep]:
+        return [
+            self.refine(f"refine half {k + 1}", self.rows(k), self.start(half), "C1")
+            for k, half in enumerate(self.models.halves)
+        ]
+
+    def refine(
+        self,
+        title: str,
+        rows: list[int],
+        start: Float[Tensor, "n n n"],
+        symmetry: str,
+        agreement: Float[Tensor, " k"] | None = None,
+    ) -> MatchingStep:
+        """Refine from a map, unless an earlier command has done so with the same images and settings."""
+        path = self.run.folder / "checkpoint" / f"{title.replace(' ', '_')}.pt"
+        made_of = {"rows": rows, "radius": self.radius, "start": float(start.square().sum()), **asdict(self.matching)}
+        made_of["agreement"] = [] if agreement is None else agreement.tolist()
+        saved = load_checkpoint(path)
+        if saved is not None and saved["made_of"] == made_of:
+            return MatchingStep(**{name: _on(value, self.device) for name, value in saved["step"].items()})
+        box = self.run.images.shape[-1] * self.run.preprocessing.working_pixel_size_angstrom
+        steps = refine_progressive(
+            start,
+            self.images[rows],
+            self.radius,
+            self.matching,
+            symmetry=symmetry_group(symmetry),
+            agreement=agreement,
+        )
+        with interruptible() as check, progress(title) as report:
+            for step in steps:
+                check()
+                done = 1.0 if step.converged else step.iteration / step.total
+                moved = "" if math.isinf(step.change) else f"  poses moved {step.change:.2f} periods"
+                report(done, f"to {box / step.band:.1f} A  correlation {step.scores.mean():.3f}{moved}")
+        save_checkpoint(path, {"made_of": made_of, "step": vars(step)})
+        return step
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _bring(job: _Job, whole: Float[Tensor, "n n n"], parts: list[MatchingStep]) -> Halves:
+    generator = torch.Generator(job.device).manual_seed(job.run.config.seed)
+    return bring_together(whole, torch.stack([part.volume for part in parts]), generator=generator)
+
+
+def _find_symmetry(job: _Job, volume: Float[Tensor, "n n n"], parts: list[MatchingStep]) -> tuple[str, str]:
+    """Look for a point group in the whole; it counts if the images of the other half fit half maps no worse with it."""
+    found = find_symmetry(volume)
+    if found.group == "C1" or not parts:
+        return found.group, found.words
+    group = symmetry_group(found.group)
+    without: list[Tensor] = []
+    with_it: list[Tensor] = []
+    for k, part in enumerate(parts):
+        others = job.images[job.rows(1 - k)]
+        for scores, own in ((without, part.volume), (with_it, impose(part.volume, group))):
+            scores.append(find_in_model(others, own, job.radius, job.run.config.initial)[1])
+    before, after = (float(torch.cat(scores).mean()) for scores in (without, with_it))
+    said = f"{before:.3f} without it, {after:.3f} with it"
+    if after < before - _SYMMETRY_COSTS:
+        return "C1", f"{found.words} It is not imposed: class averages that were left out fit worse ({said})."
+    return found.group, f"{found.words} Class averages that were left out fit the map ({said})."

@@ -1,0 +1,247 @@
+"""Whether an initial model is to be trusted: what its starts, and models of half of the images each, agree on.
+
+A start that is right is found again: by other starts, and from other images. Three things are looked at. Do two models
+that were made of different images, from starts of their own, see an image from the same direction? Do the views go
+around the molecule, so that there is a third dimension at all? And how many starts came to the same? What agrees with
+itself may still be wrong: a mixture of two molecules, of which one is in the majority, comes to a map of that one.
+
+Frames and hands are those of the maps, aligned; poses that a near-symmetry of the map makes alike count as the same.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..evaluation.alignment import AlignmentConfig, find_candidates
+from ..evaluation.self_correlation import copies_of
+from ..geometry.grids import healpix_angles
+from ..geometry.rotations import angle_between
+from ..imaging.fourier import recentre_crop, resize
+from ..methods.initial_model import InitialModel, InitialModelConfig, Start, find_in_model
+
+Answer = Literal["right", "perhaps", "unknown"]
+
+# Poses that differ by less in the median are the same; between models of half of the images each, what is too far.
+_SAME_DEGREES, _FAR_DEGREES = 13.0, 18.0
+# A start agrees with the winner when its poses do, within what its coarser grid tells.
+_START_DEGREES = 20.0
+# Widest angle from any direction to the nearest slice: views all around leave less, those about one direction more.
+_NARROW_GAP, _WIDE_GAP = 25.0, 32.0
+# Fewer images than this are not split in two.
+_FEWEST_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class InitialEvidence:
+    """What speaks for an initial model and against it.
+
+    Attributes
+    ----------
+    starts, agreeing
+        Starts, and those of them that see the images from the same directions as the winner, which is one of them.
+    winner_score, rival_score
+        Mean correlation after the first stage: of the winner, and of the best start that does not agree; None where all
+        agree.
+    half_degrees
+        Median angle between the directions from which two models see an image, one of them made without it; None where
+        there were too few images for halves.
+    half_correlation
+        Mean Fourier shell correlation of the two models over the band.
+    own_correlation, left_out_correlation
+        Mean correlation of images with the model that they made, and with that of the others.
+    widest_gap_degrees
+        Widest angle from any direction in Fourier space to the nearest slice.
+    unexplained
+        Images that the model does not explain, which count less than half, by their places.
+    answer
+        ``right``, ``perhaps`` or ``unknown``: whether the model is the molecule in three dimensions.
+    reason
+        Why, and what would help, in one or two sentences.
+    """
+
+    starts: int
+    agreeing: int
+    winner_score: float
+    rival_score: float | None
+    half_degrees: float | None
+    half_correlation: float | None
+    own_correlation: float | None
+    left_out_correlation: float | None
+    widest_gap_degrees: float
+    unexplained: tuple[int, ...]
+    answer: Answer
+    reason: str
+
+
+def halves_of(count: int) -> list[Tensor]:
+    """Rows of every other image; nothing where there are too few for that."""
+    return [torch.arange(half, count, 2) for half in (0, 1)] if count >= _FEWEST_IMAGES else []
+
+
+@torch.no_grad()
+def weigh_initial_model(
+    images: Float[Tensor, "n side side"],
+    whole: InitialModel,
+    halves: Sequence[InitialModel],
+    config: InitialModelConfig,
+) -> InitialEvidence:
+    """Look at what starts and halves agree on.
+
+    Parameters
+    ----------
+    images
+        ``(n, side, side)``, what ``whole`` was made of.
+    whole
+        The model that is judged.
+    halves
+        Models of the images of :func:`halves_of`, with starts of their own and the radius of ``whole``; or nothing.
+    config
+        Of all three.
+    """
+    copies = copies_of(whole.starts[0].volume)[0]
+    winner, others = whole.starts[0], whole.starts[1:]
+    angles = [_degrees_between_starts(other, winner, copies) for other in others]
+    rivals = [other.first_score for other, angle in zip(others, angles, strict=True) if angle >= _START_DEGREES]
+    degrees, correlation, own, left_out = (
+        _between_halves(images, whole, halves, config, copies) if halves else (None,) * 4
+    )
+    gap = widest_gap(whole.rotations, copies)
+    answer, reason = _answer(degrees, gap, len(angles) - len(rivals) + 1, len(whole.starts))
+    return InitialEvidence(
+        starts=len(whole.starts),
+        agreeing=len(angles) - len(rivals) + 1,
+        winner_score=winner.first_score,
+        rival_score=max(rivals, default=None),
+        half_degrees=degrees,
+        half_correlation=correlation,
+        own_correlation=own,
+        left_out_correlation=left_out,
+        widest_gap_degrees=gap,
+        unexplained=tuple((whole.weights < 0.5).nonzero().flatten().tolist()),
+        answer=answer,
+        reason=reason,
+    )
+
+
+def widest_gap(rotations: Float[Tensor, "n 3 3"], copies: Float[Tensor, "k 3 3"]) -> float:
+    """Widest angle in degrees from any direction in Fourier space to the nearest central slice.
+
+    Parameters
+    ----------
+    rotations
+        Poses; the slice of each is perpendicular to its viewing direction.
+    copies
+        Rotations under which the molecule does not change: each pose stands for as many.
+    """
+    polar, longitude = healpix_angles(3).to(rotations).unbind(-1)
+    directions = torch.stack([polar.sin() * longitude.cos(), polar.sin() * longitude.sin(), polar.cos()], -1)
+    views = (rotations[:, None] @ copies)[..., 2, :].flatten(0, 1)
+    nearest = torch.stack([(part @ views.T).abs().amin(1).max() for part in directions.split(64)])
+    return math.degrees(math.asin(min(1.0, float(nearest.max()))))
+
+
+def _between_halves(
+    images: Float[Tensor, "n side side"],
+    whole: InitialModel,
+    halves: Sequence[InitialModel],
+    config: InitialModelConfig,
+    copies: Float[Tensor, "k 3 3"],
+) -> tuple[float, float, float, float]:
+    """Angle of the poses of an image in both models, agreement of their maps, and correlations with own and other."""
+    winner = whole.starts[0].volume
+    small = [resize(recentre_crop(half.volume, whole.box, 3), winner.shape[-1], 3) for half in halves]
+    rows = [each.to(images.device) for each in halves_of(len(images))]
+    moves = [
+        _move(small[k], winner, halves[k].rotations, whole.rotations[rows[k]], copies) for k in (0, 1)
+    ]  # to the frame of the whole
+    degrees, left_out = [], []
+    for k in (0, 1):
+        found, scores = find_in_model(images[rows[k]], halves[1 - k].volume, whole.radius, config)
+        own = _moved(halves[k].rotations, moves[k])
+        degrees.append(_degrees(_moved(found, moves[1 - k]), own, copies))
+        left_out.append(scores)
+    return (
+        float(torch.cat(degrees).median()),
+        float(find_candidates(small[0][None], small[1][None], _alignment(small[1])).correlation.max()),
+        float(torch.cat([half.scores for half in halves]).mean()),
+        float(torch.cat(left_out).mean()),
+    )
+
+
+def _degrees_between_starts(other: Start, winner: Start, copies: Float[Tensor, "k 3 3"]) -> float:
+    """Median angle between the poses of two starts, in the frame of the second."""
+    volume = resize(other.volume, winner.volume.shape[-1], 3)
+    move = _move(volume, winner.volume, other.rotations, winner.rotations, copies)
+    return float(_degrees(_moved(other.rotations, move), winner.rotations, copies).median())
+
+
+def _answer(degrees: float | None, gap: float, agreeing: int, starts: int) -> tuple[Answer, str]:
+    """Say whether to believe it, and why."""
+    if gap >= _WIDE_GAP:
+        return "unknown", (
+            f"The views lie about one direction: no slice comes nearer than {gap:.0f} degrees to some directions, "
+            "along which nothing is known. More views would help."
+        )
+    if degrees is None:
+        return "perhaps", "There are too few class averages to make two independent models. More would help."
+    if degrees >= _FAR_DEGREES:
+        return "unknown", (
+            f"Two models of half of the class averages each see the same averages {degrees:.0f} degrees apart: there "
+            "is no one molecule that these averages agree on. More averages, or fewer of junk and of other molecules, "
+            "would help."
+        )
+    if degrees >= _SAME_DEGREES:
+        return "perhaps", (
+            f"Two models of half of the class averages each see the same averages {degrees:.0f} degrees apart, which "
+            "is more than in sets that are known to be right. More class averages would help."
+        )
+    if gap >= _NARROW_GAP:
+        return "perhaps", (
+            f"Views leave a gap of {gap:.0f} degrees, so that the map is drawn out along some directions. More views "
+            "would help."
+        )
+    return "right", (
+        f"Two models of half of the class averages each, from starts of their own, see the same averages within "
+        f"{degrees:.0f} degrees, and {agreeing} of {starts} starts from random poses came to this map."
+    )
+
+
+def _alignment(volume: Float[Tensor, "m m m"]) -> AlignmentConfig:
+    """How maps of the coarse grid are aligned."""
+    shell = (volume.shape[-1] - 1) // 2
+    return AlignmentConfig(coarse_shell=min(5, shell), shells=(min(8, shell),), kept=(4,), iterations=6)
+
+
+def _move(
+    volume: Float[Tensor, "m m m"],
+    onto: Float[Tensor, "m m m"],
+    rotations: Float[Tensor, "n 3 3"],
+    like: Float[Tensor, "n 3 3"],
+    copies: Float[Tensor, "k 3 3"],
+) -> Float[Tensor, "3 3"]:
+    """Orthogonal matrix that takes a volume onto another: of the best of both hands that under which poses agree.
+
+    Of maps that are nearly their own mirror image either hand fits.
+    """
+    found = find_candidates(volume[None], onto[None], _alignment(onto)).matrices[0, :, 0]
+    medians = [_degrees(_moved(rotations, move), like, copies).median() for move in found]
+    return found[int(torch.stack(medians).argmin())]
+
+
+def _moved(rotations: Float[Tensor, "n 3 3"], move: Float[Tensor, "3 3"]) -> Float[Tensor, "n 3 3"]:
+    """Poses in the frame and hand that a matrix takes their volume to: a mirrored one is seen from behind."""
+    moved = rotations @ move.to(rotations).mT
+    behind = torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(rotations)
+    return behind @ moved if torch.linalg.det(move) < 0 else moved
+
+
+def _degrees(
+    first: Float[Tensor, "n 3 3"], second: Float[Tensor, "n 3 3"], copies: Float[Tensor, "k 3 3"]
+) -> Float[Tensor, " n"]:
+    """Angle between two poses of each image, modulo the copies."""
+    return angle_between(first[:, None] @ copies.to(first), second[:, None]).amin(1)

@@ -1,0 +1,485 @@
+"""An initial model from class averages: many cheap starts of projection matching, the best of which go on.
+
+Each start assigns images at random, averages them into a volume, and by turns compares the images with its slices and
+builds the volume anew from the best candidates: an expectation maximisation over poses at falling temperature, in a
+band of frequencies that grows, with a random part of the images in every turn. Nothing is learned and nothing is fine:
+bands are counted in cycles per diameter of the molecule, so that small and large boxes are alike. All starts advance in
+one batch; each has random numbers of its own, so that a start does not depend on its company.
+
+What this rests on. Soft assignment: with one pose for each image no start ends right. Volumes that are not negative.
+Rings of frequencies that count alike, however strong they are. Coarse planes first: 24 directions, turns of
+7.5 degrees.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datatypes import InputError
+from ..imaging.extent import molecule_radius
+from ..imaging.fourier import recentre_crop, resize
+from ..imaging.polar import PolarPlanes, polar_planes
+from .polar_matching import (
+    RingImages,
+    RingPoses,
+    find_shifts,
+    gather_slices,
+    match,
+    rebuild,
+    ring_images,
+    rings_of,
+    volumes_of,
+)
+from .pose_search import TransferFn
+
+# Part of the iterations of a stage in which its band grows.
+_MARCH = 0.75
+# Weight that is added where slices lie thin, in units of the mean.
+_REGULARISATION = 0.3
+# Images whose score is this many robust deviations below the median count nothing; those 2.5 below count in full.
+_UNEXPLAINED, _EXPLAINED = 4.0, 2.5
+# Where images come in parts, sums over earlier parts count by this.
+_MEMORY = 0.6
+# Shifts that are tried along each axis, from minus to plus: this many steps, of half a pixel of the band and less.
+_SHIFT_STEPS = 2
+
+
+@dataclass(frozen=True)
+class InitialModelConfig:
+    """How an initial model is searched.
+
+    Attributes
+    ----------
+    starts
+        Starts from random poses.
+    kept
+        Starts that go on after the first stage; one less after the second.
+    coarse_cycles, fine_cycles
+        Bands at the end of the first stage and of the last, in cycles per diameter of the molecule.
+    images_at_once
+        Images that an iteration uses at most.
+    shift_extent
+        Largest shift along x or y that is searched in the last stage, as a part of the diameter; 0 does not search any.
+
+    Raises
+    ------
+    InputError
+        Counts below one, bands that do not grow, an extent outside 0 to 0.5.
+    """
+
+    starts: int = 12
+    kept: int = 3
+    coarse_cycles: float = 4.7
+    fine_cycles: float = 7.5
+    images_at_once: int = 300
+    shift_extent: float = 0.05
+
+    def __post_init__(self) -> None:
+        if min(self.starts, self.kept, self.images_at_once) < 1:
+            counts = f"{self.starts}, {self.kept} and {self.images_at_once}"
+            raise InputError(f"starts, kept and images_at_once must be 1 or more, not {counts}")
+        if not 1 <= self.coarse_cycles <= self.fine_cycles:
+            raise InputError(f"bands must grow from 1, not from {self.coarse_cycles} to {self.fine_cycles} cycles")
+        if not 0 <= self.shift_extent <= 0.5:
+            raise InputError(f"shift_extent must lie between 0 and 0.5 of the diameter, not {self.shift_extent}")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a start has ended.
+
+    Attributes
+    ----------
+    number
+        Which start.
+    stage
+        The last stage that it went through, counted from 0.
+    score, first_score
+        Mean correlation of the images with its volume at their best poses, in the band of that stage; and in that of
+        the first stage, at its end, which all starts have gone through.
+    rotations
+        ``(n, 3, 3)``, best pose of each image in the frame of its volume.
+    volume
+        ``(m, m, m)``, on the grid of that stage; the box is that of all other starts.
+    """
+
+    number: int
+    stage: int
+    score: float
+    first_score: float
+    rotations: Float[Tensor, "n 3 3"]
+    volume: Float[Tensor, "m m m"]
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """The best of all starts.
+
+    Attributes
+    ----------
+    volume
+        ``(side, side, side)``, axes ``[z, y, x]``: what the images are projections of, without detail beyond the band.
+    rotations, shifts_pixels
+        ``(n, 3, 3)`` and ``(n, 2)``, ``[x, y]``: pose of each image.
+    scores
+        ``(n,)``, correlation of image and slice over the band.
+    weights
+        ``(n,)``, 0 to 1, how much each image counted in the end: 0 is an image that the volume does not explain.
+    starts
+        All starts, the winner first and then by stage and score.
+    radius
+        Of the sphere that was taken to hold the molecule, in pixels.
+    box
+        Edge of the volumes of the starts, in pixels of the images.
+    band
+        Highest frequency, in cycles per box of the images.
+    """
+
+    volume: Float[Tensor, "side side side"]
+    rotations: Float[Tensor, "n 3 3"]
+    shifts_pixels: Float[Tensor, "n 2"]
+    scores: Float[Tensor, " n"]
+    weights: Float[Tensor, " n"]
+    starts: list[Start]
+    radius: float
+    box: int
+    band: float
+
+
+@dataclass(frozen=True)
+class InitialModelStep:
+    """Where the search stands.
+
+    Attributes
+    ----------
+    done
+        Part of all iterations, 0 to 1.
+    scores
+        ``(s,)``, mean correlation of the starts that are left.
+    band
+        Highest frequency that counts, in cycles per box of the images.
+    result
+        The initial model, of the last step.
+    """
+
+    done: float
+    scores: Float[Tensor, " s"]
+    band: float
+    result: InitialModel | None = None
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A part of the search on planes of one spacing; cycles are per diameter of the molecule."""
+
+    order: int
+    iterations: int
+    first_cycles: float
+    last_cycles: float
+    hot: float
+    cold: float
+    part: float
+    """Part of the images in the first iteration; all are in the last."""
+    candidates: int
+    kept: int
+    shifts: bool = False
+
+    def rings(self, progress: float, images: RingImages, radius: float) -> int:
+        cycles = self.first_cycles + (self.last_cycles - self.first_cycles) * min(1.0, progress / _MARCH)
+        return max(2, min(images.rings, round(cycles * images.box / (2 * radius))))
+
+    def temperature(self, progress: float) -> float:
+        return float(self.hot * (self.cold / self.hot) ** progress)
+
+
+def _stages(config: InitialModelConfig) -> tuple[_Stage, _Stage, _Stage]:
+    """Which planes, bands and temperatures follow one another."""
+    coarse, fine = config.coarse_cycles, config.fine_cycles
+    left = max(1, config.kept - 1)
+    return (
+        _Stage(1, 16, min(2.4, coarse), coarse, 1.0, 0.1, 0.5, 24, min(config.kept, config.starts)),
+        _Stage(2, 16, coarse, fine, 0.3, 0.2, 0.7, 8, min(left, config.starts)),
+        _Stage(3, 5, fine, fine, 0.2, 0.2, 1.0, 8, 1, shifts=config.shift_extent > 0),
+    )
+
+
+def initial_model(
+    images: Float[Tensor, "n side side"],
+    config: InitialModelConfig = InitialModelConfig(),
+    *,
+    seed: int,
+    radius: float | None = None,
+    transfer: TransferFn | None = None,
+) -> InitialModel:
+    """Search an initial model to the end; see :func:`initial_model_progressive`."""
+    *_, last = initial_model_progressive(images, config, seed=seed, radius=radius, transfer=transfer)
+    assert last.result is not None
+    return last.result
+
+
+@torch.no_grad()
+def initial_model_progressive(
+    images: Float[Tensor, "n side side"],
+    config: InitialModelConfig = InitialModelConfig(),
+    *,
+    seed: int,
+    radius: float | None = None,
+    transfer: TransferFn | None = None,
+) -> Iterator[InitialModelStep]:
+    """Search an initial model, yielding after each iteration; the last step has the result.
+
+    Parameters
+    ----------
+    images
+        ``(n, side, side)``, axes ``[y, x]``, protein bright, background 0, the molecule near the origin.
+    config
+        How much is tried.
+    seed
+        Of the random numbers; each start has its own, which its number decides.
+    radius
+        Of the sphere that holds the molecule, in pixels; :func:`.molecule_radius` if not given.
+    transfer
+        Contrast transfer of the images, by their rows and frequencies in cycles per pixel.
+
+    Raises
+    ------
+    InputError
+        Fewer than two images, or images with nothing in them.
+    """
+    if len(images) < 2 or not bool(images.any()):
+        raise InputError(f"an initial model needs two images or more with something in them, not {len(images)}")
+    radius = molecule_radius(images) if radius is None else radius
+    stages = _stages(config)
+    total = sum(stage.iterations for stage in stages)
+    search = _Search(images, radius, config, transfer, seed)
+    done = 0
+    for number, stage in enumerate(stages):
+        for scores, rings in search.iterate(stage):
+            done += 1
+            yield InitialModelStep(done / (total + 1), scores, rings * images.shape[-1] / search.on_rings.box)
+        search.select(number, stage)
+    yield InitialModelStep(1.0, search.scores(), search.band, search.result())
+
+
+@torch.no_grad()
+def find_in_model(
+    images: Float[Tensor, "n side side"],
+    volume: Float[Tensor, "side side side"],
+    radius: float,
+    config: InitialModelConfig = InitialModelConfig(),
+    *,
+    transfer: TransferFn | None = None,
+) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, " n"]]:
+    """Find images in a volume that may know nothing of them, as the last stage does but for the shifts.
+
+    Parameters
+    ----------
+    images
+        ``(n, side, side)``, as for :func:`initial_model_progressive`.
+    volume
+        ``(side, side, side)``, of the same box.
+    radius
+        Of the sphere that holds the molecule, in pixels.
+    config
+        Its finest band counts.
+    transfer
+        Contrast transfer of the images.
+
+    Returns
+    -------
+    Tensor
+        ``(n, 3, 3)``, the best rotations.
+    Tensor
+        ``(n,)``, correlation of image and slice over the band.
+    """
+    stage = _stages(config)[-1]
+    on_rings = ring_images(images, radius, rings_of(config.fine_cycles, radius, images.shape[-1]), transfer)
+    planes = polar_planes(stage.order, on_rings.rings, on_rings.angles, on_rings.side, images.device)
+    box = recentre_crop(volume, on_rings.box, 3)[None]
+    ring_weights = torch.arange(1, on_rings.rings + 1, device=images.device) / on_rings.power.mean(0)
+    rows = torch.arange(len(images), device=images.device)[None]
+    shifts = images.new_zeros(1, len(images), 2)
+    found = match(
+        on_rings,
+        planes,
+        resize(box, on_rings.side, 3),
+        rows,
+        ring_weights,
+        temperature=stage.cold,
+        candidates=1,
+        shifts=shifts,
+    )
+    rotations = planes.rotations(found.plane[0, :, 0], found.facing[0, :, 0], found.in_plane[0, :, 0])
+    return rotations, found.scores[0]
+
+
+class _Search:
+    """All starts that are left, and what they have come to."""
+
+    def __init__(
+        self,
+        images: Float[Tensor, "n side side"],
+        radius: float,
+        config: InitialModelConfig,
+        transfer: TransferFn | None,
+        seed: int,
+    ) -> None:
+        self.images, self.radius, self.config, self.transfer = images, radius, config, transfer
+        self.numbers = list(range(config.starts))
+        self.generators = [torch.Generator().manual_seed(1_000_003 * seed + number) for number in self.numbers]
+        self.ended: list[Start] = []
+        self.first_scores: dict[int, float] = {}
+        self.on_rings = self._sample(config.coarse_cycles)
+        self.volumes: Tensor | None = None
+        self.shifts = images.new_zeros(config.starts, len(images), 2)
+        self.poses: RingPoses
+        self.weights: Tensor
+
+    @property
+    def band(self) -> float:
+        """Highest frequency of the last iteration, in cycles per box of the images."""
+        return self.rings * self.images.shape[-1] / self.on_rings.box
+
+    def scores(self) -> Float[Tensor, " s"]:
+        """Mean correlation of the images of each start, by their weights."""
+        means: Tensor = (self.poses.scores * self.weights).sum(1) / self.weights.sum(1)
+        return means
+
+    def iterate(self, stage: _Stage) -> Iterator[tuple[Float[Tensor, " s"], int]]:
+        """Go through a stage; yields scores and the number of rings after each iteration."""
+        self._prepare(stage)
+        sums = None
+        for iteration in range(stage.iterations):
+            progress = iteration / max(1, stage.iterations - 1)
+            self.rings = stage.rings(progress, self.on_rings, self.radius)
+            if self.volumes is None or iteration > 0:
+                sums = self._gather(sums)
+                self.volumes = volumes_of(self.on_rings, self.planes, *sums, _REGULARISATION)
+            rows = self._draw(stage.part + (1 - stage.part) * progress, last=iteration == stage.iterations - 1)
+            self._match(stage, rows, progress)
+            yield self.scores(), self.rings
+
+    def select(self, number: int, stage: _Stage) -> None:
+        """Keep the best starts of a stage; those that end here are noted."""
+        scores = self.scores()
+        if number == 0:
+            self.first_scores = dict(zip(self.numbers, scores.tolist(), strict=True))
+        order = scores.argsort(descending=True)
+        rotations = self._rotations()
+        volumes = rebuild(self.on_rings, self.planes, self.poses, self.rings, self.weights, _REGULARISATION)
+        kept, left = order[: stage.kept], order[stage.kept :]
+        if stage.kept == 1:
+            left = order
+        for i in reversed(left.tolist()):
+            own = self.numbers[i]
+            self.ended.append(Start(own, number, float(scores[i]), self.first_scores[own], rotations[i], volumes[i]))
+        self.numbers, self.generators = ([each[i] for i in kept.tolist()] for each in (self.numbers, self.generators))
+        self.poses, self.weights, self.shifts = self.poses.of(kept), self.weights[kept], self.shifts[kept]
+        self.volumes = volumes[kept]
+
+    def result(self) -> InitialModel:
+        """Put the winner on the grid of the images."""
+        assert self.volumes is not None
+        box, side = self.on_rings.box, self.images.shape[-1]
+        # a sum over z of coarser voxels has fewer terms
+        volume = resize(self.volumes[0], box, 3) * (self.on_rings.side / box)
+        return InitialModel(
+            volume=recentre_crop(volume, side, 3),
+            rotations=self._rotations()[0],
+            shifts_pixels=self.shifts[0] * box,
+            scores=self.poses.scores[0],
+            weights=self.weights[0],
+            starts=self.ended[::-1],
+            radius=self.radius,
+            box=box,
+            band=self.band,
+        )
+
+    def _sample(self, cycles: float) -> RingImages:
+        rings = rings_of(cycles, self.radius, self.images.shape[-1])
+        return ring_images(self.images, self.radius, rings, self.transfer)
+
+    def _prepare(self, stage: _Stage) -> None:
+        """Sample images, planes and volumes as finely as a stage needs."""
+        if stage.last_cycles > self.config.coarse_cycles:
+            self.on_rings = self._sample(stage.last_cycles)
+        if self.volumes is not None:
+            ratio = self.volumes.shape[-1] / self.on_rings.side
+            self.volumes = resize(self.volumes, self.on_rings.side, 3) * ratio
+        self.planes: PolarPlanes = polar_planes(
+            stage.order, self.on_rings.rings, self.on_rings.angles, self.on_rings.side, self.images.device
+        )
+        if self.volumes is None:
+            self._assign_at_random(stage)
+
+    def _assign_at_random(self, stage: _Stage) -> None:
+        rows = self._draw(stage.part, last=False)
+        device, count = self.images.device, rows.shape[1]
+        drawn = torch.stack([torch.rand(count, 1, 3, generator=each) for each in self.generators]).to(device)
+        self.poses = RingPoses(
+            rows=rows,
+            plane=(drawn[..., 0] * len(self.planes)).long(),
+            facing=drawn[..., 1] < 0.5,
+            in_plane=drawn[..., 2] * 2 * math.pi,
+            weights=torch.ones_like(drawn[..., 0]),
+            scores=torch.zeros_like(drawn[..., 0, 0]),
+            shifts=torch.zeros_like(drawn[..., 0, :2]),
+        )
+        self.weights = torch.ones_like(self.poses.scores)
+
+    def _draw(self, part: float, *, last: bool) -> Tensor:
+        """Rows of the images of an iteration, for each start its own; all, in order, in the last."""
+        every, device = len(self.images), self.images.device
+        count = every if last else max(1, round(min(every, self.config.images_at_once) * part))
+        if count == every:
+            return torch.arange(every, device=device).expand(len(self.generators), every)
+        return torch.stack([torch.randperm(every, generator=each)[:count] for each in self.generators]).to(device)
+
+    def _gather(self, before: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Sum up in the slices the images of this iteration, and those before it where images come in parts."""
+        own = gather_slices(self.on_rings, self.planes, self.poses, self.rings, self.weights)
+        if before is None or len(self.images) <= self.config.images_at_once:
+            return own
+        return own[0] + _MEMORY * before[0], own[1] + _MEMORY * before[1]
+
+    def _match(self, stage: _Stage, rows: Tensor, progress: float) -> None:
+        assert self.volumes is not None
+        rings = torch.arange(1, self.rings + 1, device=rows.device)
+        # area of a ring over its power: what is strong does not count more than what is fine
+        ring_weights = rings / self.on_rings.power[:, : self.rings].mean(0)
+        found = match(
+            self.on_rings,
+            self.planes,
+            self.volumes,
+            rows,
+            ring_weights,
+            temperature=stage.temperature(progress),
+            candidates=stage.candidates,
+            shifts=self.shifts.gather(1, rows[..., None].expand(-1, -1, 2)),
+        )
+        if stage.shifts:
+            step = 0.5 / self.rings * 0.5 ** (progress * 2)
+            axis = torch.arange(-_SHIFT_STEPS, _SHIFT_STEPS + 1, device=rows.device) * step / _SHIFT_STEPS
+            most = self.config.shift_extent * 2 * self.radius / self.on_rings.box
+            grid = torch.cartesian_prod(axis, axis)
+            found = find_shifts(self.on_rings, self.planes, self.volumes, found, ring_weights, grid, most)
+            self.shifts = self.shifts.scatter(1, rows[..., None].expand(-1, -1, 2), found.shifts)
+        self.poses, self.weights = found, _explained(found.scores)
+
+    def _rotations(self) -> Float[Tensor, "s n 3 3"]:
+        """Best rotations, in the order of the images."""
+        poses = self.poses
+        found = self.planes.rotations(poses.plane[..., 0], poses.facing[..., 0], poses.in_plane[..., 0])
+        return found[torch.arange(len(found))[:, None], poses.rows.argsort(1)]
+
+
+def _explained(scores: Float[Tensor, "s b"]) -> Float[Tensor, "s b"]:
+    """Weights of images: 0 where the score is far below what is usual among them, 1 for most."""
+    median = scores.median(1, keepdim=True).values
+    deviation = 1.4826 * (scores - median).abs().median(1, keepdim=True).values
+    below = (median - scores) / deviation.clamp(min=torch.finfo(scores.dtype).eps)
+    return ((_UNEXPLAINED - below) / (_UNEXPLAINED - _EXPLAINED)).clamp(0, 1)

@@ -116,8 +116,8 @@ def plan(model: CostModel, images: int, side: int, memory_gigabytes: float, grow
     one = model.gigabytes(side, 1, views) - model.megabytes / 1e3
     chunk = max(1, min(images, int((memory_gigabytes / 2 - model.megabytes / 1e3) / one)))
     milliseconds, volume_steps = 0.0, 0
-    for name, settings in growth.stages:
-        count = settings.steps * (min(growth.nuclei, images) if name == "nucleate" else images)
+    for _, settings in growth.stages:
+        count = settings.steps * images
         denoised = (settings.views + settings.final_views) / 2 - 1
         milliseconds += count * model.milliseconds(side, chunk, denoised + settings.anchors, denoised)
         volume_steps += count

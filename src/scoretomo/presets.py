@@ -25,7 +25,7 @@ def _paper(
         unet=UNetConfig(channels=channels, layers_per_block=2, patch=1),
         noise=NoiseConfig(median=0.30, log_std=1.2),
         optimiser=OptimiserConfig(learning_rate=learning_rate, muon_rate=0.0, batch_size=batch, decay=False),
-        growth=GrowthConfig(nuclei=0, polish=reconstruction),
+        growth=GrowthConfig(initial=False, polish=reconstruction),
     )
 
 
@@ -39,7 +39,6 @@ _DEFAULT = RunConfig(
 # Fewer steps do as well for the box (docs/performance.md), but not for every molecule (docs/validation.md).
 _GROWTH = GrowthConfig()
 _SHORT_GROWTH = GrowthConfig(
-    nucleate=replace(_GROWTH.nucleate, steps=200),
     grow=replace(_GROWTH.grow, steps=80),
     polish=replace(_GROWTH.polish, steps=60),
     specialise=replace(_GROWTH.specialise, steps=60),

@@ -31,7 +31,7 @@ from .io.quality import check_images, choose_left_out, write_quality
 from .io.settings import differences, from_table, to_table
 from .io.settings_file import SettingsFile
 from .methods.average_volumes import AverageVolumesConfig
-from .methods.initial_model import InitialModelConfig
+from .methods.initial_schedule import InitialModelConfig
 from .methods.score_tomography import NoiseConfig
 from .networks.unet import PatchUNet, UNetConfig
 from .optimiser import OptimiserConfig
@@ -145,10 +145,8 @@ class RunConfig(ImagesConfig):
             raise InputError(f"cannot train for {self.minutes} minutes")
         if self.budget is not None and not self.budget > 0:
             raise InputError(f"cannot train on {self.budget} images")
-        if self.rigid and self.growth.nuclei == 0:
-            raise InputError(
-                "--rigid needs --growth.nuclei of 1 or more: volumes that start from nothing match nothing"
-            )
+        if self.rigid and not self.growth.initial:
+            raise InputError("--rigid needs --growth.initial: volumes that start from nothing match nothing")
         if self.held_out is not None and not 0 <= self.held_out <= 0.5:
             raise InputError(f"the part of images to hold out must be from 0 to 0.5, not {self.held_out}")
 
@@ -418,7 +416,7 @@ def _resolve(
     few = used < _FEW_IMAGES
     held_out = config.held_out if config.held_out is not None else (0.0 if few else 0.05)
     growth = config.growth
-    rigid = few and growth.nuclei > 0 if config.rigid is None else config.rigid
+    rigid = few and growth.initial if config.rigid is None else config.rigid
     if rigid and growth.polish.anchors == 0:
         # all images are kin: what specialising would have had goes to the polish
         steps = growth.polish.steps + growth.specialisations * growth.specialise.steps

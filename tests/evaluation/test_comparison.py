@@ -10,7 +10,10 @@ from torch import Tensor
 from scoretomo.datatypes import InputError, Volume
 from scoretomo.evaluation.comparison import compare, summary, to_common_grid
 from scoretomo.evaluation.fsc import fourier_shell_correlation
-from scoretomo.imaging.resampling import mirror_z
+from scoretomo.geometry.rotations import random_rotations
+from scoretomo.geometry.symmetry import symmetry_group
+from scoretomo.imaging.fourier import resize
+from scoretomo.imaging.resampling import mirror_z, rotate_volumes
 
 
 def blobs(side: int, pixel_size: float, generator: torch.Generator) -> Tensor:
@@ -35,6 +38,29 @@ def test_scores_of_a_perfect_a_mirrored_and_an_empty_volume(generator: torch.Gen
         torch.testing.assert_close(each.fsc, fourier_shell_correlation(each.aligned, reference[0]))
     assert comparisons[2].fsc_auc == 0
     assert comparisons[2].resolution_pixels == math.inf
+
+
+@pytest.mark.parametrize(("group", "spots", "least"), [("I1", 1, 0.99), ("C4", 4, 0.95)])
+def test_the_mark_on_a_nearly_symmetric_volume_is_put_where_it_lies(group: str, spots: int, least: float) -> None:
+    """All rotations of the group are nearly as good as the best; a search that ends at one of them scores less."""
+    side, draw = 28, torch.Generator().manual_seed(0)
+    frame = random_rotations(1, generator=draw)[0]
+    directions = torch.nn.functional.normalize(torch.randn(spots, 3, generator=draw), dim=-1)
+    own = directions * (0.12 + 0.2 * torch.rand(spots, 1, generator=draw))
+    rotations = frame @ symmetry_group(group) @ frame.mT
+    mark = frame @ torch.tensor([0.2, 0.1, 0.22])
+    centres = torch.cat([(rotations @ own.T).mT.flatten(0, 1), mark[None]])
+    axis = (torch.arange(side) - side // 2) / side
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")[::-1], -1).flatten(0, 2)
+    heights = torch.tensor([1.0] * (len(centres) - 1) + [0.7])
+    volume = (torch.exp(-(torch.cdist(points, centres) ** 2) / (2 * 0.045**2)) @ heights).view(1, side, side, side)
+    turned = resize(rotate_volumes(resize(volume, 2 * side, 3), rotations[-1:]), side, 3)
+    as_it_lies, moved = compare(torch.cat([volume, turned]), volume, 1.0, [0, 1])
+    assert as_it_lies.fsc_auc > 0.995
+    assert moved.fsc_auc > least
+    # the mark is back in its place
+    x, y, z = (mark * side + side // 2).round().long().tolist()
+    assert moved.aligned[z, y, x] == pytest.approx(float(volume[0, z, y, x]), abs=0.1)
 
 
 def test_summary_is_the_documented_json(generator: torch.Generator) -> None:

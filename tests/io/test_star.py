@@ -144,6 +144,19 @@ def test_poses_come_back(tmp_path: Path, generator: torch.Generator) -> None:
     assert (tmp_path / "particles.star").read_text().count("# version 30001\n\ndata_") == 2
 
 
+def test_rows_name_the_sections_of_the_stack_that_they_are(tmp_path: Path, generator: torch.Generator) -> None:
+    images = torch.arange(5.0)[:, None, None].expand(5, 8, 8)
+    write_images(tmp_path / "images.mrcs", ImageStack(images, 2.0))
+    poses = Poses(random_rotations(3, generator=generator), torch.zeros(3, 2))
+    path = tmp_path / "some.star"
+    write_particles(path, "images.mrcs", poses, pixel_size_angstrom=2.0, side=8, sections=[4, 0, 2])
+    assert order_of(path) == [4, 0, 2]
+    assert starfile.read(path)["particles"]["rlnImageName"].tolist() == [f"00000{i}@images.mrcs" for i in (5, 1, 3)]
+    torch.testing.assert_close(read_poses(path).rotations, poses.rotations, atol=2e-6, rtol=0)
+    write_particles(path, "images.mrcs", poses, pixel_size_angstrom=2.0, side=8)
+    assert order_of(path) == [0, 1, 2]
+
+
 def test_origins_are_minus_the_shifts(tmp_path: Path) -> None:
     path = tmp_path / "x.star"
     head = "data_\n\nloop_\n_rlnAngleRot #1\n_rlnAngleTilt #2\n_rlnAnglePsi #3\n"

@@ -127,6 +127,39 @@ def test_it_ends_where_poses_rest(volume: Tensor, images: Tensor) -> None:
     assert bands == sorted(bands)
 
 
+def test_volumes_are_never_negative(volume: Tensor, images: Tensor, refined: MatchingStep) -> None:
+    assert refined.volume.min() == 0  # a background that is not negative by luck would be positive
+    steps = refine_progressive(volume - 0.1, images, RADIUS, replace(QUICK, iterations=2))
+    assert all(step.volume.min() >= 0 for step in steps)
+
+
+@pytest.mark.parametrize(("agreeing", "band"), [(6, 6), (2, 2), (0, 1)])
+def test_known_agreement_limits_the_band(volume: Tensor, images: Tensor, agreeing: int, band: int) -> None:
+    agreement = torch.where(torch.arange(13) <= agreeing, 0.9, 0.05)
+    agreement[agreeing + 2 :] = 0.9  # what agrees beyond the first gap is chance
+    config = replace(QUICK, iterations=3)
+    steps = list(refine_progressive(volume, images, RADIUS, config, agreement=agreement))
+    assert [step.band for step in steps] == [min(QUICK.start_shell, band)] + [band] * 2
+    for step in steps:  # halves at the same poses agree on more
+        torch.testing.assert_close(step.agreement, agreement[: step.band + 1])
+    if agreeing == 6:
+        *_, free = refine_progressive(volume, images, RADIUS, config)
+        assert free.band > band
+        assert _shells(steps[-1].volume, volume)[1:5].min() > 0.95
+
+
+def test_little_known_agreement_smooths_the_volume(volume: Tensor, images: Tensor) -> None:
+    """It sets the prior, which draws the volume towards the start: the lower it is, the more."""
+    config = replace(QUICK, iterations=1)
+    start = low_pass(volume, 1.0, 12.0)
+
+    def detail(agreement: float) -> float:
+        found = refine(start, images, RADIUS, config, agreement=torch.full((13,), agreement)).volume
+        return float((found - low_pass(found, 1.0, 8.0)).norm())
+
+    assert detail(0.3) < 0.95 * detail(0.99)
+
+
 def test_bad_input_is_refused(volume: Tensor, images: Tensor) -> None:
     with pytest.raises(InputError, match="4 images or more"):
         refine(volume, images[:3], RADIUS)

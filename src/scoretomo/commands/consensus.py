@@ -84,10 +84,15 @@ def consensus(
     print(f"consensus: {run / 'consensus'}")
 
 
+def enough_for_halves(run: Run) -> bool:
+    """Whether the resolution of the class averages that are trusted can be measured."""
+    return len(_trusted(run)) >= _FEWEST_IMAGES
+
+
 def make_consensus(run: Run, config: ConsensusConfig, matching: MatchingConfig, device: torch.device) -> None:
     """Do what :func:`consensus` does, in a folder that is locked already."""
     rows = _trusted(run)
-    if config.halves and len(rows) < _FEWEST_IMAGES:
+    if config.halves and not enough_for_halves(run):
         raise InputError(f"{run.folder}: {len(rows)} images are too few for halves; give --no-halves")
     models = find_models(run, rows, device)
     symmetry = "auto" if config.symmetry == "auto" else config.symmetry.upper()

@@ -1,6 +1,7 @@
 """``scoretomo drgn train``: particles in, one volume or a landscape of volumes out (cryoDRGN, cryoDRGN2)."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from .. import processes
 from ..datatypes import InputError, Poses
-from ..geometry.rotations import random_rotations
 from ..io.particles import Particles
 from ..run_lock import locked
 from ..runs import load_checkpoint
@@ -24,6 +24,7 @@ from .drgn_folder import (
     write_results,
 )
 from .drgn_images import ParticleSource, Preparation, particle_images, prepare_images, working_side
+from .drgn_start import poses_of_initial_model, unknown_poses
 from .drgn_training import Task, Training
 from .idle_options import idle_with, refuse_idle
 from .progress import progress, say
@@ -83,7 +84,7 @@ def _check_schedule(config: DrgnConfig, count: int) -> None:
     if config.poses != "known" and first >= epochs:
         name = "--search.consensus-epochs" if config.model.latent_dimensions else "--epochs"
         raise InputError(
-            f"{name} {epochs:g}: the first {first} are at random poses, since there are only {count} particles; give "
+            f"{name} {epochs:g}: the first {first} are without a search, since there are only {count} particles; give "
             f"more than {first}, or fewer --search.pretrain-images"
         )
 
@@ -129,9 +130,12 @@ def _task(
     seed = config.seed + (_SEED_OF_THE_OTHER_HALF if config.particles.half == 2 else 0)
     if config.poses == "known" and poses is not None:
         rotations, shifts = poses.rotations, poses.shifts_angstrom / record.pixel_size_angstrom
+    elif config.search.start == "initial":
+        begun = run.checkpoint.exists()  # and has poses
+        start = partial(poses_of_initial_model, particle_images(images, particles.ctf, record, device), seed, device)
+        rotations, shifts = unknown_poses(len(particles), seed) if begun else processes.by_main(start)
     else:
-        rotations = random_rotations(len(particles), generator=torch.Generator().manual_seed(seed))
-        shifts = torch.zeros(len(particles), 2)
+        rotations, shifts = unknown_poses(len(particles), seed)
     return Task(
         folder=run.folder,
         checkpoint=run.checkpoint,

@@ -69,11 +69,16 @@ def initial(
 
 
 def make_initial(run: Run, device: torch.device) -> tuple[Models, InitialEvidence]:
-    """Search the initial models of the images that a run uses, or take up those that are there, and weigh them."""
+    """Search the initial models of the images that a run uses, or take up those that are there, and weigh them.
+
+    The map and its picture are written as soon as there is one, and again with the evidence.
+    """
+    if not run.initial_folder.exists():
+        write_initial(run, find_models(run, run.used, device, halves=False), None, None)
+        say(f"picture of the initial model: {run.initial_folder / 'initial.png'}")
     models = find_models(run, run.used, device)
-    path = run.initial_folder / "initial.json"
     evidence = weigh_initial_model(run.images[run.used].to(device), models.whole, models.halves, run.config.initial)
-    if not path.exists():
+    if not (run.initial_folder / "initial.json").exists():
         write_initial(run, models, evidence, None)
     say(f"initial model: {evidence.answer}. {evidence.reason}")
     if evidence.unexplained:
@@ -82,7 +87,7 @@ def make_initial(run: Run, device: torch.device) -> tuple[Models, InitialEvidenc
     return models, evidence
 
 
-def find_models(run: Run, rows: Sequence[int], device: torch.device) -> Models:
+def find_models(run: Run, rows: Sequence[int], device: torch.device, *, halves: bool = True) -> Models:
     """Search the initial models of some images and of half of them each, from where an earlier command has stopped."""
     images, config = run.images[list(rows)].to(device), run.config.initial
     made_of = {"rows": list(rows), "seed": run.config.seed, **asdict(config)}
@@ -90,7 +95,7 @@ def find_models(run: Run, rows: Sequence[int], device: torch.device) -> Models:
     found: list[InitialModel] = []
     if saved is not None and saved["made_of"] == made_of:
         found = [_from_table(table) for table in saved["models"]]
-    parts = [torch.arange(len(images)), *halves_of(len(images))]
+    parts = [torch.arange(len(images)), *(halves_of(len(images)) if halves else [])]
     for number in range(len(found), len(parts)):
         title = "initial model" + (f" of half {number}" if number else "")
         radius = found[0].radius if found else None
@@ -108,8 +113,8 @@ def find_models(run: Run, rows: Sequence[int], device: torch.device) -> Models:
     return Models(list(rows), found[0], found[1:])
 
 
-def write_initial(run: Run, models: Models, evidence: InitialEvidence, refined: Refined | None) -> None:
-    """Write RUN/initial, replacing an earlier one as a whole."""
+def write_initial(run: Run, models: Models, evidence: InitialEvidence | None, refined: Refined | None) -> None:
+    """Write RUN/initial, replacing an earlier one as a whole; initial.json comes with the evidence."""
     record, whole = run.preprocessing, models.whole
     pixel, side = record.working_pixel_size_angstrom, run.images.shape[-1]
     restored = partial(restore_volume, record=record)
@@ -130,20 +135,18 @@ def write_initial(run: Run, models: Models, evidence: InitialEvidence, refined: 
         write_particles(
             folder / "poses.star", "../images.mrcs", poses, pixel_size_angstrom=pixel, side=side, sections=models.rows
         )
-        write_json(
-            folder / "initial.json",
-            {
-                **_evidence_table(evidence, models),
-                "refined": refined is not None,
-                "symmetry": "C1" if refined is None else refined.symmetry,
-                "band_angstrom": side * pixel / (whole.band if refined is None else refined.whole.band),
-                "radius_angstrom": whole.radius * pixel,
-                "resolution_angstrom": resolution if resolution is not None and resolution < side * pixel else None,
-                "threshold": THRESHOLD,
-                "images": models.rows,
-                "correlations": scores.tolist(),
-            },
-        )
+        table = {
+            "refined": refined is not None,
+            "symmetry": "C1" if refined is None else refined.symmetry,
+            "band_angstrom": side * pixel / (whole.band if refined is None else refined.whole.band),
+            "radius_angstrom": whole.radius * pixel,
+            "resolution_angstrom": resolution if resolution is not None and resolution < side * pixel else None,
+            "threshold": THRESHOLD,
+            "images": models.rows,
+            "correlations": scores.tolist(),
+        }
+        if evidence is not None:
+            write_json(folder / "initial.json", {**_evidence_table(evidence, models), **table})
         draw_initial(
             folder / "initial.png",
             InitialPicture(

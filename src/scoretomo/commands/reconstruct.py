@@ -31,6 +31,7 @@ from ..io.settings import differences, to_table
 from ..networks.unet import supports_fast_bfloat16
 from ..runs import Run, load_denoiser
 from .growth_folder import GrowthFolder
+from .initial import find_models
 from .progress import Pace, Report, interruptible, progress, say
 from .run_folder import opened
 from .train import Device, choose_device
@@ -127,6 +128,12 @@ def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, de
             chunk = _reconstruct_seed(run, denoiser, images, growth, indices, seed, chunk)
 
 
+def _initial_volume(run: Run, device: torch.device) -> Float[Tensor, "n n n"]:
+    """Read the initial model, which the main process makes if it is not there."""
+    processes.by_main(partial(find_models, run, run.used, device))
+    return find_models(run, run.used, device).whole.volume.to(device)
+
+
 def trained_denoiser(run: Run, device: torch.device) -> EDMDenoiser:
     """Read the denoiser of a run, to be used and not trained."""
     denoiser = EDMDenoiser(load_denoiser(run), bfloat16=supports_fast_bfloat16(device))
@@ -149,6 +156,7 @@ def _reconstruct_seed(
         images,
         growth,
         seed=run.config.seed + _SEED_STEP * (seed + 1),
+        initial=_initial_volume(run, images.device) if growth.initial else None,
         wanted=[run.used.index(index) for index in indices],  # growth knows no others than those it is given
         store=folder,
         chunk=chunk,
@@ -302,7 +310,7 @@ def _forget_others(run: Run, growth: GrowthConfig, indices: list[int], seed: int
     folder = run.growth_folder(seed)
     path, chosen = folder / "images.json", GrowthFolder(run, seed).result(PARENTS, growth.polish_number)
     others = path.exists() and json.loads(path.read_text(encoding="utf-8")) != indices
-    if others and growth.nuclei and not chosen.exists():
+    if others and growth.rounds and growth.initial and not chosen.exists():
         say("beginning again: an earlier reconstruction of other images was interrupted")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)

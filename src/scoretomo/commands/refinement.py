@@ -179,7 +179,7 @@ def _find_symmetry(job: _Job, volume: Float[Tensor, "n n n"], parts: list[Matchi
     for k, part in enumerate(parts):
         others = job.images[job.rows(1 - k)]
         for scores, own in ((without, part.volume), (with_it, impose(part.volume, group))):
-            scores.append(find_in_model(others, own, job.radius, job.run.config.initial)[1])
+            scores.append(find_in_model(others, own, job.radius, job.run.config.initial).scores)
     before, after = (float(torch.cat(scores).mean()) for scores in (without, with_it))
     said = f"{before:.3f} without it, {after:.3f} with it"
     if after < before - _SYMMETRY_COSTS:

@@ -14,8 +14,9 @@ from ..methods.projection_matching import MatchingConfig
 from ..report.figures import overview, training_curves
 from ..run_lock import locked
 from ..runs import Run, RunConfig
-from .consensus import ConsensusConfig, make_consensus
+from .consensus import ConsensusConfig, enough_for_halves, make_consensus
 from .ensemble import EnsembleConfig, analyse
+from .initial import make_initial
 from .reconstruct import Selection, reconstruct_volumes, refuse_replacing
 from .report import write_report
 from .train import Source, choose_device, is_trained, open_source, train_denoiser
@@ -29,14 +30,16 @@ def run(
     source: Annotated[Source, tyro.conf.arg(name="")],
     config: Annotated[RunConfig, tyro.conf.arg(name="")],
     selection: Annotated[Selection, tyro.conf.arg(name="")] = _ALL,
+    volumes: bool = False,
     method: Literal["score", "drgn"] = "score",
 ) -> None:
     """Class averages in, one volume for each of them out, with a report that says which to trust.
 
-    Trains a denoiser, reconstructs, judges the volumes, brings them into one frame and finds the states of the
-    molecule; of one that is taken as rigid, a consensus is refined too. Results are in the folder RUN: report.html,
-    volumes/, ensemble/, figures/, the trained denoiser and all settings. The same command again goes on where an
-    earlier one was interrupted.
+    Begins with an initial model, whose picture, RUN/initial/initial.png, is there after seconds. Then trains a
+    denoiser, reconstructs, judges the volumes, brings them into one frame and finds the states of the molecule. Of one
+    that is taken as rigid, one map is refined instead, with its resolution. Results are in the folder RUN: report.html,
+    initial/, volumes/, ensemble/, consensus/, figures/, the trained denoiser and all settings. The same command again
+    goes on where an earlier one was interrupted.
 
     Parameters
     ----------
@@ -46,20 +49,28 @@ def run(
         Everything that decides what becomes of the images.
     selection
         Which volumes to make.
+    volumes
+        Make a volume of each class average of a rigid molecule too, as --images does.
     method
         score is score-based tomography; drgn is cryoDRGN2, for comparison, and has its own options: `scoretomo run
         --method drgn --help`.
     """
     assert method == "score", "the command line calls run_drgn"
     with locked(source.output):
-        opened = run_all(source, config, selection)
-    print(f"volumes: {opened.volumes}\nreport: {opened.folder / 'report.html'}")
+        opened = run_all(source, config, selection, volumes=volumes)
+    made = opened.volumes if opened.volumes.exists() else opened.folder / "consensus" / "consensus.mrc"
+    print(f"{'volumes' if opened.volumes.exists() else 'consensus'}: {made}\nreport: {opened.folder / 'report.html'}")
 
 
-def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
+def run_all(source: Source, config: RunConfig, selection: Selection, *, volumes: bool = False) -> Run:
     """Do what :func:`run` does, in a folder that is locked already."""
     device = choose_device(source.device)
     opened = open_source(source, config, device)
+    if opened.config.growth.initial:
+        processes.by_main(partial(_begin, opened, device))
+    if opened.config.rigid and not volumes and selection.images is None:
+        processes.by_main(partial(_conclude_rigid, opened, device))
+        return opened
     if not is_trained(opened):
         refuse_replacing(opened, selection)
     train_denoiser(opened, device)
@@ -68,12 +79,23 @@ def run_all(source: Source, config: RunConfig, selection: Selection) -> Run:
     return opened
 
 
+def _begin(run: Run, device: torch.device) -> None:
+    """Make the initial model."""
+    make_initial(run, device)
+
+
+def _conclude_rigid(run: Run, device: torch.device) -> None:
+    """Refine one map and report."""
+    make_consensus(run, ConsensusConfig(halves=enough_for_halves(run)), MatchingConfig(), device)
+    write_report(run, device)
+
+
 def _conclude(run: Run, selection: Selection, device: torch.device) -> None:
     """Judge the volumes, bring them together, draw and report."""
     draw(run, selection)
     reliable = analyse(run, EnsembleConfig(), device, again=False)
     if run.config.rigid and reliable > 1:
-        make_consensus(run, ConsensusConfig(halves=False), MatchingConfig(), device)
+        make_consensus(run, ConsensusConfig(halves=enough_for_halves(run)), MatchingConfig(), device)
     write_report(run, device)
 
 

@@ -8,14 +8,15 @@ import tyro
 
 from .. import processes
 from ..datatypes import InputError
-from ..geometry.rotations import random_rotations
 from ..methods.abinitio import ParticleImages
 from ..methods.average_volumes import AverageVolumesConfig, average_volume
 from ..presets import PRESETS
 from ..run_lock import locked
 from ..runs import ImagesConfig, Run
+from .drgn_start import unknown_poses
 from .drgn_training import Task, Training
 from .idle_options import idle_with, refuse_idle
+from .initial import find_models
 from .progress import interruptible, progress, say
 from .reconstruct import Selection, selected_images
 from .report import write_report
@@ -95,6 +96,10 @@ def _make_volumes(run: Run, indices: list[int], seed: int, device: torch.device)
 
 def _task(run: Run, drgn: AverageVolumesConfig, repeat: int, device: torch.device) -> Task:
     count, seed, name = len(run.used), run.config.seed + repeat, f"drgn_seed{repeat}"
+    rotations, shifts = unknown_poses(count, seed)
+    if drgn.search.start == "initial":
+        found = find_models(run, run.used, device).whole
+        rotations, shifts = found.rotations.cpu(), found.shifts_pixels.cpu()
     model, search = drgn.schedule(count, rigid=bool(run.config.rigid))
     return Task(
         folder=run.folder,
@@ -105,7 +110,7 @@ def _task(run: Run, drgn: AverageVolumesConfig, repeat: int, device: torch.devic
         search=search,
         method=drgn.poses,
         seed=seed,
-        rotations=random_rotations(count, generator=torch.Generator().manual_seed(seed)),
-        shifts_pixels=torch.zeros(count, 2),
+        rotations=rotations,
+        shifts_pixels=shifts,
         device=device,
     )

@@ -1,10 +1,10 @@
-"""Growing a set of volumes from the few that have locked: nucleate, select, grow, polish, specialise.
+"""Growing a set of volumes from an initial model: grow, select, polish, specialise.
 
-Cold starts of Algorithm 1 lock one after another and many never do. A volume that has locked shows most of what
-another image needs: found in that image (pose search), turned into its frame and adapted to it by Algorithm 1, it
-replaces thousands of steps. While growing, a volume is also shown other class averages in the poses in which they match
-(anchors); what all conformations share comes out sharp. The polish, without them, lets each volume find its own
-conformation; then it specialises, with those class averages as anchors that show this conformation (kin.py).
+Cold starts of Algorithm 1 lock one after another and many never do. An initial model shows most of what every image
+needs: found in an image (pose search), turned into its frame and adapted to it by Algorithm 1, it replaces thousands of
+steps, and all volumes have its hand. While growing, a volume is also shown other class averages in the poses in which
+they match (anchors); what all conformations share comes out sharp. The polish, without them, lets each volume find its
+own conformation; then it specialises, with those class averages as anchors that show this conformation (kin.py).
 
 What is made goes into a store (store.py). From there an interrupted growth is taken up, and through it processes share
 the work; they have no other exchange.
@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
 from ..imaging.slices import image_coefficients
 from ..methods.pose_search import band, normalise
@@ -119,12 +120,13 @@ def grow_progressive(
     config: GrowthConfig,
     *,
     seed: int,
+    initial: Float[Tensor, "n n n"] | None = None,
     wanted: Sequence[int] | None = None,
     store: Store | None = None,
     chunk: int = 64,
     mask_radius: float | None = None,
 ) -> Iterator[GrowthStep]:
-    """Reconstruct one volume per image, all from the few that lock first; the volumes come into the store.
+    """Reconstruct one volume per image, all from an initial model or each from nothing; they come into the store.
 
     Processes with a store in common share the work. A volume depends neither on their number nor on the chunk, up to
     rounding: what it meets is drawn from the seed, the stage and its image alone.
@@ -139,8 +141,10 @@ def grow_progressive(
         Stages and their settings.
     seed
         Decides, with the stage and the index of an image, the rotations and noise that the volume of the image meets.
+    initial
+        ``(n, n, n)``, where all volumes start; None where the settings say that they start from nothing.
     wanted
-        Indices of the images whose volumes to make; all if not given. The others serve as nuclei and anchors. The kin
+        Indices of the images whose volumes to make; all if not given. The others serve as anchors. The kin
         of a volume are found by comparing it with those that are made in the same call.
     store
         Where volumes come, ``store.get(VOLUMES, index)["volume"]``, and where there may be some already, or the
@@ -149,13 +153,22 @@ def grow_progressive(
         Volumes that advance together; halved when the memory does not hold so many.
     mask_radius
         Radius in pixels beyond which the images are 0; half the side if not given.
+
+    Raises
+    ------
+    InputError
+        An initial model is wanted and not given, or the other way round.
     """
+    if config.initial != (initial is not None):
+        raise InputError("growth starts from an initial model, or from nothing: give the one that the settings want")
     store = MemoryStore() if store is None else store
     stages = growth_stages(config, len(images), wanted)
     missing = store.share(VOLUMES, stages[-1].members).missing
     if not missing:
         return
     job = _Job(denoiser, images, config, seed, store, mask_radius, stages, missing)
+    if initial is not None:
+        _shared(store, PARENTS, [0], lambda _: {"volumes": initial[None], "sharpness": sharpness(initial[None])})
     for stage in stages[_first_stage(job) :]:
         chunk = yield from _grow_stage(job, stage, _begin(job, stage), chunk)
         store.wait()
@@ -174,6 +187,7 @@ def grow(
     config: GrowthConfig,
     *,
     seed: int,
+    initial: Float[Tensor, "n n n"] | None = None,
     wanted: Sequence[int] | None = None,
     chunk: int = 64,
     mask_radius: float | None = None,
@@ -181,7 +195,15 @@ def grow(
     """Run :func:`grow_progressive` to its end, in one process, and give the volumes of the wanted images in order."""
     store = MemoryStore()
     steps = grow_progressive(
-        denoiser, images, config, seed=seed, wanted=wanted, store=store, chunk=chunk, mask_radius=mask_radius
+        denoiser,
+        images,
+        config,
+        seed=seed,
+        initial=initial,
+        wanted=wanted,
+        store=store,
+        chunk=chunk,
+        mask_radius=mask_radius,
     )
     deque(steps, maxlen=0)
     indices = range(len(images)) if wanted is None else wanted
@@ -212,7 +234,7 @@ def _begin(job: _Job, stage: Stage) -> _Beginning:
     """Find what the volumes of a stage need besides themselves; processes share the work."""
     if stage.goes_on:
         return _find_kin(job, stage)
-    return _find_parents(job, stage) if stage.number else None
+    return _find_parents(job, stage) if job.config.initial else None
 
 
 def _grow_stage(job: _Job, stage: Stage, beginning: _Beginning, chunk: int) -> Generator[GrowthStep, None, int]:
@@ -364,7 +386,7 @@ def _choose_parents(job: _Job, number: int) -> Tensors:
     """Take the parents of a stage from the volumes of the one before."""
     store, stage = job.store, job.stages[number - 1]
     own = torch.tensor([float(store.get(stage.task, member)["sharpness"]) for member in stage.members])
-    earlier = store.get(PARENTS, stage.number) if stage.number else {"volumes": own[:0], "sharpness": own[:0]}
+    earlier = store.get(PARENTS, stage.number)
     chosen = sharpest(own, earlier["sharpness"].cpu(), job.config.parents).tolist()
     volumes = [
         store.get(stage.task, stage.members[k])["volume"] if k < len(own) else earlier["volumes"][k - len(own)]

@@ -22,7 +22,8 @@ from ..evaluation.self_correlation import copies_of
 from ..geometry.grids import healpix_angles
 from ..geometry.rotations import angle_between
 from ..imaging.fourier import recentre_crop, resize
-from ..methods.initial_model import InitialModel, InitialModelConfig, Start, find_in_model
+from ..methods.initial_model import InitialModel, Start, find_in_model
+from ..methods.initial_schedule import InitialModelConfig
 
 Answer = Literal["right", "perhaps", "unknown"]
 
@@ -161,10 +162,10 @@ def _between_halves(
     ]  # to the frame of the whole
     degrees, left_out = [], []
     for k in (0, 1):
-        found, scores = find_in_model(images[rows[k]], halves[1 - k].volume, whole.radius, config)
+        found = find_in_model(images[rows[k]], halves[1 - k].volume, whole.radius, config)
         own = _moved(halves[k].rotations, moves[k])
-        degrees.append(_degrees(_moved(found, moves[1 - k]), own, copies))
-        left_out.append(scores)
+        degrees.append(_degrees(_moved(found.rotations, moves[1 - k]), own, copies))
+        left_out.append(found.scores)
     return (
         float(torch.cat(degrees).median()),
         float(find_candidates(small[0][None], small[1][None], _alignment(small[1])).correlation.max()),

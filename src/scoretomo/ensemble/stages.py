@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from ..datatypes import InputError
 from ..methods.pose_search import PoseSearchConfig
 from ..methods.score_tomography import ReconstructionConfig
@@ -15,17 +13,16 @@ VOLUMES = "volumes"
 
 @dataclass(frozen=True)
 class GrowthConfig:
-    """How many volumes start from nothing, and how the others grow from them."""
+    """What volumes start from, and how they grow."""
 
-    nuclei: int = 8
-    """Images whose volumes start from nothing, spread over the stack. 0 starts every volume from nothing and runs only
-    the polish: the paper's way."""
+    initial: bool = True
+    """Start all volumes from the initial model. No (--growth.initial False) starts every volume from nothing and runs
+    only the polish: the paper's way."""
     parents: int = 3
-    """Sharpest volumes of each round that all others are started from."""
-    rounds: int = 3
-    """Times that the whole set is grown anew from its sharpest members."""
-    nucleate: ReconstructionConfig = field(default_factory=lambda: ReconstructionConfig(steps=500, average=0.2))
-    """Algorithm 1 from nothing."""
+    """Sharpest volumes of each round that those of the next stage are started from."""
+    rounds: int = 1
+    """Times that the whole set is grown with anchors: first from the initial model, then anew from its sharpest
+    members."""
     grow: ReconstructionConfig = field(
         default_factory=lambda: ReconstructionConfig(steps=200, sigma=0.3, final_sigma=0.3, anchors=1, average=0.3)
     )
@@ -49,33 +46,32 @@ class GrowthConfig:
     """How parents are found in the images."""
 
     def __post_init__(self) -> None:
-        if self.nuclei < 0 or self.rounds < 0 or self.parents < 1:
+        if self.rounds < 0 or self.parents < 1:
             raise InputError(
-                f"growth needs 0 or more nuclei and rounds and 1 or more parents, not {self.nuclei}, {self.rounds} "
-                f"and {self.parents}"
+                f"growth needs 0 or more rounds and 1 or more parents, not {self.rounds} and {self.parents}"
             )
         if self.specialisations < 0 or self.specialise.anchors < 1 or not 0 < self.kin <= 1:
             raise InputError(
                 "growth needs 0 or more specialisations, with 1 or more anchors, and kin above 0 and up to 1, not "
                 f"{self.specialisations}, {self.specialise.anchors} and {self.kin}"
             )
-        if self.stages[0][1].anchors:
+        if not self.initial and self.polish.anchors:
             raise InputError("volumes that start from nothing match no image yet: their anchors must be 0")
 
     @property
     def stages(self) -> tuple[tuple[str, ReconstructionConfig], ...]:
         """Name and settings of each stage, in order."""
-        if self.nuclei == 0:
+        if not self.initial:
             return (("reconstruct", self.polish),)
         rounds = [(f"grow {k + 1} of {self.rounds}", self.grow) for k in range(self.rounds)]
         count = self.specialisations
         special = [(f"specialise {k + 1} of {count}", self.specialise) for k in range(count)]
-        return (("nucleate", self.nucleate), *rounds, ("polish", self.polish), *special)
+        return (*rounds, ("polish", self.polish), *special)
 
     @property
     def polish_number(self) -> int:
         """Number of the last stage that starts from parents; what comes before it serves to find them."""
-        return self.rounds + 1 if self.nuclei else 0
+        return self.rounds if self.initial else 0
 
 
 @dataclass(frozen=True)
@@ -103,11 +99,9 @@ class Stage:
 def growth_stages(config: GrowthConfig, count: int, wanted: Sequence[int] | None = None) -> list[Stage]:
     """List the stages of growing from ``count`` images: whose volumes each makes, all or those that are wanted."""
     members = list(range(count)) if wanted is None else list(wanted)
-    nuclei: list[int] = torch.linspace(0, count - 1, min(config.nuclei, count)).round().int().tolist()
     stages: list[Stage] = []
     for number, (name, settings) in enumerate(config.stages):
-        own = nuclei if nuclei and number == 0 else members
         task = VOLUMES if number == len(config.stages) - 1 else f"stage{number}"
         before, goes_on = stages[-1].after if stages else 0, number > config.polish_number
-        stages.append(Stage(number, name, settings, own, before, task, goes_on))
+        stages.append(Stage(number, name, settings, members, before, task, goes_on))
     return stages

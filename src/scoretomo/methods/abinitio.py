@@ -228,11 +228,13 @@ def _new_poses(
     method: PoseMethod,
     shared: ShareFn,
 ) -> PosesFound | None:
-    """Find the poses of some images, or draw them where it is too early to find any; that is no result."""
+    """Find the poses of some images, or draw or leave them where it is too early to find any; that is no result."""
     latent, device = state.latent, state.latent.rotations.device
     chosen, count = rows.to(device), len(latent.rotations)
     epoch = (state.searched - 1) // count
     if epoch < search.pretrain_epochs(count, state.cycle):
+        if search.start == "initial":
+            return None
         generator = torch.Generator().manual_seed(1_000_003 * latent.seed + state.searched)
         latent.rotations[chosen] = random_rotations(len(rows), generator=generator).to(device)
         latent.shifts_pixels[chosen] = 0

@@ -84,7 +84,9 @@ class SearchGridConfig:
 
 @dataclass(frozen=True)
 class AbInitioConfig(SearchGridConfig):
-    """When and how finely poses are searched; ``high_radius`` is that of the end. Defaults of 003 (A.2) unless noted.
+    """Where poses begin, and when and how finely they are searched. Defaults of 003 (A.2) unless noted.
+
+    ``high_radius`` is that of the end.
 
     Raises
     ------
@@ -92,9 +94,11 @@ class AbInitioConfig(SearchGridConfig):
         A negative number, no search at all, or what :class:`SearchGridConfig` refuses.
     """
 
+    start: Literal["initial", "random"] = "initial"
+    """Poses begin with those of an initial model of some of the images, or at random, as in the papers."""
     pretrain_images: int = 1000
-    """Images seen at random poses first, in whole epochs: they give the volume its extent (004, section 5.1: an epoch,
-    of 50 000). With too few, all images soon agree on wrong poses."""
+    """Images seen at the poses of the start before any are searched, in whole epochs. Random ones give the volume its
+    extent (004, section 5.1: an epoch, of 50 000): with too few, all images soon agree on wrong poses."""
     consensus_epochs: float = 15.0
     """Epochs in which one volume is fitted to all images of a heterogeneous set, from random poses on. Then the family
     of volumes is begun at the poses that were found: from the start it would explain any image at any pose."""
@@ -157,7 +161,7 @@ class AbInitioConfig(SearchGridConfig):
         return [consensus] * (config.latent_dimensions > 0) + [config] * (1 + self.resets)
 
     def pretrain_epochs(self, count: int, cycle: int) -> int:
-        """Epochs at random poses of ``count`` images; none after the first cycle."""
+        """Epochs at the poses of the start of ``count`` images; none after the first cycle."""
         return 0 if cycle else math.ceil(self.pretrain_images / count)
 
     def growing_epochs(self, epochs: float, count: int) -> float:

@@ -23,6 +23,7 @@ from ..datatypes import InputError
 from ..imaging.extent import molecule_radius
 from ..imaging.fourier import recentre_crop, resize
 from ..imaging.polar import PolarPlanes, polar_planes
+from .initial_schedule import InitialModelConfig, Stage, stages_of
 from .polar_matching import (
     RingImages,
     RingPoses,
@@ -36,8 +37,6 @@ from .polar_matching import (
 )
 from .pose_search import TransferFn
 
-# Part of the iterations of a stage in which its band grows.
-_MARCH = 0.75
 # Weight that is added where slices lie thin, in units of the mean.
 _REGULARISATION = 0.3
 # Images whose score is this many robust deviations below the median count nothing; those 2.5 below count in full.
@@ -46,46 +45,8 @@ _UNEXPLAINED, _EXPLAINED = 4.0, 2.5
 _MEMORY = 0.6
 # Shifts that are tried along each axis, from minus to plus: this many steps, of half a pixel of the band and less.
 _SHIFT_STEPS = 2
-
-
-@dataclass(frozen=True)
-class InitialModelConfig:
-    """How an initial model is searched.
-
-    Attributes
-    ----------
-    starts
-        Starts from random poses.
-    kept
-        Starts that go on after the first stage; one less after the second.
-    coarse_cycles, fine_cycles
-        Bands at the end of the first stage and of the last, in cycles per diameter of the molecule.
-    images_at_once
-        Images that an iteration uses at most.
-    shift_extent
-        Largest shift along x or y that is searched in the last stage, as a part of the diameter; 0 does not search any.
-
-    Raises
-    ------
-    InputError
-        Counts below one, bands that do not grow, an extent outside 0 to 0.5.
-    """
-
-    starts: int = 12
-    kept: int = 3
-    coarse_cycles: float = 4.7
-    fine_cycles: float = 7.5
-    images_at_once: int = 300
-    shift_extent: float = 0.05
-
-    def __post_init__(self) -> None:
-        if min(self.starts, self.kept, self.images_at_once) < 1:
-            counts = f"{self.starts}, {self.kept} and {self.images_at_once}"
-            raise InputError(f"starts, kept and images_at_once must be 1 or more, not {counts}")
-        if not 1 <= self.coarse_cycles <= self.fine_cycles:
-            raise InputError(f"bands must grow from 1, not from {self.coarse_cycles} to {self.fine_cycles} cycles")
-        if not 0 <= self.shift_extent <= 0.5:
-            raise InputError(f"shift_extent must lie between 0 and 0.5 of the diameter, not {self.shift_extent}")
+# Times that poses and shifts are found by turns where images are found in a volume.
+_SHIFT_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -151,6 +112,23 @@ class InitialModel:
 
 
 @dataclass(frozen=True)
+class FoundInModel:
+    """Where images are seen in a volume.
+
+    Attributes
+    ----------
+    rotations, shifts_pixels
+        ``(n, 3, 3)`` and ``(n, 2)``, ``[x, y]``: best pose of each image.
+    scores
+        ``(n,)``, correlation of image and slice over the band.
+    """
+
+    rotations: Float[Tensor, "n 3 3"]
+    shifts_pixels: Float[Tensor, "n 2"]
+    scores: Float[Tensor, " n"]
+
+
+@dataclass(frozen=True)
 class InitialModelStep:
     """Where the search stands.
 
@@ -172,44 +150,9 @@ class InitialModelStep:
     result: InitialModel | None = None
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A part of the search on planes of one spacing; cycles are per diameter of the molecule."""
-
-    order: int
-    iterations: int
-    first_cycles: float
-    last_cycles: float
-    hot: float
-    cold: float
-    part: float
-    """Part of the images in the first iteration; all are in the last."""
-    candidates: int
-    kept: int
-    shifts: bool = False
-
-    def rings(self, progress: float, images: RingImages, radius: float) -> int:
-        cycles = self.first_cycles + (self.last_cycles - self.first_cycles) * min(1.0, progress / _MARCH)
-        return max(2, min(images.rings, round(cycles * images.box / (2 * radius))))
-
-    def temperature(self, progress: float) -> float:
-        return float(self.hot * (self.cold / self.hot) ** progress)
-
-
-def _stages(config: InitialModelConfig) -> tuple[_Stage, _Stage, _Stage]:
-    """Which planes, bands and temperatures follow one another."""
-    coarse, fine = config.coarse_cycles, config.fine_cycles
-    left = max(1, config.kept - 1)
-    return (
-        _Stage(1, 16, min(2.4, coarse), coarse, 1.0, 0.1, 0.5, 24, min(config.kept, config.starts)),
-        _Stage(2, 16, coarse, fine, 0.3, 0.2, 0.7, 8, min(left, config.starts)),
-        _Stage(3, 5, fine, fine, 0.2, 0.2, 1.0, 8, 1, shifts=config.shift_extent > 0),
-    )
-
-
 def initial_model(
     images: Float[Tensor, "n side side"],
-    config: InitialModelConfig = InitialModelConfig(),
+    config: InitialModelConfig | None = None,
     *,
     seed: int,
     radius: float | None = None,
@@ -224,7 +167,7 @@ def initial_model(
 @torch.no_grad()
 def initial_model_progressive(
     images: Float[Tensor, "n side side"],
-    config: InitialModelConfig = InitialModelConfig(),
+    config: InitialModelConfig | None = None,
     *,
     seed: int,
     radius: float | None = None,
@@ -237,7 +180,7 @@ def initial_model_progressive(
     images
         ``(n, side, side)``, axes ``[y, x]``, protein bright, background 0, the molecule near the origin.
     config
-        How much is tried.
+        How much is tried; ``InitialModelConfig()`` if not given.
     seed
         Of the random numbers; each start has its own, which its number decides.
     radius
@@ -252,8 +195,9 @@ def initial_model_progressive(
     """
     if len(images) < 2 or not bool(images.any()):
         raise InputError(f"an initial model needs two images or more with something in them, not {len(images)}")
+    config = config or InitialModelConfig()
     radius = molecule_radius(images) if radius is None else radius
-    stages = _stages(config)
+    stages = stages_of(config)
     total = sum(stage.iterations for stage in stages)
     search = _Search(images, radius, config, transfer, seed)
     done = 0
@@ -270,11 +214,11 @@ def find_in_model(
     images: Float[Tensor, "n side side"],
     volume: Float[Tensor, "side side side"],
     radius: float,
-    config: InitialModelConfig = InitialModelConfig(),
+    config: InitialModelConfig,
     *,
     transfer: TransferFn | None = None,
-) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, " n"]]:
-    """Find images in a volume that may know nothing of them, as the last stage does but for the shifts.
+) -> FoundInModel:
+    """Find images in a volume that may know nothing of them, as the last stage does.
 
     Parameters
     ----------
@@ -285,36 +229,56 @@ def find_in_model(
     radius
         Of the sphere that holds the molecule, in pixels.
     config
-        Its finest band counts.
+        Its finest band and its shifts count.
     transfer
         Contrast transfer of the images.
-
-    Returns
-    -------
-    Tensor
-        ``(n, 3, 3)``, the best rotations.
-    Tensor
-        ``(n,)``, correlation of image and slice over the band.
     """
-    stage = _stages(config)[-1]
+    stage = stages_of(config)[-1]
     on_rings = ring_images(images, radius, rings_of(config.fine_cycles, radius, images.shape[-1]), transfer)
     planes = polar_planes(stage.order, on_rings.rings, on_rings.angles, on_rings.side, images.device)
-    box = recentre_crop(volume, on_rings.box, 3)[None]
-    ring_weights = torch.arange(1, on_rings.rings + 1, device=images.device) / on_rings.power.mean(0)
+    volumes = resize(recentre_crop(volume, on_rings.box, 3)[None], on_rings.side, 3)
     rows = torch.arange(len(images), device=images.device)[None]
     shifts = images.new_zeros(1, len(images), 2)
-    found = match(
-        on_rings,
-        planes,
-        resize(box, on_rings.side, 3),
-        rows,
-        ring_weights,
-        temperature=stage.cold,
-        candidates=1,
-        shifts=shifts,
-    )
+    for turn in range(_SHIFT_ROUNDS if stage.shifts else 1):
+        found = match(
+            on_rings,
+            planes,
+            volumes,
+            rows,
+            _ring_weights(on_rings, on_rings.rings),
+            temperature=stage.cold,
+            candidates=1,
+            shifts=shifts,
+        )
+        if stage.shifts:
+            progress = turn / (_SHIFT_ROUNDS - 1)
+            found = _move_to_shifts(on_rings, planes, volumes, found, config, radius, on_rings.rings, progress)
+            shifts = found.shifts
     rotations = planes.rotations(found.plane[0, :, 0], found.facing[0, :, 0], found.in_plane[0, :, 0])
-    return rotations, found.scores[0]
+    return FoundInModel(rotations, shifts[0] * on_rings.box, found.scores[0])
+
+
+def _ring_weights(images: RingImages, rings: int) -> Float[Tensor, " rings"]:
+    """Area of each ring over its power: what is strong does not count more than what is fine."""
+    return torch.arange(1, rings + 1, device=images.power.device) / images.power[:, :rings].mean(0)
+
+
+def _move_to_shifts(
+    images: RingImages,
+    planes: PolarPlanes,
+    volumes: Float[Tensor, "s m m m"],
+    poses: RingPoses,
+    config: InitialModelConfig,
+    radius: float,
+    rings: int,
+    progress: float,
+) -> RingPoses:
+    """Move shifts to the best of a grid about them, whose steps are half a pixel of the band at first, then finer."""
+    step = 0.5 / rings * 0.5 ** (2 * progress)
+    axis = torch.arange(-_SHIFT_STEPS, _SHIFT_STEPS + 1, device=volumes.device) * step / _SHIFT_STEPS
+    most = config.shift_extent * 2 * radius / images.box
+    grid = torch.cartesian_prod(axis, axis)
+    return find_shifts(images, planes, volumes, poses, _ring_weights(images, rings), grid, most)
 
 
 class _Search:
@@ -349,7 +313,7 @@ class _Search:
         means: Tensor = (self.poses.scores * self.weights).sum(1) / self.weights.sum(1)
         return means
 
-    def iterate(self, stage: _Stage) -> Iterator[tuple[Float[Tensor, " s"], int]]:
+    def iterate(self, stage: Stage) -> Iterator[tuple[Float[Tensor, " s"], int]]:
         """Go through a stage; yields scores and the number of rings after each iteration."""
         self._prepare(stage)
         sums = None
@@ -363,7 +327,7 @@ class _Search:
             self._match(stage, rows, progress)
             yield self.scores(), self.rings
 
-    def select(self, number: int, stage: _Stage) -> None:
+    def select(self, number: int, stage: Stage) -> None:
         """Keep the best starts of a stage; those that end here are noted."""
         scores = self.scores()
         if number == 0:
@@ -403,7 +367,7 @@ class _Search:
         rings = rings_of(cycles, self.radius, self.images.shape[-1])
         return ring_images(self.images, self.radius, rings, self.transfer)
 
-    def _prepare(self, stage: _Stage) -> None:
+    def _prepare(self, stage: Stage) -> None:
         """Sample images, planes and volumes as finely as a stage needs."""
         if stage.last_cycles > self.config.coarse_cycles:
             self.on_rings = self._sample(stage.last_cycles)
@@ -416,7 +380,7 @@ class _Search:
         if self.volumes is None:
             self._assign_at_random(stage)
 
-    def _assign_at_random(self, stage: _Stage) -> None:
+    def _assign_at_random(self, stage: Stage) -> None:
         rows = self._draw(stage.part, last=False)
         device, count = self.images.device, rows.shape[1]
         drawn = torch.stack([torch.rand(count, 1, 3, generator=each) for each in self.generators]).to(device)
@@ -446,27 +410,22 @@ class _Search:
             return own
         return own[0] + _MEMORY * before[0], own[1] + _MEMORY * before[1]
 
-    def _match(self, stage: _Stage, rows: Tensor, progress: float) -> None:
+    def _match(self, stage: Stage, rows: Tensor, progress: float) -> None:
         assert self.volumes is not None
-        rings = torch.arange(1, self.rings + 1, device=rows.device)
-        # area of a ring over its power: what is strong does not count more than what is fine
-        ring_weights = rings / self.on_rings.power[:, : self.rings].mean(0)
         found = match(
             self.on_rings,
             self.planes,
             self.volumes,
             rows,
-            ring_weights,
+            _ring_weights(self.on_rings, self.rings),
             temperature=stage.temperature(progress),
             candidates=stage.candidates,
             shifts=self.shifts.gather(1, rows[..., None].expand(-1, -1, 2)),
         )
         if stage.shifts:
-            step = 0.5 / self.rings * 0.5 ** (progress * 2)
-            axis = torch.arange(-_SHIFT_STEPS, _SHIFT_STEPS + 1, device=rows.device) * step / _SHIFT_STEPS
-            most = self.config.shift_extent * 2 * self.radius / self.on_rings.box
-            grid = torch.cartesian_prod(axis, axis)
-            found = find_shifts(self.on_rings, self.planes, self.volumes, found, ring_weights, grid, most)
+            found = _move_to_shifts(
+                self.on_rings, self.planes, self.volumes, found, self.config, self.radius, self.rings, progress
+            )
             self.shifts = self.shifts.scatter(1, rows[..., None].expand(-1, -1, 2), found.shifts)
         self.poses, self.weights = found, _explained(found.scores)
 

@@ -13,6 +13,8 @@ _NOTHING_MOVES = 0.1
 def headline(run: RunSummary) -> str:
     """One sentence: how many volumes to believe, and what they show."""
     total = len(run.volumes)
+    if total == 0 and run.consensus is not None:
+        return _one_map(run.consensus)
     if total == 0:
         return f"{run.table['input']['images']} class averages; no volumes have been reconstructed yet."
     counts = Counter(volume.verdict for volume in run.volumes)
@@ -42,7 +44,9 @@ def sentences(run: RunSummary) -> list[str]:
         said.append(_hand(run))
     if run.landscape is not None:
         said += _motion(run)
-    if run.consensus is not None and run.consensus.get("resolution_angstrom"):
+    if run.initial is not None:
+        said.append(f"The initial model: {run.initial['answer']}. {run.initial['reason']}")
+    if run.volumes and run.consensus is not None and run.consensus.get("resolution_angstrom"):
         images = run.consensus.get("images_used")
         used = (
             f"{len(images) if isinstance(images, list) else images} class averages" if images else "the reliable ones"
@@ -65,7 +69,7 @@ def facts(run: RunSummary) -> list[dict[str, str]]:
     if run.left_out:
         images = f"{run.table['input']['images']} class averages, {len(run.left_out)} left out"
     found = [_fact(f"{counts['reliable']} / {judged}", "volumes reliable", images)] if judged else []
-    if not judged:
+    if not judged and (total or run.consensus is None):
         found.append(_fact(str(total), "volumes", images))
     if (group := _group(run)) is not None:
         found.append(_fact(group, "symmetry", "none found" if group == "C1" else "of the rigid part"))
@@ -84,6 +88,16 @@ def facts(run: RunSummary) -> list[dict[str, str]]:
         pixel = run.table["input"]["pixel_size_angstrom"]
         found.append(_fact(f"{pixel:.3g} Å", "pixel size", f"{2 * pixel:.3g} Å is the finest detail possible"))
     return found
+
+
+def _one_map(consensus: Mapping[str, Any]) -> str:
+    """One sentence on a molecule that was taken as rigid."""
+    resolution, symmetry = consensus.get("resolution_angstrom"), consensus.get("symmetry", "C1")
+    with_symmetry = "" if symmetry == "C1" else f" with {symmetry} symmetry"
+    found = f"One map{with_symmetry} of {consensus['images_used']} class averages, taken as rigid"
+    if resolution:
+        return f"{found}; its resolution is {resolution:.1f} Å (FSC 0.143 between independent halves)."
+    return f"{found}; its resolution is not known."
 
 
 def explained_shares(landscape: Mapping[str, Any]) -> list[float]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
 
 _COLUMNS = 8
 _ANSWERS = {
+    None: "whether to trust it is being looked at",
     "right": "the starts and the halves agree on this map",
     "perhaps": "this map may be right",
     "unknown": "these averages do not tell a map",
@@ -46,7 +47,7 @@ class InitialPicture:
     starts
         Score after the first stage, and last stage, of each start, the winner first.
     evidence
-        What speaks for the map.
+        What speaks for the map; None where it has not been weighed yet.
     """
 
     volume: Float[Tensor, "n n n"]
@@ -55,13 +56,15 @@ class InitialPicture:
     numbers: Sequence[int]
     scores: Float[Tensor, " k"]
     starts: Sequence[tuple[float, int]]
-    evidence: InitialEvidence
+    evidence: InitialEvidence | None
 
 
 def draw_initial(path: Path, found: InitialPicture) -> None:
     """Draw surfaces and slices, projections beside class averages, the map of views and the scores of the starts."""
     figure = new_figure(1.35 * _COLUMNS, 8.4)
-    figure.suptitle(f"Initial model: {_ANSWERS[found.evidence.answer]}", fontsize=12)
+    figure.suptitle(
+        f"Initial model: {_ANSWERS[None if found.evidence is None else found.evidence.answer]}", fontsize=12
+    )
     parts = figure.add_gridspec(2, 1, height_ratios=(4, 2))
     above, below = figure.add_subfigure(parts[0]), figure.add_subfigure(parts[1])
     shown = _spread(found.scores)
@@ -119,20 +122,19 @@ def _draw_views(axes: "Axes", found: InitialPicture) -> None:
     axes.scatter(longitude.numpy(), latitude.numpy(), s=9, color="tab:blue", alpha=0.7)
     axes.grid(alpha=0.3)
     axes.set(xticklabels=[], yticklabels=[])
-    title = f"views of {len(directions)} class averages; widest gap {found.evidence.widest_gap_degrees:.0f}°"
-    axes.set_title(title, fontsize=9)
+    gap = "" if found.evidence is None else f"; widest gap {found.evidence.widest_gap_degrees:.0f}°"
+    axes.set_title(f"views of {len(directions)} class averages{gap}", fontsize=9)
 
 
 def _draw_starts(axes: "Axes", found: InitialPicture) -> None:
     """Draw the score of every start, the winner first."""
-    evidence = found.evidence
     heights = [score for score, _ in found.starts]
     colours = ["tab:orange" if k == 0 else "tab:blue" for k in range(len(heights))]
     axes.bar(range(len(heights)), heights, color=colours)
     low = min(heights) - 0.3 * (max(heights) - min(heights)) - 1e-3
-    halves = "" if evidence.half_degrees is None else f"; halves see averages {evidence.half_degrees:.0f}° apart"
     axes.set(xticks=[], ylim=(max(0.0, low), max(heights) + 0.1 * (max(heights) - low)))
     axes.set_xlabel("starts", fontsize=9)
     axes.set_ylabel("mean correlation", fontsize=9)
-    agreeing = f"{evidence.agreeing} of {evidence.starts} starts agree{halves}"
-    axes.set_title(agreeing, fontsize=9)
+    if (evidence := found.evidence) is not None:
+        apart = "" if evidence.half_degrees is None else f"; halves see averages {evidence.half_degrees:.0f}° apart"
+        axes.set_title(f"{evidence.agreeing} of {evidence.starts} starts agree{apart}", fontsize=9)

@@ -100,6 +100,8 @@ class RunSummary:
         Class averages that were not used.
     reliability, symmetry, landscape
         ``reliability.json``, ``symmetry.json`` and ``landscape.json`` of ``ensemble/``.
+    initial
+        ``initial.json``, what speaks for the initial model.
     consensus, consensus_fsc
         ``consensus.json``, and ``fsc.csv`` by columns.
     metrics
@@ -114,6 +116,7 @@ class RunSummary:
     reliability: Mapping[str, Any] | None
     symmetry: Mapping[str, Any] | None
     landscape: Mapping[str, Any] | None
+    initial: Mapping[str, Any] | None
     consensus: Mapping[str, Any] | None
     consensus_fsc: Mapping[str, Sequence[float | None]]
     metrics: Sequence[Mapping[str, Any]]
@@ -155,6 +158,7 @@ def read_summary(folder: Path) -> RunSummary:
         _json(ensemble / "reliability.json"),
         _json(ensemble / "symmetry.json"),
         _json(ensemble / "landscape.json"),
+        _json(folder / "initial" / "initial.json"),
         _json(consensus / "consensus.json"),
         _columns(consensus / "fsc.csv"),
         read_metrics(folder / "metrics.jsonl"),

@@ -1,0 +1,86 @@
+"""How an initial model is searched: how much is tried, on which planes, in which bands, at which temperatures."""
+
+from dataclasses import dataclass
+
+from ..datatypes import InputError
+from .polar_matching import RingImages
+
+# Part of the iterations of a stage in which its band grows.
+_MARCH = 0.75
+
+
+@dataclass(frozen=True)
+class InitialModelConfig:
+    """How an initial model is searched.
+
+    Attributes
+    ----------
+    starts
+        Starts from random poses.
+    kept
+        Starts that go on after the first stage; one less after the second.
+    coarse_cycles, fine_cycles
+        Bands at the end of the first stage and of the last, in cycles per diameter of the molecule.
+    images_at_once
+        Images that an iteration uses at most.
+    shift_extent
+        Largest shift along x or y that is searched in the last stage, as a part of the diameter; 0 does not search any.
+
+    Raises
+    ------
+    InputError
+        Counts below one, bands that do not grow, an extent outside 0 to 0.5.
+    """
+
+    starts: int = 12
+    kept: int = 3
+    coarse_cycles: float = 4.7
+    fine_cycles: float = 7.5
+    images_at_once: int = 300
+    shift_extent: float = 0.05
+
+    def __post_init__(self) -> None:
+        if min(self.starts, self.kept, self.images_at_once) < 1:
+            counts = f"{self.starts}, {self.kept} and {self.images_at_once}"
+            raise InputError(f"starts, kept and images_at_once must be 1 or more, not {counts}")
+        if not 1 <= self.coarse_cycles <= self.fine_cycles:
+            raise InputError(f"bands must grow from 1, not from {self.coarse_cycles} to {self.fine_cycles} cycles")
+        if not 0 <= self.shift_extent <= 0.5:
+            raise InputError(f"shift_extent must lie between 0 and 0.5 of the diameter, not {self.shift_extent}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the search on planes of one spacing; cycles are per diameter of the molecule."""
+
+    order: int
+    iterations: int
+    first_cycles: float
+    last_cycles: float
+    hot: float
+    cold: float
+    part: float
+    """Part of the images in the first iteration; all are in the last."""
+    candidates: int
+    kept: int
+    shifts: bool = False
+
+    def rings(self, progress: float, images: RingImages, radius: float) -> int:
+        """Rings that count after so much of the stage, 0 to 1."""
+        cycles = self.first_cycles + (self.last_cycles - self.first_cycles) * min(1.0, progress / _MARCH)
+        return max(2, min(images.rings, round(cycles * images.box / (2 * radius))))
+
+    def temperature(self, progress: float) -> float:
+        """Temperature after so much of the stage, 0 to 1."""
+        return float(self.hot * (self.cold / self.hot) ** progress)
+
+
+def stages_of(config: InitialModelConfig) -> tuple[Stage, Stage, Stage]:
+    """Which planes, bands and temperatures follow one another."""
+    coarse, fine = config.coarse_cycles, config.fine_cycles
+    left = max(1, config.kept - 1)
+    return (
+        Stage(1, 16, min(2.4, coarse), coarse, 1.0, 0.1, 0.5, 24, min(config.kept, config.starts)),
+        Stage(2, 16, coarse, fine, 0.3, 0.2, 0.7, 8, min(left, config.starts)),
+        Stage(3, 5, fine, fine, 0.2, 0.2, 1.0, 8, 1, shifts=config.shift_extent > 0),
+    )

@@ -1,0 +1,66 @@
+"""Near-symmetries of a volume, and the shifts that go with them where the molecule is not in the middle."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from scoretomo.evaluation.self_correlation import copies_of
+from scoretomo.geometry.rotations import angle_between, random_rotations
+from scoretomo.geometry.symmetry import symmetry_group
+from scoretomo.imaging.fourier import resize, translate
+from scoretomo.imaging.resampling import rotate_volumes
+
+SIDE = 28
+AWAY = torch.tensor([1.8, -1.2, 0.9])
+
+
+def _spots(group: str, frame: Tensor, mark: float = 0.0) -> Tensor:
+    """Five spots of each asymmetric unit, away from the origin, and a mark that breaks the symmetry."""
+    draw = torch.Generator().manual_seed(1)
+    directions = torch.nn.functional.normalize(torch.randn(5, 3, generator=draw), dim=-1)
+    own = directions * (0.12 + 0.17 * torch.rand(5, 1, generator=draw))
+    centres = ((frame @ symmetry_group(group) @ frame.mT) @ own.T).mT.flatten(0, 1)
+    centres = torch.cat([centres, (frame @ torch.tensor([0.15, 0.1, 0.2]))[None]]) + AWAY / SIDE
+    axis = (torch.arange(SIDE) - SIDE // 2) / SIDE
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")[::-1], -1).flatten(0, 2)
+    heights = torch.tensor([1.0] * (len(centres) - 1) + [mark])
+    return (torch.exp(-(torch.cdist(points, centres) ** 2) / (2 * 0.045**2)) @ heights).view(SIDE, SIDE, SIDE)
+
+
+def _nearest(rotations: Tensor, among: Tensor) -> Tensor:
+    """Degrees from each rotation to the nearest of others."""
+    return angle_between(rotations[:, None].expand(-1, len(among), -1, -1), among.expand(len(rotations), -1, -1, -1)).amin(1)
+
+
+@pytest.mark.parametrize("mark", [0.0, 0.6])
+@pytest.mark.parametrize("group", ["C3", "D2", "C4"])
+def test_copies_are_the_group_and_what_a_small_mark_breaks(
+    group: str, mark: float, generator: torch.Generator
+) -> None:
+    frame = random_rotations(1, generator=generator)[0]
+    rotations, shifts = copies_of(_spots(group, frame, mark))
+    expected = frame @ symmetry_group(group) @ frame.mT
+    assert rotations[0].equal(torch.eye(3)) and not shifts[0].any()
+    assert _nearest(rotations, expected).max() < 3
+    assert _nearest(expected, rotations).max() < 3
+    assert len(rotations) < 2 * len(expected)
+
+
+def test_moves_take_a_volume_away_from_the_origin_onto_itself(generator: torch.Generator) -> None:
+    volume = _spots("C3", random_rotations(1, generator=generator)[0])
+    rotations, shifts = copies_of(volume)
+    assert shifts.norm(dim=1).max() > 1
+
+    def likeness(moves: Tensor) -> Tensor:
+        turned = rotate_volumes(resize(volume[None], 2 * SIDE, 3).expand(len(rotations), -1, -1, -1), rotations)
+        moved = translate(resize(turned, SIDE, 3), moves)
+        return torch.nn.functional.cosine_similarity(moved.flatten(1), volume.flatten()[None])
+
+    assert likeness(shifts).min() > 0.97
+    assert likeness(-shifts)[1:].max() < 0.9
+
+
+def test_a_volume_without_symmetry_has_no_copy_but_itself() -> None:
+    rotations, shifts = copies_of(_spots("C1", torch.eye(3)))
+    assert rotations.tolist() == [torch.eye(3).tolist()] and shifts.tolist() == [[0, 0, 0]]
+    assert len(copies_of(torch.zeros(16, 16, 16))[0]) == 1

@@ -40,14 +40,13 @@ def test_scores_of_a_perfect_a_mirrored_and_an_empty_volume(generator: torch.Gen
     assert comparisons[2].resolution_pixels == math.inf
 
 
-@pytest.mark.parametrize(("group", "spots", "least"), [("I1", 1, 0.99), ("C4", 4, 0.95)])
-def test_the_mark_on_a_nearly_symmetric_volume_is_put_where_it_lies(group: str, spots: int, least: float) -> None:
-    """All rotations of the group are nearly as good as the best; a search that ends at one of them scores less."""
-    side, draw = 28, torch.Generator().manual_seed(0)
+def test_the_mark_on_a_nearly_symmetric_volume_is_put_where_it_lies() -> None:
+    """All rotations of the icosahedron are nearly as good as the best, and most searches end at one of them."""
+    side, draw = 24, torch.Generator().manual_seed(0)
     frame = random_rotations(1, generator=draw)[0]
-    directions = torch.nn.functional.normalize(torch.randn(spots, 3, generator=draw), dim=-1)
-    own = directions * (0.12 + 0.2 * torch.rand(spots, 1, generator=draw))
-    rotations = frame @ symmetry_group(group) @ frame.mT
+    directions = torch.nn.functional.normalize(torch.randn(1, 3, generator=draw), dim=-1)
+    own = directions * (0.12 + 0.2 * torch.rand(1, 1, generator=draw))
+    rotations = frame @ symmetry_group("I1") @ frame.mT
     mark = frame @ torch.tensor([0.2, 0.1, 0.22])
     centres = torch.cat([(rotations @ own.T).mT.flatten(0, 1), mark[None]])
     axis = (torch.arange(side) - side // 2) / side
@@ -57,7 +56,7 @@ def test_the_mark_on_a_nearly_symmetric_volume_is_put_where_it_lies(group: str, 
     turned = resize(rotate_volumes(resize(volume, 2 * side, 3), rotations[-1:]), side, 3)
     as_it_lies, moved = compare(torch.cat([volume, turned]), volume, 1.0, [0, 1])
     assert as_it_lies.fsc_auc > 0.995
-    assert moved.fsc_auc > least
+    assert moved.fsc_auc > 0.99
     # the mark is back in its place
     x, y, z = (mark * side + side // 2).round().long().tolist()
     assert moved.aligned[z, y, x] == pytest.approx(float(volume[0, z, y, x]), abs=0.1)

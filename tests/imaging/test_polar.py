@@ -18,7 +18,10 @@ ANGLES = 24
 def _blobs(side: int) -> Tensor:
     """Eight Gaussian blobs with no symmetry, about the centre."""
     draw = torch.Generator().manual_seed(3)
-    centres, heights = side / 8 * torch.randn(8, 3, generator=draw).clamp(-1.5, 1.5), torch.rand(8, generator=draw) + 0.5
+    centres, heights = (
+        side / 8 * torch.randn(8, 3, generator=draw).clamp(-1.5, 1.5),
+        torch.rand(8, generator=draw) + 0.5,
+    )
     axis = torch.arange(side, dtype=torch.float32) - side // 2
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
     blobs = [torch.exp(-(points - centre).square().sum(-1) / (2 * 1.5**2)) for centre in centres]

@@ -1,4 +1,4 @@
-"""Where poses of particles begin that no file tells: those of an initial model, or at random."""
+"""Where poses of particles begin that no file tells: those of an initial model and a march from it, or at random."""
 
 import torch
 from jaxtyping import Float
@@ -7,9 +7,11 @@ from torch import Tensor
 from ..geometry.rotations import random_rotations
 from ..imaging.extent import molecule_radius
 from ..methods.abinitio import ParticleImages
+from ..methods.abinitio_schedule import PoseMethod, SearchGridConfig
 from ..methods.initial_model import find_in_model, initial_model_progressive
 from ..methods.initial_schedule import InitialModelConfig
 from ..methods.pose_search import transfer_of
+from ..methods.posed_march import march_progressive
 from .progress import interruptible, progress
 
 # Images that the initial model is made of, at most.
@@ -23,10 +25,10 @@ def unknown_poses(count: int, seed: int) -> tuple[Float[Tensor, "n 3 3"], Float[
     return random_rotations(count, generator=generator), torch.zeros(count, 2)
 
 
-def poses_of_initial_model(
-    particles: ParticleImages, seed: int, device: torch.device
+def found_poses(
+    particles: ParticleImages, seed: int, search: SearchGridConfig, method: PoseMethod, device: torch.device
 ) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n 2"]]:
-    """Make an initial model of a random part of the images, and find all of them in it; shifts in pixels."""
+    """Find the poses of all images by an initial model of a random part of them and a march; shifts in pixels."""
     count = len(particles.images)
     sample = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_SAMPLE].sort().values
     images, config = particles.images[sample].to(device), InitialModelConfig()
@@ -46,4 +48,9 @@ def poses_of_initial_model(
             rotations.append(found.rotations.cpu())
             shifts.append(found.shifts_pixels.cpu())
             report(0.5 + 0.5 * int(rows[-1] + 1) / count, f"poses of {int(rows[-1]) + 1} images")
-    return torch.cat(rotations), torch.cat(shifts)
+    start = torch.cat(rotations).to(device), torch.cat(shifts).to(device)
+    with interruptible() as check, progress("poses") as report:
+        for march in march_progressive(particles, *start, radius, search, method):
+            check()
+            report(march.done, f"on a disc of {march.disc:.0f} Fourier pixels")
+    return march.rotations.cpu(), march.shifts_pixels.cpu()

@@ -24,7 +24,7 @@ from .drgn_folder import (
     write_results,
 )
 from .drgn_images import ParticleSource, Preparation, particle_images, prepare_images, working_side
-from .drgn_start import poses_of_initial_model, unknown_poses
+from .drgn_start import found_poses, unknown_poses
 from .drgn_training import Task, Training
 from .idle_options import idle_with, refuse_idle
 from .progress import progress, say
@@ -132,7 +132,8 @@ def _task(
         rotations, shifts = poses.rotations, poses.shifts_angstrom / record.pixel_size_angstrom
     elif config.search.start == "initial":
         begun = run.checkpoint.exists()  # and has poses
-        start = partial(poses_of_initial_model, particle_images(images, particles.ctf, record, device), seed, device)
+        data = particle_images(images, particles.ctf, record, device)
+        start = partial(found_poses, data, seed, config.search, config.poses, device)
         rotations, shifts = unknown_poses(len(particles), seed) if begun else processes.by_main(start)
     else:
         rotations, shifts = unknown_poses(len(particles), seed)

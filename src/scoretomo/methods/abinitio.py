@@ -172,7 +172,8 @@ def train_abinitio_progressive(
     search = replace(search, high_radius=min(search.high_radius, state.latent.model.radius))
     while True:
         config, latent = cycles[state.cycle], state.latent
-        radius = None if method == "known" or state.cycle else _trained_radius(latent, config, search)
+        posed = method == "known" or state.cycle > 0 or search.start == "initial"
+        radius = None if posed else _trained_radius(latent, config, search)
         images_at = particles.at(latent.model.frequencies)
         steps = train_progressive(latent, images_at, config, radius=radius, part=part, add_up=add_up)
         while True:
@@ -228,13 +229,11 @@ def _new_poses(
     method: PoseMethod,
     shared: ShareFn,
 ) -> PosesFound | None:
-    """Find the poses of some images, or draw or leave them where it is too early to find any; that is no result."""
+    """Find the poses of some images, or draw them where it is too early to find any; that is no result."""
     latent, device = state.latent, state.latent.rotations.device
     chosen, count = rows.to(device), len(latent.rotations)
     epoch = (state.searched - 1) // count
     if epoch < search.pretrain_epochs(count, state.cycle):
-        if search.start == "initial":
-            return None
         generator = torch.Generator().manual_seed(1_000_003 * latent.seed + state.searched)
         latent.rotations[chosen] = random_rotations(len(rows), generator=generator).to(device)
         latent.shifts_pixels[chosen] = 0

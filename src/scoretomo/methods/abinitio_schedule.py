@@ -24,7 +24,8 @@ _MARGIN = 1.0
 # The disc grows over so many images of large sets, and over an epoch at least: that is several times what sets of some
 # thousand, searched in every epoch, need to come to the same volume.
 _IMAGES_OF_THE_MARCH = 100_000
-# Images that new networks see before they are trusted with poses that others have found, a third of all at most.
+# Images that new networks see before they are trusted with poses that others have found: where these began at random, a
+# third of all at most; those of an initial model are better than what a network does that has seen fewer.
 _IMAGES_BEFORE_A_SEARCH = 10_000
 # Searches while the disc grows, and after it, at most: few images are seen in hundreds of epochs.
 _MOST_SEARCHES = 24
@@ -95,10 +96,11 @@ class AbInitioConfig(SearchGridConfig):
     """
 
     start: Literal["initial", "random"] = "initial"
-    """Poses begin with those of an initial model of some of the images, or at random, as in the papers."""
+    """Poses are found before anything is trained, by an initial model of some of the images and a marching search from
+    it; or they begin at random and are found as the disc grows, as in the papers."""
     pretrain_images: int = 1000
-    """Images seen at the poses of the start before any are searched, in whole epochs. Random ones give the volume its
-    extent (004, section 5.1: an epoch, of 50 000): with too few, all images soon agree on wrong poses."""
+    """Images seen at random poses first, in whole epochs: they give the volume its extent (004, section 5.1: an epoch,
+    of 50 000). With too few, all images soon agree on wrong poses. Only where poses begin at random."""
     consensus_epochs: float = 15.0
     """Epochs in which one volume is fitted to all images of a heterogeneous set, from random poses on. Then the family
     of volumes is begun at the poses that were found: from the start it would explain any image at any pose."""
@@ -161,16 +163,16 @@ class AbInitioConfig(SearchGridConfig):
         return [consensus] * (config.latent_dimensions > 0) + [config] * (1 + self.resets)
 
     def pretrain_epochs(self, count: int, cycle: int) -> int:
-        """Epochs at the poses of the start of ``count`` images; none after the first cycle."""
-        return 0 if cycle else math.ceil(self.pretrain_images / count)
+        """Epochs at random poses of ``count`` images; none where there are better ones."""
+        return 0 if cycle or self.start == "initial" else math.ceil(self.pretrain_images / count)
 
     def growing_epochs(self, epochs: float, count: int) -> float:
         """Epochs of the first cycle in which the disc grows."""
         return min(self.march * (epochs - self.pretrain_epochs(count, cycle=0)), max(1.0, _IMAGES_OF_THE_MARCH / count))
 
     def grown(self, seen: int, epochs: float, count: int, cycle: int) -> float:
-        """Part of the disc's growth, 0 to 1, that is done after ``seen`` images; all of it after the first cycle."""
-        if cycle:
+        """Part of the disc's growth, 0 to 1, that is done after ``seen`` images; all of it where poses were found."""
+        if cycle or self.start == "initial":
             return 1.0
         after = seen / count - self.pretrain_epochs(count, cycle)
         return min(1.0, max(0.0, after / self.growing_epochs(epochs, count)))
@@ -179,8 +181,10 @@ class AbInitioConfig(SearchGridConfig):
         """Epochs in which the poses of ``count`` images are searched."""
         end = math.ceil(epochs)
         seldom = max(self.search_every, end // _MOST_SEARCHES)
-        if cycle:
-            settled = min(math.ceil(_IMAGES_BEFORE_A_SEARCH / count), end // 3)
+        if cycle or self.start == "initial":
+            settled = math.ceil(_IMAGES_BEFORE_A_SEARCH / count)
+            if self.start == "random":
+                settled = min(settled, end // 3)
             return list(range(max(seldom, settled), end, seldom))
         first = self.pretrain_epochs(count, cycle)
         grown = int(first + self.growing_epochs(epochs, count))

@@ -205,7 +205,7 @@ def initial_model_progressive(
         for scores, rings in search.iterate(stage):
             done += 1
             yield InitialModelStep(done / (total + 1), scores, rings * images.shape[-1] / search.on_rings.box)
-        search.select(number, stage)
+        search.select(number, stage, last=stage is stages[-1])
     yield InitialModelStep(1.0, search.scores(), search.band, search.result())
 
 
@@ -327,7 +327,7 @@ class _Search:
             self._match(stage, rows, progress)
             yield self.scores(), self.rings
 
-    def select(self, number: int, stage: Stage) -> None:
+    def select(self, number: int, stage: Stage, *, last: bool) -> None:
         """Keep the best starts of a stage; those that end here are noted."""
         scores = self.scores()
         if number == 0:
@@ -336,7 +336,7 @@ class _Search:
         rotations = self._rotations()
         volumes = rebuild(self.on_rings, self.planes, self.poses, self.rings, self.weights, _REGULARISATION)
         kept, left = order[: stage.kept], order[stage.kept :]
-        if stage.kept == 1:
+        if last:
             left = order
         for i in reversed(left.tolist()):
             own = self.numbers[i]

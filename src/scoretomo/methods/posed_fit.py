@@ -155,7 +155,6 @@ class PosedFit:
     ) -> Float[Tensor, "full full full"]:
         """Volume within the support that explains the views, by preconditioned conjugate gradients.
 
-        What is negative is set to 0, where the background of the images is.
         ``ratio`` is the power of signal to noise in the volume, by shell. It makes the prior: with a weight D of the
         data in a shell, the signal there has the variance ratio / D (Scheres 2012), about ``expected`` or zero.
         """
@@ -185,7 +184,7 @@ class PosedFit:
         if expected is not None:
             right += pull(grid.coarse(expected))
         solved = support * _conjugate_gradients(normal, right, at, precondition, self.steps)
-        return grid.fine(solved).clamp(min=0)
+        return grid.fine(solved)
 
     def _gradient(
         self,

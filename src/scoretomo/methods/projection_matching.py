@@ -212,7 +212,7 @@ def refine_progressive(
         fit = PosedFit(grid, scales / scales.median(), noise, group, config.solver_steps)
         halves = [fit.solve(views.of_half(i), halves[i], _signal_to_noise(agreement)) for i in (0, 1)]
         agreement = _agreement(grid, halves, agreement) if known is None else agreement
-        volume = fit.solve(views, volume, 2 * _signal_to_noise(agreement), expected=start)
+        volume = fit.solve(views, volume, 2 * _signal_to_noise(agreement), expected=start).clamp(min=0)
         change = math.inf if before is None else _change(before, poses, group, radius) * band / side
         grown = _next_band(agreement, band, largest, config.growth)
         resting = resting + 1 if change < config.tolerance and grown == band else 0

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ..datatypes import InputError
 from ..imaging.extent import molecule_radius
-from ..imaging.fourier import recentre_crop, resize
+from ..imaging.fourier import recentre_crop, resize, translate
 from ..imaging.polar import PolarPlanes, polar_planes
+from ..imaging.projection import project
 from .initial_schedule import InitialModelConfig, Stage, stages_of
 from .polar_matching import (
     RingImages,
@@ -47,6 +48,7 @@ _MEMORY = 0.6
 _SHIFT_STEPS = 2
 # Times that poses and shifts are found by turns where images are found in a volume.
 _SHIFT_ROUNDS = 3
+_IMAGES_FOR_THE_AMPLITUDE = 64
 
 
 @dataclass(frozen=True)
@@ -349,12 +351,12 @@ class _Search:
         """Put the winner on the grid of the images."""
         assert self.volumes is not None
         box, side = self.on_rings.box, self.images.shape[-1]
-        # a sum over z of coarser voxels has fewer terms
-        volume = resize(self.volumes[0], box, 3) * (self.on_rings.side / box)
+        volume = recentre_crop(resize(self.volumes[0], box, 3), side, 3)
+        rotations, shifts = self._rotations()[0], self.shifts[0] * box
         return InitialModel(
-            volume=recentre_crop(volume, side, 3),
-            rotations=self._rotations()[0],
-            shifts_pixels=self.shifts[0] * box,
+            volume=volume * _amplitude(volume, self.images, rotations, shifts),
+            rotations=rotations,
+            shifts_pixels=shifts,
             scores=self.poses.scores[0],
             weights=self.weights[0],
             starts=self.ended[::-1],
@@ -434,6 +436,18 @@ class _Search:
         poses = self.poses
         found = self.planes.rotations(poses.plane[..., 0], poses.facing[..., 0], poses.in_plane[..., 0])
         return found[torch.arange(len(found))[:, None], poses.rows.argsort(1)]
+
+
+def _amplitude(
+    volume: Float[Tensor, "side side side"],
+    images: Float[Tensor, "n side side"],
+    rotations: Float[Tensor, "n 3 3"],
+    shifts: Float[Tensor, "n 2"],
+) -> float:
+    """Find what a volume, which the regularisation has made weak, is to be multiplied by to project to the images."""
+    some = torch.linspace(0, len(images) - 1, min(len(images), _IMAGES_FOR_THE_AMPLITUDE)).long()
+    projections = translate(project(volume[None], rotations[None, some])[0], shifts[some])
+    return float((projections * images[some]).sum() / projections.square().sum().clamp(min=torch.finfo().tiny))
 
 
 def _explained(scores: Float[Tensor, "s b"]) -> Float[Tensor, "s b"]:

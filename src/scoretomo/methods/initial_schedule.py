@@ -24,7 +24,8 @@ class InitialModelConfig:
     images_at_once
         Images that an iteration uses at most.
     shift_extent
-        Largest shift along x or y that is searched in the last stage, as a part of the diameter; 0 does not search any.
+        Largest shift along x or y that is searched, from the second stage on, as a part of the diameter; 0 does not
+        search any. Molecules that are off centre by more than half of it are not found.
 
     Raises
     ------
@@ -37,7 +38,7 @@ class InitialModelConfig:
     coarse_cycles: float = 4.7
     fine_cycles: float = 7.5
     images_at_once: int = 300
-    shift_extent: float = 0.05
+    shift_extent: float = 0.1
 
     def __post_init__(self) -> None:
         if min(self.starts, self.kept, self.images_at_once) < 1:
@@ -81,6 +82,6 @@ def stages_of(config: InitialModelConfig) -> tuple[Stage, Stage, Stage]:
     left = max(1, config.kept - 1)
     return (
         Stage(1, 16, min(2.4, coarse), coarse, 1.0, 0.1, 0.5, 24, min(config.kept, config.starts)),
-        Stage(2, 16, coarse, fine, 0.3, 0.2, 0.7, 8, min(left, config.starts)),
+        Stage(2, 16, coarse, fine, 0.3, 0.2, 0.7, 8, min(left, config.starts), shifts=config.shift_extent > 0),
         Stage(3, 5, fine, fine, 0.2, 0.2, 1.0, 8, 1, shifts=config.shift_extent > 0),
     )

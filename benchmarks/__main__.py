@@ -29,6 +29,7 @@ BENCHMARKS = (
     "accuracy",
     "reliability",
     "synchronisation",
+    "initial_model",
     "methods",
     "particles",
     "point_assignment",

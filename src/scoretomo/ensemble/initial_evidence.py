@@ -106,7 +106,7 @@ def weigh_initial_model(
     """
     copies = copies_of(whole.starts[0].volume)[0]
     winner, others = whole.starts[0], whole.starts[1:]
-    angles = [_degrees_between_starts(other, winner, copies) for other in others]
+    angles = [float(_between_starts(other, winner, copies).median()) for other in others]
     rivals = [other.first_score for other, angle in zip(others, angles, strict=True) if angle >= _START_DEGREES]
     degrees, correlation, own, left_out = (
         _between_halves(images, whole, halves, config, copies) if halves else (None,) * 4
@@ -146,6 +146,27 @@ def widest_gap(rotations: Float[Tensor, "n 3 3"], copies: Float[Tensor, "k 3 3"]
     return math.degrees(math.asin(min(1.0, float(nearest.max()))))
 
 
+def views_apart(
+    volume: Float[Tensor, "m m m"],
+    rotations: Float[Tensor, "n 3 3"],
+    onto: Float[Tensor, "m m m"],
+    like: Float[Tensor, "n 3 3"],
+    copies: Float[Tensor, "k 3 3"],
+) -> Float[Tensor, " n"]:
+    """Angle in degrees between the poses of each image in two volumes, once the first is aligned to the second.
+
+    Parameters
+    ----------
+    volume, rotations
+        ``(m, m, m)`` and ``(n, 3, 3)``: a volume of some 20 to 40 voxels, and poses in it.
+    onto, like
+        Another, on the same grid, and poses in that.
+    copies
+        ``(k, 3, 3)``, rotations that take the second nearly onto itself: poses that differ by one are the same.
+    """
+    return _degrees(_moved(rotations, _move(volume, onto, rotations, like, copies)), like, copies)
+
+
 def _between_halves(
     images: Float[Tensor, "n side side"],
     whole: InitialModel,
@@ -174,11 +195,10 @@ def _between_halves(
     )
 
 
-def _degrees_between_starts(other: Start, winner: Start, copies: Float[Tensor, "k 3 3"]) -> float:
-    """Median angle between the poses of two starts, in the frame of the second."""
+def _between_starts(other: Start, winner: Start, copies: Float[Tensor, "k 3 3"]) -> Float[Tensor, " n"]:
+    """Angle between the poses of two starts, in the frame of the second."""
     volume = resize(other.volume, winner.volume.shape[-1], 3)
-    move = _move(volume, winner.volume, other.rotations, winner.rotations, copies)
-    return float(_degrees(_moved(other.rotations, move), winner.rotations, copies).median())
+    return views_apart(volume, other.rotations, winner.volume, winner.rotations, copies)
 
 
 def _answer(degrees: float | None, gap: float, agreeing: int, starts: int) -> tuple[Answer, str]:

@@ -21,6 +21,7 @@ from scoretomo.ensemble.store import MemoryStore
 from scoretomo.evaluation.comparison import compare, summary
 from scoretomo.imaging.preprocess import restore_volume
 from scoretomo.io.mrc import read_volume
+from scoretomo.methods.initial_model import initial_model
 from scoretomo.networks.unet import supports_fast_bfloat16
 from scoretomo.presets import PRESETS
 from scoretomo.runs import Run, load_denoiser, open_run
@@ -116,6 +117,7 @@ def _ours(subject: Subject, settings: Settings, seed: int) -> Iterator[Row]:
         images,
         PRESETS["demo"].growth,
         seed=seed,
+        initial=initial_model(images, seed=seed).volume,
         wanted=subject.indices,
         store=store,
         chunk=len(subject.indices),
@@ -123,7 +125,6 @@ def _ours(subject: Subject, settings: Settings, seed: int) -> Iterator[Row]:
     )
     for step in watch.timed(growing):
         now = step.advancing
-        # the first stage makes volumes of other images
         if now is not None and now.members == subject.indices and now.step.step % settings.every == 0:
             yield _row("ours", seed, step.stage.name, now.step.step, watch.read(), subject.accuracy(now.step.result))
     volumes = torch.stack([store.get(VOLUMES, index)["volume"] for index in subject.indices])

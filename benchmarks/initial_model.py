@@ -1,8 +1,8 @@
 """Initial models: how often the right map is found, in how many seconds, and whether the evidence knows when it is not.
 
 A population is one search: all its starts, of which one is chosen. It is right where the median angle between its poses
-and the true ones is below 15 degrees, in the frame and hand of the aligned maps, rotations that take the reference
-nearly onto itself being alike. Truth of real class averages are their poses in the reference. Sets that have no answer
+and the true ones is below 15 degrees, in one frame and hand, rotations that take the reference nearly onto itself being
+alike. Truth of real class averages are their poses in the reference. Sets that have no answer
 in three dimensions (views about one direction, copies of one image, noise, two molecules) have no truth: of them the
 answers of the evidence count, and of some populations of all others too.
 
@@ -27,7 +27,6 @@ from scoretomo.datatypes import ImageStack, Volume
 from scoretomo.ensemble.initial_evidence import halves_of, views_apart, weigh_initial_model
 from scoretomo.evaluation.self_correlation import copies_of
 from scoretomo.geometry.rotations import random_rotations
-from scoretomo.imaging.fourier import resize
 from scoretomo.imaging.preprocess import PreprocessConfig, preprocess
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import rotate_volumes
@@ -35,7 +34,7 @@ from scoretomo.imaging.slices import voxel_slices
 from scoretomo.imaging.starting_model import resample
 from scoretomo.io.images import read_image_stack
 from scoretomo.io.mrc import read_volume
-from scoretomo.methods.initial_model import InitialModel, initial_model
+from scoretomo.methods.initial_model import initial_model
 from scoretomo.methods.initial_schedule import InitialModelConfig
 from scoretomo.methods.pose_search import PoseSearchConfig, find_poses
 from scoretomo.simulation.particles import Simulation, SimulationConfig, simulate_box, simulate_capsid, simulate_map
@@ -101,7 +100,8 @@ def _row(chosen: _Set, settings: Settings) -> Row:
         found = initial_model(images, config, seed=seed)
         seconds.append(time.process_time() - began)
         if chosen.rotations is not None and chosen.reference is not None:
-            degrees.append(_degrees(found, chosen.rotations, chosen.reference))
+            apart = views_apart(found.rotations.cpu(), chosen.rotations, copies_of(chosen.reference)[0])
+            degrees.append(float(apart.median()))
         if seed < settings.weighed:
             halves = [
                 initial_model(images[rows], config, seed=1000 * (1 + half) + seed, radius=found.radius)
@@ -121,14 +121,6 @@ def _row(chosen: _Set, settings: Settings) -> Row:
         "most_cpu_seconds": round(max(seconds), 2),
         "evidence": ", ".join(f"{count} {answer}" for answer, count in answers.most_common()),
     }
-
-
-def _degrees(found: InitialModel, rotations: Float[Tensor, "n 3 3"], reference: Float[Tensor, "s s s"]) -> float:
-    """Median angle to the true poses."""
-    side = 2 * math.floor(found.band) + 4
-    small = [resize(volume.cpu(), side, 3) for volume in (found.volume, reference)]
-    copies = copies_of(reference)[0]
-    return float(views_apart(small[0], found.rotations.cpu(), small[1], rotations, copies).median())
 
 
 def _sets(settings: Settings) -> Iterator[_Set]:

@@ -22,19 +22,18 @@ from scoretomo.commands import train as train_command
 from scoretomo.commands import training_loop
 from scoretomo.datatypes import Volume
 from scoretomo.ensemble.stages import GrowthConfig
+from scoretomo.imaging.fourier import resize
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.io.mrc import read_volume, write_volume
 
 TINY = (
-    "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1 "
+    "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1 --initial.starts 2 --initial.kept 1 "
     "--optimiser.batch-size 8 --optimiser.warmup-images 16"
 )
-GROWTH = (
-    "--growth.nuclei 2 --growth.rounds 1 --growth.matching.base-order 1 "
-    "--growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2 --growth.specialise.steps 2"
-)
+GROWTH = "--growth.matching.base-order 1 --growth.grow.steps 2 --growth.polish.steps 2 --growth.specialise.steps 2"
 VERBS = (
     "simulate",
+    "initial",
     "train",
     "reconstruct",
     "ensemble",
@@ -131,7 +130,7 @@ def test_an_unknown_verb_or_option_is_an_error(capsys: pytest.CaptureFixture[str
 
 def test_run_makes_a_volume_of_every_image_and_the_same_command_does_nothing_more(images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = ["run", str(images), "-o", str(run), *TINY.split(), *GROWTH.split(), "--budget", "32"]
+    command = ["run", str(images), "-o", str(run), "--volumes", *TINY.split(), *GROWTH.split(), "--budget", "32"]
     assert cli.main(command) == 0
     volumes = sorted((run / "volumes").glob("*.mrc"))
     assert [path.name for path in volumes] == [f"volume_{i:04d}.mrc" for i in range(6)]
@@ -144,10 +143,37 @@ def test_run_makes_a_volume_of_every_image_and_the_same_command_does_nothing_mor
         "reconstruct_seed0",
     }
     assert (run / "report.html").exists()
+    assert {"initial.mrc", "poses.star", "initial.json"} <= {path.name for path in (run / "initial").iterdir()}
     kept = [*volumes, run / "checkpoint" / "training.pt", *(run / "ensemble").rglob("*.*")]
     stamps = {path: path.stat().st_mtime_ns for path in kept}
     assert cli.main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_run_of_a_rigid_molecule_makes_one_map_and_no_volumes(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["run", str(images), "-o", str(run), *TINY.split(), *GROWTH.split(), "--budget", "32"]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert f"consensus: {run / 'consensus' / 'consensus.mrc'}\nreport: {run / 'report.html'}\n" in said
+    assert read_volume(run / "consensus" / "consensus.mrc").volume.side == 16
+    names = {path.name for path in (run / "initial").iterdir()}
+    assert names == {"initial.mrc", "poses.star", "initial.json", "initial.png"}  # six are too few for halves
+    assert "One map" in (run / "report.html").read_text()
+    assert not any((run / name).exists() for name in ("volumes", "denoiser", "ensemble", "metrics.jsonl"))
+    assert cli.main([*command, "--images", "2"]) == 0  # whoever asks for a volume gets it
+    assert [path.name for path in (run / "volumes").iterdir()] == ["volume_0002.mrc"]
+
+
+def test_run_from_nothing_has_no_initial_model(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_command, "_conclude", lambda *_: None)
+    run = tmp_path / "run"
+    command = ["run", str(images), "-o", str(run), *TINY.split(), "--budget", "16", "--growth.no-initial"]
+    assert cli.main([*command, "--growth.polish.steps", "2"]) == 0
+    assert len(list((run / "volumes").iterdir())) == 6
+    assert not (run / "initial").exists() and not (run / "checkpoint" / "initial.pt").exists()
 
 
 def test_images_seeds_and_what_is_missing(images: Path, tmp_path: Path) -> None:
@@ -192,6 +218,29 @@ def test_evaluate_scores_each_volume_against_its_truth(tmp_path: Path, capsys: p
     assert "volume_0005.mrc" in one_line(capsys)
 
 
+def test_evaluate_is_told_the_pixel_size_of_a_reference_that_says_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half as wide pixels, twice the box: without a word nothing would fit."""
+    fine = torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0)) * soft_ball(32, 3, 9.0, 3.0)
+    volume = resize(fine, 16, 3)
+    with mrcfile.new(tmp_path / "truth.mrc") as mrc:
+        mrc.set_data(fine.numpy())
+        mrc.voxel_size = 0.0
+    write_volume(tmp_path / "volume_0001.mrc", Volume(volume, 4.0))
+    command = ["evaluate", str(tmp_path / "volume_0001.mrc"), "--reference", str(tmp_path / "truth.mrc")]
+    command += ["-o", str(tmp_path / "out")]
+    assert cli.main(command) == 2
+    assert "truth.mrc" in one_line(capsys)
+    assert cli.main([*command, "--reference-pixel-size", "2"]) == 0
+    results = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert results["median_fsc_auc"] > 0.9
+    (tmp_path / "other").mkdir()
+    assert cli.main([*command[:-1], str(tmp_path / "other"), "--reference-pixel-size", "3"]) == 0
+    wrong = json.loads((tmp_path / "other" / "evaluation.json").read_text())
+    assert wrong["median_fsc_auc"] < results["median_fsc_auc"] - 0.2
+
+
 def test_simulate_writes_images_and_truth_that_belong_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,7 +263,7 @@ def test_simulate_writes_images_and_truth_that_belong_together(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("train averages.mrcs -o run --growth.nuclei -1", "nuclei"),
+        ("train averages.mrcs -o run --growth.rounds -1", "growth needs 0 or more rounds"),
         ("drgn train particles.star -o run --search.kept 0", "kept and shift_count must be 1 or more, not 0"),
         ("points sample prior -o out --sampling.steps 1", "sampling needs 2 steps or more"),
     ],
@@ -408,7 +457,7 @@ def test_a_larger_budget_trains_on_but_volumes_are_only_replaced_when_asked(
 ) -> None:
     monkeypatch.setattr(run_command, "draw", lambda *_: None)
     run = tmp_path / "run"
-    command = ["run", str(images), "-o", str(run), *TINY.split(), *GROWTH.split()]
+    command = ["run", str(images), "-o", str(run), "--volumes", *TINY.split(), *GROWTH.split()]
     assert cli.main([*command, "--budget", "16"]) == 0
     before = contents(run / "volumes")
     capsys.readouterr()

@@ -124,7 +124,7 @@ def test_checkpoints_hold_no_code_and_a_broken_one_says_what_to_do(tmp_path: Pat
         (40, {}, 0),
         (6, {"rigid": False}, 0),
         (40, {"rigid": True}, 4),
-        (6, {"growth": GrowthConfig(nuclei=0)}, 0),  # the paper's way: nothing to anchor to
+        (6, {"growth": GrowthConfig(initial=False)}, 0),  # the paper's way: nothing to anchor to
     ],
 )
 def test_few_images_are_taken_as_rigid_unless_said_otherwise(
@@ -142,5 +142,5 @@ def test_few_images_are_taken_as_rigid_unless_said_otherwise(
 
 
 def test_rigid_is_refused_where_it_would_do_nothing() -> None:
-    with pytest.raises(InputError, match="nuclei"):
-        replace(CONFIG, rigid=True, growth=GrowthConfig(nuclei=0))
+    with pytest.raises(InputError, match=r"growth\.initial"):
+        replace(CONFIG, rigid=True, growth=GrowthConfig(initial=False))

@@ -187,11 +187,6 @@ class Run:
         return self.folder / "checkpoint" / f"growth_seed{seed}"
 
     @property
-    def initial_checkpoint(self) -> Path:
-        """Initial models of all images and of half of them each."""
-        return self.folder / "checkpoint" / "initial.pt"
-
-    @property
     def initial_folder(self) -> Path:
         """Folder of the initial model: maps, poses, evidence, picture."""
         return self.folder / "initial"

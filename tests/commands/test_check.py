@@ -17,13 +17,10 @@ from scoretomo.runs import open_run
 
 TINY = (
     "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1 --budget 16 --held-out 0 "
+    "--initial.starts 2 --initial.kept 1 "
     "--optimiser.batch-size 8 --optimiser.warmup-images 16"
 )
-GROWTH = (
-    "--growth.nuclei 2 --growth.rounds 1 "
-    "--growth.matching.base-order 1 --growth.nucleate.steps 2 --growth.grow.steps 2 --growth.polish.steps 2 "
-    "--growth.specialise.steps 2"
-)
+GROWTH = "--growth.matching.base-order 1 --growth.grow.steps 2 --growth.polish.steps 2 --growth.specialise.steps 2"
 
 
 @pytest.fixture
@@ -39,7 +36,7 @@ def write(path: Path, images: torch.Tensor) -> Path:
 
 
 def run(images: Path, folder: Path, *more: str) -> int:
-    return cli.main(["run", str(images), "-o", str(folder), *TINY.split(), *GROWTH.split(), *more])
+    return cli.main(["run", str(images), "-o", str(folder), "--volumes", *TINY.split(), *GROWTH.split(), *more])
 
 
 def train(images: Path, folder: Path, *more: str) -> int:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from scoretomo import cli
-from scoretomo.commands import drgn_training
+from scoretomo.commands import drgn_train, drgn_training
 from scoretomo.commands.drgn_images import ParticlesConfig, open_particles, prepare_images
 from scoretomo.commands.progress import StoppedBetweenSteps
 from scoretomo.datatypes import ImageStack, Poses
 from scoretomo.evaluation.fsc import fourier_shell_correlation
+from scoretomo.evaluation.pose_error import pose_errors
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.io.metrics import read_metrics
 from scoretomo.io.mrc import read_volume, write_images
@@ -31,12 +32,13 @@ _CENTRES = torch.tensor([[-4.0, 1.0, 0.5], [3.0, 0.5, -2.5], [0.0, -3.5, 2.0], [
 _HEIGHTS = torch.tensor([1.0, 0.8, 0.6, 1.2])
 _SMALL = "--decoder.hidden 24 --decoder.layers 1 --device cpu".split()
 _ENCODER = "--encoder.hidden 16 --encoder.layers 1".split()
+_RANDOM = "--poses search --search.start random"
 # Runs the command line in one of two processes; after so many steps and searches, one of them is asked to end.
 _SCRIPT = """
 import os, signal, sys
 import torch
 from scoretomo import cli
-from scoretomo.commands import drgn_training
+from scoretomo.commands import drgn_train, drgn_training
 
 asked_after, folder, rank = int(sys.argv[1]), sys.argv[2], os.environ["RANK"]
 drgn_training.supports_fast_bfloat16 = lambda device: False
@@ -124,7 +126,8 @@ def test_a_stack_without_poses_is_searched(make_set: Callable[..., Path], tmp_pa
     run = tmp_path / "run"
     grid = "--search.base-order 1 --search.refinements 1 --search.kept 1 --search.shift-count 3".split()
     stack, once = tmp_path / "images.mrcs", ["--search.pretrain-images", 30, "--search.search-every", 1]
-    assert _train(stack, "-o", run, "--latent-dimensions", 0, "--epochs", 3, "--poses", "search", *grid, *once) == 0
+    options = [*_RANDOM.split(), "--latent-dimensions", 0, "--epochs", 3]
+    assert _train(stack, "-o", run, *options, *grid, *once) == 0
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert sum(line.get("searched", 0) for line in lines) == 2 * 30  # in every epoch but the first
@@ -132,6 +135,60 @@ def test_a_stack_without_poses_is_searched(make_set: Callable[..., Path], tmp_pa
     assert searched["median_turned_degrees"] > 10 and searched["mean_score"] > 0
     poses = read_particles(run / "poses.star").poses
     assert poses is not None and poses.shifts_angstrom.any()
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
+    """A stack of clean, centred projections of a molecule without symmetry, which has no poses; and theirs."""
+    side, folder = 24, tmp_path_factory.mktemp("clean")
+    centres = 2.6 * torch.randn(14, 3, generator=torch.Generator().manual_seed(2)).clamp(-1.6, 1.6)
+    rotations = random_rotations(60, generator=torch.Generator().manual_seed(1))
+    places = (centres - centres.mean(0)) @ rotations.mT
+    axis = torch.arange(side) - side // 2
+    factors = [(-((axis - places[..., i, None]) ** 2) / (2 * 1.1**2)).exp() for i in (1, 0)]
+    images = torch.einsum("nby,nbx->nyx", *factors)
+    write_images(folder / "images.mrcs", ImageStack(images, _PIXEL))
+    return folder / "images.mrcs", rotations
+
+
+_FOUND = "--latent-dimensions 0 --epochs 1 --poses search --contrast bright --search.shift-extent 0.05".split()
+
+
+def test_poses_are_found_from_nothing_before_anything_is_trained(clean: tuple[Path, Tensor], tmp_path: Path) -> None:
+    """Of 60 clean projections, in one epoch of a small network, by an initial model and a march from it."""
+    stack, rotations = clean
+    assert _train(stack, "-o", tmp_path / "run", *_FOUND) == 0
+    poses = read_particles(tmp_path / "run" / "poses.star").poses
+    assert poses is not None
+    assert pose_errors(poses.rotations, rotations).degrees.median() < 4
+    assert (poses.shifts_angstrom / _PIXEL).norm(dim=1).median() < 0.5
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert not any("searched" in line for line in lines)  # 60 images are too few to better them in one epoch
+
+
+def test_poses_that_were_found_are_not_found_again_by_a_run_that_goes_on(
+    clean: tuple[Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--optimiser.batch-size", 7, "--epochs", 2]
+    assert _train(clean[0], "-o", tmp_path / "whole", *_FOUND, *options) == 0
+    original, calls = drgn_training._Log.add, []
+
+    def stop(self: drgn_training._Log, item: object) -> str:
+        note = original(self, item)  # type: ignore[arg-type]
+        calls.append(item)
+        if len(calls) == 5:
+            raise StoppedBetweenSteps
+        return note
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drgn_training._Log, "add", stop)
+        assert _train(clean[0], "-o", tmp_path / "cut", *_FOUND, *options) == 130
+    monkeypatch.setattr(drgn_train, "found_poses", lambda *_: pytest.fail("found again"))
+    assert _train(clean[0], "-o", tmp_path / "cut", *_FOUND, *options) == 0
+    volumes = [read_volume(tmp_path / name / "volume.mrc").volume.voxels for name in ("whole", "cut")]
+    torch.testing.assert_close(volumes[0], volumes[1], rtol=0, atol=0)
+    whole, cut = (read_particles(tmp_path / name / "poses.star").poses for name in ("whole", "cut"))
+    assert whole is not None and cut is not None and torch.equal(whole.rotations, cut.rotations)
 
 
 def test_every_particle_has_its_z_and_its_row(make_set: Callable[..., Path], tmp_path: Path) -> None:
@@ -147,7 +204,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     particles = make_set(30)
-    options = "--latent-dimensions 0 --epochs 4 --poses search --search.base-order 1 --search.refinements 0".split()
+    options = f"--latent-dimensions 0 --epochs 4 {_RANDOM} --search.base-order 1 --search.refinements 0".split()
     options += (
         "--search.shift-extent 0 --search.pretrain-images 30 --search.search-every 2 --optimiser.batch-size 7".split()
     )
@@ -198,7 +255,7 @@ def test_a_finished_run_is_left_alone_and_other_settings_are_refused(
 
 def test_a_search_is_written_with_its_own_epoch(make_set: Callable[..., Path], tmp_path: Path) -> None:
     """Batches of 7 of 30 images: one that ends an epoch begins the next, whose search begins before it."""
-    options = "--latent-dimensions 0 --epochs 6 --poses search --search.base-order 1 --search.refinements 0".split()
+    options = f"--latent-dimensions 0 --epochs 6 {_RANDOM} --search.base-order 1 --search.refinements 0".split()
     options += "--search.shift-extent 0 --search.pretrain-images 30 --search.search-every 2 --search.march 0.1".split()
     assert _train(make_set(30), "-o", tmp_path / "run", *options, "--optimiser.batch-size", 7) == 0
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -309,7 +366,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
         "has no poses": [stack, "-o", run],
         "fewer than --side 32": [particles, "-o", run, "--side", 32],
         "no such file|No such file": [particles, "-o", run, "--poses-file", tmp_path / "no.pkl"],
-        "give more than 100": [stack, "-o", run, "--poses", "search"],
+        "give more than 100": [stack, "-o", run, *_RANDOM.split()],
         "holds other files": [particles, "-o", tmp_path],
         "epochs must be a number": [particles, "-o", run, "--epochs", "inf"],
         "consensus_epochs must be": [particles, "-o", run, "--search.consensus-epochs", "inf"],
@@ -389,7 +446,7 @@ def test_searches_shared_by_two_leave_one_state_with_which_one_process_goes_on(
     launch: Callable[..., subprocess.CompletedProcess[str]], make_set: Callable[..., Path], tmp_path: Path
 ) -> None:
     """First of one volume, for 18 images and for one; then of a family, after which one of them is asked to end."""
-    options = "--latent-dimensions 1 --epochs 2 --optimiser.batch-size 7 --poses search --search.consensus-epochs 2"
+    options = f"--latent-dimensions 1 --epochs 2 --optimiser.batch-size 7 {_RANDOM} --search.consensus-epochs 2"
     options += " --search.pretrain-images 19 --search.search-every 1 --search.search-volumes 3 --search.base-order 1"
     options += " --search.refinements 1 --search.kept 2 --search.shift-count 3 --search.images-at-once 8"
     particles, script, run = make_set(19), tmp_path / "script.py", tmp_path / "run"

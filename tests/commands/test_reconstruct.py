@@ -14,19 +14,20 @@ from torch import Tensor
 
 from scoretomo import cli
 from scoretomo.commands import reconstruct as command
+from scoretomo.commands.initial import find_models
 from scoretomo.datatypes import ImageStack
 from scoretomo.diffusion.edm import EDMDenoiser
 from scoretomo.ensemble.growth import GrowthStep
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.io.mrc import read_volume, write_images
-from scoretomo.runs import load_checkpoint
+from scoretomo.runs import load_checkpoint, open_run
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 _IMAGES = 9
 _STEPS = 3
 _GROWTH = (
-    "--growth.nuclei 3 --growth.parents 2 --growth.rounds 1 --growth.matching.base-order 1 --growth.nucleate.steps 2 "
+    "--growth.parents 2 --growth.rounds 2 --growth.matching.base-order 1 "
     f"--growth.grow.steps 2 --growth.polish.steps {_STEPS} --growth.polish.average 0.7 --growth.specialise.steps 3"
 ).split()
 # Runs the command line with two volumes at a time, every step saved; the worker is late, and may be killed after one of
@@ -64,10 +65,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     structure = 1 + 0.3 * torch.randn(_IMAGES, 16, 16, generator=torch.Generator().manual_seed(1))
     write_images(folder / "averages.mrcs", ImageStack(10 * structure * soft_ball(16, 2, 4.0, 2.0), 3.5))
     network = "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1"
-    options = "--optimiser.batch-size 8 --optimiser.warmup-images 16 --budget 64"
+    options = "--optimiser.batch-size 8 --optimiser.warmup-images 16 --budget 64 --initial.starts 2 --initial.kept 1"
     train = ["train", str(folder / "averages.mrcs"), "-o", str(folder / "run"), *network.split(), *options.split()]
     assert cli.main(train) == 0
-    return folder / "run"
+    made = open_run(folder / "run")
+    find_models(made, made.used, torch.device("cpu"))
+    return made.folder
 
 
 @pytest.fixture
@@ -135,6 +138,7 @@ def test_two_processes_of_which_one_is_killed_make_the_volumes_of_one(
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
+    (run / "checkpoint" / "initial.pt").unlink()  # one of them makes the initial model, and both begin with it
     # of nine images the worker has four: it completes two volumes, and makes two of the three steps of two others
     killed = launch(script, "5", "polish", str(run), *_GROWTH)
     assert killed.returncode != 0 and "going on" not in killed.stderr
@@ -209,7 +213,7 @@ def test_too_small_a_memory_halves_the_chunk_and_says_so(
     assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "at a time" in line]
     assert said[0].startswith(f"scoretomo: advancing {_IMAGES} volumes at a time (0.0 GB of ")
-    assert said[1:] == ["scoretomo: the memory is too small; advancing 2 volumes at a time"]
+    assert said[1:] == [f"scoretomo: the memory is too small; advancing {k} volumes at a time" for k in (5, 3, 2)]
     assert_same(volumes(run), whole)
 
 
@@ -259,7 +263,7 @@ def test_metrics_are_those_of_the_steps_that_count(run: Path, monkeypatch: pytes
     assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["phase"] == "reconstruct_seed0"]
-    assert steps == [3, 6, 15, 24, 33, 42, 51]
+    assert steps == [9, 18, 27, 36, 45, 54, 63]
 
 
 def test_parents_of_an_interrupted_selection_are_not_taken_over(
@@ -268,7 +272,7 @@ def test_parents_of_an_interrupted_selection_are_not_taken_over(
     """Parents that come from two volumes only are no parents of the whole set."""
 
     def stop(made: int) -> None:
-        if steps[-1].stage.name.startswith("grow"):
+        if steps[-1].stage.name == "grow 2 of 2":
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

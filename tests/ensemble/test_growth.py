@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from scoretomo.datatypes import InputError
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
-from scoretomo.ensemble.growth import GrowthStep, grow, grow_progressive, volume_generator
+from scoretomo.ensemble.growth import PARENTS, GrowthStep, grow, grow_progressive, volume_generator
 from scoretomo.ensemble.stages import VOLUMES, GrowthConfig
 from scoretomo.ensemble.store import MemoryStore
+from scoretomo.imaging.masks import soft_ball
 from scoretomo.methods.pose_search import PoseSearchConfig
 from scoretomo.methods.score_tomography import ReconstructionConfig, reconstruct
 
 MATCHING = PoseSearchConfig(base_order=0, refinements=0, kept=1, low_radius=5.0, high_radius=7.0)
 SHORT = GrowthConfig(
-    nuclei=2,
     parents=2,
-    rounds=1,
-    nucleate=ReconstructionConfig(steps=3),
+    rounds=2,
     grow=ReconstructionConfig(steps=2, anchors=1),
     polish=ReconstructionConfig(steps=4, average=0.5),
     specialisations=2,
@@ -29,8 +29,13 @@ SHORT = GrowthConfig(
     kin=0.4,
     matching=MATCHING,
 )
-# Updates of one, two and three volumes at a time: 2 nuclei, then 3 members, in every stage.
-_STEPS = {1: 2 * 3 + 3 * (2 + 4 + 2 + 2), 2: 3 + 2 * (2 + 4 + 2 + 2), 3: 3 + 2 + 4 + 2 + 2}
+# Updates of all stages, and those of three members of which one, two or three advance at a time.
+_UPDATES = 2 + 2 + 4 + 2 + 2
+_STEPS = {1: 3 * _UPDATES, 2: 2 * _UPDATES, 3: _UPDATES}
+# Where volumes start: anything that is not round.
+_INITIAL = torch.nn.functional.avg_pool3d(
+    torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(5)) * soft_ball(16, 3, 5.0, 2.0), 3, 1, 1
+)[0]
 
 Phantom = Callable[[], Tensor]
 ImagesOf = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -43,7 +48,8 @@ def images(phantom: Phantom, images_of: ImagesOf) -> Tensor:
 
 
 def steps_of(images: Tensor, config: GrowthConfig = SHORT, **options: object) -> Iterator[GrowthStep]:
-    return grow_progressive(IdealDenoiser(images), images, config, **{"seed": 0, **options})  # type: ignore[arg-type]
+    named = {"seed": 0, "initial": _INITIAL, **options}
+    return grow_progressive(IdealDenoiser(images), images, config, **named)  # type: ignore[arg-type]
 
 
 def volumes_of(store: MemoryStore) -> Tensor:
@@ -61,37 +67,45 @@ def from_disk(store: MemoryStore) -> MemoryStore:
 def test_growing_beats_as_many_steps_from_nothing(
     phantom: Phantom, images_of: ImagesOf, correlation: Correlation
 ) -> None:
-    """A locked parent is worth more than steps: growth with few steps beats cold starts with the same number."""
+    """An initial model is worth more than steps: growth with few steps beats cold starts with the same number."""
     truth = phantom()
     images, frames = images_of(truth, 12)
     denoiser = IdealDenoiser(images_of(truth, 500)[0])
     settings = ReconstructionConfig(steps=40, sigma=0.5, final_sigma=0.5)
     matching = dataclasses.replace(MATCHING, base_order=2)
     config = dataclasses.replace(SHORT, rounds=0, polish=settings, specialisations=0, matching=matching)
-    store = MemoryStore({"parents": {1: {"volumes": truth[None], "sharpness": torch.ones(1)}}})
-    for step in grow_progressive(denoiser, images, config, seed=1, store=store):
+    store = MemoryStore()
+    for step in grow_progressive(denoiser, images, config, seed=1, initial=truth, store=store):
         assert step.stage.name == "polish"
-    cold = reconstruct(denoiser, images, settings, generators=[volume_generator(1, 1, k) for k in range(12)])
+    assert torch.equal(store.get(PARENTS, 0)["volumes"], truth[None])
+    cold = reconstruct(denoiser, images, settings, generators=[volume_generator(1, 0, k) for k in range(12)])
     assert correlation(volumes_of(store), frames).mean() > correlation(cold, frames).mean() + 0.1
 
 
 def test_counts_every_volume_step(phantom: Phantom, images_of: ImagesOf) -> None:
     images, _ = images_of(phantom(), 5)
     steps = list(steps_of(images, chunk=3))
-    expected = 2 * 3 + 5 * (2 + 4 + 2 + 2)
+    expected = 5 * _UPDATES
     assert {step.total for step in steps} == {expected}
-    assert [step.done for step in steps[:4]] == [2, 4, 6, 9]
+    assert [step.done for step in steps[:6]] == [3, 6, 8, 10, 13, 16]
     assert steps[-1].done == expected
     tail = ["polish"] * 8 + ["specialise 1 of 2"] * 4 + ["specialise 2 of 2"] * 4
-    assert [step.stage.name for step in steps] == ["nucleate"] * 3 + ["grow 1 of 1"] * 4 + tail
+    assert [step.stage.name for step in steps] == ["grow 1 of 2"] * 4 + ["grow 2 of 2"] * 4 + tail
+    assert {step.stage.name: step.stage.number for step in steps} == {
+        "grow 1 of 2": 0,
+        "grow 2 of 2": 1,
+        "polish": 2,
+        "specialise 1 of 2": 3,
+        "specialise 2 of 2": 4,
+    }
 
 
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_chunks_decide_nothing(chunk: int, images: Tensor) -> None:
     denoiser = IdealDenoiser(images)
-    whole = grow(denoiser, images, SHORT, seed=0)
-    assert torch.allclose(grow(denoiser, images, SHORT, seed=0, chunk=chunk), whole, atol=1e-5)
-    assert not torch.allclose(grow(denoiser, images, SHORT, seed=1), whole, atol=1e-2)
+    whole = grow(denoiser, images, SHORT, seed=0, initial=_INITIAL)
+    assert torch.allclose(grow(denoiser, images, SHORT, seed=0, initial=_INITIAL, chunk=chunk), whole, atol=1e-5)
+    assert not torch.allclose(grow(denoiser, images, SHORT, seed=1, initial=_INITIAL), whole, atol=1e-2)
 
 
 def test_draws_of_a_volume_follow_from_seed_stage_and_image() -> None:
@@ -182,9 +196,9 @@ class Small:
 )
 def test_too_small_a_memory_halves_the_chunk(calls_before: int, error: Exception, images: Tensor) -> None:
     """What was done is not done again; the chunk stays small; the volumes are the same."""
-    whole = grow(IdealDenoiser(images), images, SHORT, seed=0)
+    whole = grow(IdealDenoiser(images), images, SHORT, seed=0, initial=_INITIAL)
     denoiser, store = Small(IdealDenoiser(images), 1, error, calls_before), MemoryStore()
-    steps = list(grow_progressive(denoiser, images, SHORT, seed=0, store=store, chunk=3))
+    steps = list(grow_progressive(denoiser, images, SHORT, seed=0, initial=_INITIAL, store=store, chunk=3))
     assert torch.allclose(volumes_of(store), whole, atol=1e-5)
     assert denoiser.denoised == steps[-1].done == steps[-1].total
     chunks = [step.chunk for step in steps]
@@ -195,10 +209,12 @@ def test_too_small_a_memory_halves_the_chunk(calls_before: int, error: Exception
 
 
 def test_a_volume_that_does_not_fit_alone_and_other_errors_are_raised(images: Tensor) -> None:
-    with pytest.raises(torch.OutOfMemoryError):
-        list(grow_progressive(Small(IdealDenoiser(images), 0), images, SHORT, seed=0))
-    with pytest.raises(RuntimeError, match="broken"):
-        list(grow_progressive(Small(IdealDenoiser(images), 1, RuntimeError("broken")), images, SHORT, seed=0))
+    for denoiser, error in (
+        (Small(IdealDenoiser(images), 0), "memory"),
+        (Small(IdealDenoiser(images), 1, RuntimeError("broken")), "broken"),
+    ):
+        with pytest.raises(type(denoiser.error), match=error):
+            list(grow_progressive(denoiser, images, SHORT, seed=0, initial=_INITIAL))
 
 
 def test_parents_are_the_sharpest_volumes_of_the_stage_before(phantom: Phantom, images: Tensor) -> None:
@@ -240,20 +256,22 @@ def test_of_volumes_that_are_there_nothing_is_made_again(images: Tensor) -> None
 
 def test_only_wanted_volumes_are_made_and_all_images_help(phantom: Phantom, images_of: ImagesOf) -> None:
     images, _ = images_of(phantom(), 6)
-    config = dataclasses.replace(SHORT, nuclei=3)
     store = MemoryStore()
-    steps = list(steps_of(images, config, wanted=[4, 1], store=store))
+    steps = list(steps_of(images, wanted=[4, 1], store=store))
     assert sorted(store.results[VOLUMES]) == [1, 4]
-    assert steps[-1].total == 3 * 3 + 2 * (2 + 4 + 2 + 2)  # nuclei are spread over all images
-    grown = grow(IdealDenoiser(images), images, config, seed=0, wanted=[4, 1])
+    assert steps[-1].total == 2 * _UPDATES
+    grown = grow(IdealDenoiser(images), images, SHORT, seed=0, initial=_INITIAL, wanted=[4, 1])
     assert torch.equal(grown, volumes_of(store)[[1, 0]])
+    others = torch.where(torch.tensor([0, 1, 0, 0, 1, 0]).bool()[:, None, None], images, images.flip(0, 1))
+    helped = grow(IdealDenoiser(images), others, SHORT, seed=0, initial=_INITIAL, wanted=[4, 1])
+    assert not torch.allclose(helped, grown, atol=1e-3)
 
 
 def test_anchors_act_in_the_stages_that_ask_for_them(images: Tensor) -> None:
     def grown(anchors: int) -> Tensor:
         config = dataclasses.replace(SHORT, grow=dataclasses.replace(SHORT.grow, anchors=anchors))
-        *_, last = islice(steps_of(images, config), 4)
-        assert last.stage.name == "grow 1 of 1"
+        *_, last = islice(steps_of(images, config), 2)
+        assert last.stage.name == "grow 1 of 2" and last.complete
         return last.advancing.step.volumes  # type: ignore[union-attr]
 
     assert not torch.allclose(grown(0), grown(1), atol=1e-3)
@@ -268,13 +286,55 @@ def test_a_volume_specialises_from_its_own_with_its_kin_alone(images: Tensor) ->
             break
     before = store.get("stage2", 1)["volume"]
     denoiser = IdealDenoiser(images)
-    (last,) = grow_progressive(denoiser, images, config, seed=0, wanted=[1], store=from_disk(store))
+    (last,) = grow_progressive(denoiser, images, config, seed=0, initial=_INITIAL, wanted=[1], store=from_disk(store))
     after = last.advancing.step.volumes[0]  # type: ignore[union-attr]
     assert 0 < (after - before).norm() < before.norm()
 
 
-def test_without_nuclei_it_is_algorithm_1(images: Tensor) -> None:
-    config = dataclasses.replace(SHORT, nuclei=0)
+def test_without_an_initial_model_it_is_algorithm_1(images: Tensor) -> None:
+    config = dataclasses.replace(SHORT, initial=False)
     generators = [volume_generator(0, 0, k) for k in range(3)]
     alone = reconstruct(IdealDenoiser(images), images, SHORT.polish, generators=generators)
+    store = MemoryStore()
+    steps = list(steps_of(images, config, initial=None, store=store))
+    assert {step.stage.name for step in steps} == {"reconstruct"} and set(store.results) == {VOLUMES}
+    assert torch.equal(volumes_of(store), alone)
     assert torch.equal(grow(IdealDenoiser(images), images, config, seed=0), alone)
+
+
+def test_the_initial_model_is_kept_and_is_the_parent_of_the_first_stage(images: Tensor) -> None:
+    store = MemoryStore()
+    (first,) = islice(steps_of(images, store=store), 1)
+    assert first.stage.number == 0 and list(store.results[PARENTS]) == [0]
+    assert torch.equal(store.get(PARENTS, 0)["volumes"], _INITIAL[None])
+    (other,) = islice(steps_of(images, initial=_INITIAL.flip(0) + 0.1 * _INITIAL), 1)
+    volumes = [step.advancing.step.volumes for step in (first, other)]  # type: ignore[union-attr]
+    assert not torch.allclose(*volumes, atol=1e-3)
+
+
+@pytest.mark.parametrize(("wanted", "given"), [(True, None), (False, _INITIAL)])
+def test_an_initial_model_is_given_where_the_settings_want_one_and_nowhere_else(
+    wanted: bool, given: Tensor | None, images: Tensor
+) -> None:
+    config = dataclasses.replace(SHORT, initial=wanted)
+    with pytest.raises(InputError, match="initial model"):
+        list(steps_of(images, config, initial=given))
+
+
+def test_stages_are_numbered_from_0() -> None:
+    assert [name for name, _ in GrowthConfig(specialisations=1).stages] == [
+        "grow 1 of 1",
+        "polish",
+        "specialise 1 of 1",
+    ]
+    assert GrowthConfig().polish_number == 1 and GrowthConfig(rounds=0).polish_number == 0
+    nothing = GrowthConfig(initial=False, rounds=4)
+    assert nothing.stages == (("reconstruct", nothing.polish),) and nothing.polish_number == 0
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": -1}, {"parents": 0}, {"specialisations": -1}, {"kin": 0.0}, {"kin": 1.5}])
+def test_settings_of_growth_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="growth needs"):
+        dataclasses.replace(SHORT, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="anchors must be 0"):
+        dataclasses.replace(SHORT, initial=False, polish=ReconstructionConfig(anchors=1))

@@ -40,6 +40,7 @@ _CONFIG = LatentVAEConfig(
     optimiser=OptimiserConfig(batch_size=5, warmup_images=10),
 )
 _SEARCH = AbInitioConfig(
+    start="random",
     pretrain_images=_COUNT,
     search_every=2,
     images_at_once=8,
@@ -293,7 +294,7 @@ def test_grids_are_those_of_the_paper_at_128_pixels_and_fit_smaller_images() -> 
 
 
 def test_schedule_of_the_paper_and_of_fewer_images() -> None:
-    search = AbInitioConfig()
+    search = AbInitioConfig(start="random")
     # in every epoch while the disc grows, then in every fifth, as the paper's
     assert search.search_epochs(30.0, 50_000, cycle=0) == [1, 2, 3, 8, 13, 18, 23, 28]
     assert search.search_epochs(30.0, 50_000, cycle=1) == [5, 10, 15, 20, 25]
@@ -308,7 +309,7 @@ def test_schedule_of_the_paper_and_of_fewer_images() -> None:
 
 
 def test_the_disc_grows_from_the_first_radius_to_the_last_and_training_sees_a_little_more() -> None:
-    search = AbInitioConfig(first_radius=5.0, high_radius=15.0, march=0.5)
+    search = AbInitioConfig(start="random", first_radius=5.0, high_radius=15.0, march=0.5)
     assert [search.radius(32, grown) for grown in (0.0, 0.5, 1.0)] == [5.0, 10.0, 15.0]
     assert search.trained_radius(32, 0.5) > 10.0
     assert search.trained_radius(32, 1.0) >= 16.0  # all of it
@@ -326,7 +327,7 @@ def test_the_disc_grows_from_the_first_radius_to_the_last_and_training_sees_a_li
 @pytest.mark.parametrize("count", [1000, 5000, 12_000, 50_000, 500_000])
 def test_nothing_is_trained_on_frequencies_that_poses_do_not_know_of(count: int) -> None:
     """Images are searched just before they are trained on, or lately, on nearly the disc that is trained on."""
-    search, epochs = AbInitioConfig(), 31.0
+    search, epochs = AbInitioConfig(start="random"), 31.0
     searched = search.search_epochs(epochs, count, cycle=0)
     for epoch in set(range(1, 31)) - set(searched):
         last = max(each for each in searched if each < epoch)
@@ -375,7 +376,7 @@ def test_poses_and_volume_are_found_from_nothing(generator: torch.Generator) -> 
     config = dataclasses.replace(_CONFIG, epochs=16.0, decoder=CoordinateMLPConfig(64, 3, "cryodrgn2"))
     state = AbInitioState(new_state(_model(config), config, rotations[torch.randperm(count)], torch.zeros(count, 2)))
     search = AbInitioConfig(
-        pretrain_images=300, search_every=1, images_at_once=64, refinements=2, kept=4, shift_extent=0.0
+        start="random", pretrain_images=300, search_every=1, images_at_once=64, refinements=2, kept=4, shift_extent=0.0
     )
     data = ParticleImages(10 * _images(rotations))
     for _ in train_abinitio_progressive(state, data, [config], search, "search", _fresh):

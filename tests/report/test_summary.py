@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,41 @@ def test_the_headline_grows_with_the_run(folder: Path) -> None:
     assert "nobody has judged" in headline(read_summary(folder))
     shutil.rmtree(folder / "volumes")
     assert headline(read_summary(folder)) == "15 class averages; no volumes have been reconstructed yet."
+
+
+@pytest.fixture
+def rigid(make_run: Callable[..., Path], stage: Callable[..., object], tmp_path: Path) -> Path:
+    """A run of a rigid molecule: one map, and no volumes."""
+    made = make_run(14, 24, stage(volumes=False, ensemble=False))
+    return Path(shutil.copytree(made, tmp_path / "rigid"))
+
+
+def _consensus(folder: Path, **values: object) -> RunSummary:
+    path = folder / "consensus" / "consensus.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+    return read_summary(folder)
+
+
+def test_of_a_rigid_molecule_the_headline_is_of_one_map(rigid: Path) -> None:
+    run = read_summary(rigid)
+    one_map = "One map with D2 symmetry of 10 class averages, taken as rigid; its resolution is "
+    assert headline(run) == one_map + "11.3 Å (FSC 0.143 between independent halves)."
+    assert not any("consensus" in sentence or "volume" in sentence for sentence in sentences(run))
+    assert not any(fact["label"] in ("volumes", "volumes reliable") for fact in facts(run))
+    assert headline(_consensus(rigid, resolution_angstrom=None)) == one_map + "not known."
+    asymmetric = headline(_consensus(rigid, symmetry="C1", images_used=8))
+    assert asymmetric == "One map of 8 class averages, taken as rigid; its resolution is not known."
+
+
+def test_what_speaks_for_the_initial_model_is_said(folder: Path) -> None:
+    assert read_summary(folder).initial is None
+    assert not any("initial model" in sentence for sentence in sentences(read_summary(folder)))
+    (folder / "initial").mkdir()
+    table = {"answer": "perhaps", "reason": "Views leave a gap of 40 degrees."}
+    (folder / "initial" / "initial.json").write_text(json.dumps(table), encoding="utf-8")
+    run = read_summary(folder)
+    assert run.initial == table
+    assert "The initial model: perhaps. Views leave a gap of 40 degrees." in sentences(run)
 
 
 def test_a_motion_that_may_be_noise_is_not_announced(folder: Path) -> None:

@@ -22,7 +22,7 @@ from ..methods.projection_matching import MatchingConfig, MatchingStep
 from ..runs import Run
 from .initial import find_models
 from .progress import say
-from .refinement import Models, Refined, refine_models
+from .refinement import FEWEST_TO_REFINE, Models, Refined, refine_models
 from .run_folder import opened
 from .train import Device, choose_device
 
@@ -94,9 +94,10 @@ def make_consensus(run: Run, config: ConsensusConfig, matching: MatchingConfig, 
     rows = _trusted(run)
     if config.halves and not enough_for_halves(run):
         raise InputError(f"{run.folder}: {len(rows)} images are too few for halves; give --no-halves")
-    models = find_models(run, rows, device)
-    symmetry = "auto" if config.symmetry == "auto" else config.symmetry.upper()
-    refined = refine_models(run, models, symmetry, matching, device, halves=config.halves)
+    if len(rows) < FEWEST_TO_REFINE:
+        raise InputError(f"{run.folder}: {len(rows)} class averages are too few to refine a map; see RUN/initial")
+    models = find_models(run, rows, device, halves=config.halves)
+    refined = refine_models(run, models, config.symmetry, matching, device, halves=config.halves)
     with replacing_folder(run.folder / "consensus") as folder:
         _write(folder, run, models, refined, config)
     say(_words(run, refined))

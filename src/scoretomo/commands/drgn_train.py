@@ -127,12 +127,12 @@ def _task(
     device: torch.device,
 ) -> Task:
     config, poses = run.config, particles.poses
+    data = particle_images(images, particles.ctf, record, device)
     seed = config.seed + (_SEED_OF_THE_OTHER_HALF if config.particles.half == 2 else 0)
     if config.poses == "known" and poses is not None:
         rotations, shifts = poses.rotations, poses.shifts_angstrom / record.pixel_size_angstrom
     elif config.search.start == "initial":
-        begun = run.checkpoint.exists()  # and has poses
-        data = particle_images(images, particles.ctf, record, device)
+        begun = processes.by_main(run.checkpoint.exists)  # and has poses
         start = partial(found_poses, data, seed, config.search, config.poses, device)
         rotations, shifts = unknown_poses(len(particles), seed) if begun else processes.by_main(start)
     else:
@@ -141,7 +141,7 @@ def _task(
         folder=run.folder,
         checkpoint=run.checkpoint,
         name="drgn",
-        data=particle_images(images, particles.ctf, record, device),
+        data=data,
         model=config.model,
         search=config.search,
         method=config.poses,

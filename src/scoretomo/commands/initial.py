@@ -1,5 +1,6 @@
 """``scoretomo initial``: from class averages to a first map, with what speaks for it, in seconds."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -8,9 +9,11 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from ..datatypes import Poses
+from .. import processes
+from ..datatypes import InputError, Poses
 from ..ensemble.initial_evidence import InitialEvidence, halves_of, weigh_initial_model
 from ..evaluation.half_maps import THRESHOLD, filter_to_resolution
+from ..geometry.symmetry import symmetry_group
 from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
@@ -22,7 +25,7 @@ from ..report.initial_picture import InitialPicture, draw_initial
 from ..run_lock import locked
 from ..runs import ImagesConfig, Run, load_checkpoint, save_checkpoint
 from .progress import interruptible, progress, say
-from .refinement import Models, Refined, refine_models
+from .refinement import FEWEST_TO_REFINE, Models, Refined, refine_models
 from .train import Source, choose_device, open_source
 
 _DEFAULT = ImagesConfig()
@@ -58,13 +61,22 @@ def initial(
     matching
         How the maps are refined.
     """
+    processes.refuse_company("initial")
+    if symmetry != "auto":
+        if not refine:
+            raise InputError("--symmetry: does nothing here, since a symmetry is imposed when refining; leave it out")
+        symmetry_group(symmetry)  # a wrong name is said before anything takes long
     device = choose_device(source.device)
     given = {each.name: getattr(config, each.name) for each in fields(ImagesConfig)}
     with locked(source.output):
         run = open_source(source, replace(PRESETS[source.preset], **given), device)
         models, evidence = make_initial(run, device)
-        if refine:
-            write_initial(run, models, evidence, refine_models(run, models, symmetry, matching, device))
+        refined = None
+        if refine and len(models.rows) < FEWEST_TO_REFINE:
+            say(f"{len(models.rows)} class averages are too few to refine a map; this is the initial model as it is")
+        elif refine:
+            refined = refine_models(run, models, symmetry, matching, device)
+        write_initial(run, models, evidence, refined)
     print(f"initial model: {run.initial_folder / 'initial.mrc'}\npicture: {run.initial_folder / 'initial.png'}")
 
 
@@ -91,10 +103,10 @@ def find_models(run: Run, rows: Sequence[int], device: torch.device, *, halves: 
     """Search the initial models of some images and of half of them each, from where an earlier command has stopped."""
     images, config = run.images[list(rows)].to(device), run.config.initial
     made_of = {"rows": list(rows), "seed": run.config.seed, **asdict(config)}
-    saved = load_checkpoint(run.initial_checkpoint)
+    path = _checkpoint(run, rows)
     found: list[InitialModel] = []
-    if saved is not None and saved["made_of"] == made_of:
-        found = [_from_table(table) for table in saved["models"]]
+    if (saved := load_checkpoint(path)) is not None and saved["made_of"] == made_of:
+        found = [_from_table(table, device) for table in saved["models"]]
     parts = [torch.arange(len(images)), *(halves_of(len(images)) if halves else [])]
     for number in range(len(found), len(parts)):
         title = "initial model" + (f" of half {number}" if number else "")
@@ -109,8 +121,14 @@ def find_models(run: Run, rows: Sequence[int], device: torch.device, *, halves: 
                 report(step.done, f"to {angstrom:.0f} A  {len(step.scores)} starts, best {step.scores.max():.3f}")
         assert step.result is not None
         found.append(step.result)
-        save_checkpoint(run.initial_checkpoint, {"made_of": made_of, "models": [_to_table(one) for one in found]})
+        save_checkpoint(path, {"made_of": made_of, "models": [_to_table(one) for one in found]})
     return Models(list(rows), found[0], found[1:])
+
+
+def _checkpoint(run: Run, rows: Sequence[int]) -> Path:
+    """File of the models of some images: consensus may leave out images that the initial model has not."""
+    digest = hashlib.blake2b(repr(list(rows)).encode(), digest_size=4).hexdigest()
+    return run.folder / "checkpoint" / ("initial.pt" if list(rows) == run.used else f"initial_{digest}.pt")
 
 
 def write_initial(run: Run, models: Models, evidence: InitialEvidence | None, refined: Refined | None) -> None:
@@ -173,7 +191,7 @@ def _evidence_table(evidence: InitialEvidence, models: Models) -> dict[str, Any]
 
 def _to_table(model: InitialModel) -> dict[str, Any]:
     """Tensors and plain values."""
-    return {**{name: _plain(value) for name, value in vars(model).items()}}
+    return {name: _plain(value) for name, value in vars(model).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -182,5 +200,10 @@ def _plain(value: Any) -> Any:
     return value.cpu() if isinstance(value, torch.Tensor) else value
 
 
-def _from_table(table: dict[str, Any]) -> InitialModel:
-    return InitialModel(**{**table, "starts": [Start(**start) for start in table["starts"]]})
+def _from_table(table: dict[str, Any], device: torch.device) -> InitialModel:
+    starts = [Start(**_on(start, device)) for start in table["starts"]]
+    return InitialModel(**{**_on(table, device), "starts": starts})
+
+
+def _on(table: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in table.items()}

@@ -130,8 +130,8 @@ def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, de
 
 def _initial_volume(run: Run, device: torch.device) -> Float[Tensor, "n n n"]:
     """Read the initial model, which the main process makes if it is not there."""
-    processes.by_main(partial(find_models, run, run.used, device))
-    return find_models(run, run.used, device).whole.volume.to(device)
+    processes.by_main(lambda: find_models(run, run.used, device, halves=False) and None)
+    return find_models(run, run.used, device, halves=False).whole.volume
 
 
 def trained_denoiser(run: Run, device: torch.device) -> EDMDenoiser:

@@ -21,6 +21,8 @@ from .progress import interruptible, progress, say
 _WIDER = 1.15
 # Correlation with images that were left out, which a symmetry may cost: that of maps at two nearby grids of poses.
 _SYMMETRY_COSTS = 0.005
+FEWEST_TO_REFINE = 4
+"""Class averages below which nothing is refined: they make no two halves."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,24 @@ def refine_models(
     parts = job.halves() if halves and models.halves else []
     agreement = _bring(job, job.start(models.whole), parts).fsc.unmasked if parts else None
     whole = job.refine("refine", models.rows, job.start(models.whole), "C1", agreement)
-    words = f"{symmetry} was asked for"
-    if symmetry == "auto":
-        symmetry, words = _find_symmetry(job, whole.volume, parts)
-        say(words)
+    symmetry = symmetry if symmetry == "auto" else symmetry.upper()
+    words, asked = f"{symmetry} was asked for", symmetry != "auto"
+    if not asked:
+        found = find_symmetry(whole.volume)
+        symmetry, words = found.group, found.words
     if symmetry != "C1":
         group = symmetry_group(symmetry)
-        parts = [
+        with_it = [
             job.refine(f"refine half {k + 1} with {symmetry}", job.rows(k), impose(part.volume, group), symmetry)
             for k, part in enumerate(parts)
         ]
-        start = impose(whole.volume, group)
+        if not asked:
+            symmetry, words = _test_symmetry(job, symmetry, words, parts, with_it)
+        parts = parts if symmetry == "C1" else with_it
+    if not asked:
+        say(words)
+    if symmetry != "C1":
+        start = impose(whole.volume, symmetry_group(symmetry))
         agreement = _bring(job, start, parts).fsc.unmasked if parts else None
         whole = job.refine(f"refine with {symmetry}", models.rows, start, symmetry, agreement)
     return Refined(whole, _bring(job, whole.volume, parts) if parts else None, symmetry, words)
@@ -135,8 +144,9 @@ class _Job:
     ) -> MatchingStep:
         """Refine from a map, unless an earlier command has done so with the same images and settings."""
         path = self.run.folder / "checkpoint" / f"{title.replace(' ', '_')}.pt"
-        made_of = {"rows": rows, "radius": self.radius, "start": float(start.square().sum()), **asdict(self.matching)}
-        made_of["agreement"] = [] if agreement is None else agreement.tolist()
+        # what else decides follows from these and the images
+        made_of = {"rows": rows, "of": self.models.rows, "radius": self.radius, "halves": agreement is not None}
+        made_of |= {"symmetry": symmetry, **asdict(self.matching), "initial": asdict(self.run.config.initial)}
         saved = load_checkpoint(path)
         if saved is not None and saved["made_of"] == made_of:
             return MatchingStep(**{name: _on(value, self.device) for name, value in saved["step"].items()})
@@ -168,20 +178,24 @@ def _bring(job: _Job, whole: Float[Tensor, "n n n"], parts: list[MatchingStep]) 
     return bring_together(whole, torch.stack([part.volume for part in parts]), generator=generator)
 
 
-def _find_symmetry(job: _Job, volume: Float[Tensor, "n n n"], parts: list[MatchingStep]) -> tuple[str, str]:
-    """Look for a point group in the whole; it counts if the images of the other half fit half maps no worse with it."""
-    found = find_symmetry(volume)
-    if found.group == "C1" or not parts:
-        return found.group, found.words
-    group = symmetry_group(found.group)
-    without: list[Tensor] = []
-    with_it: list[Tensor] = []
-    for k, part in enumerate(parts):
-        others = job.images[job.rows(1 - k)]
-        for scores, own in ((without, part.volume), (with_it, impose(part.volume, group))):
-            scores.append(find_in_model(others, own, job.radius, job.run.config.initial).scores)
-    before, after = (float(torch.cat(scores).mean()) for scores in (without, with_it))
+def _test_symmetry(
+    job: _Job, symmetry: str, words: str, without: list[MatchingStep], with_it: list[MatchingStep]
+) -> tuple[str, str]:
+    """Take a point group that was found if half maps refined with it fit the images of the other half no worse."""
+    if not without:
+        return "C1", f"{words} It is not imposed, since there are no halves to test it; --symmetry imposes it."
+    before, after = (_left_out_correlation(job, parts) for parts in (without, with_it))
     said = f"{before:.3f} without it, {after:.3f} with it"
     if after < before - _SYMMETRY_COSTS:
-        return "C1", f"{found.words} It is not imposed: class averages that were left out fit worse ({said})."
-    return found.group, f"{found.words} Class averages that were left out fit the map ({said})."
+        return "C1", f"{words} It is not imposed: class averages that were left out fit worse ({said})."
+    return symmetry, f"{words} Class averages that were left out fit the map ({said})."
+
+
+def _left_out_correlation(job: _Job, parts: list[MatchingStep]) -> float:
+    """Mean correlation of the images of each half with the map of the other."""
+    config = job.run.config.initial
+    scores = [
+        find_in_model(job.images[job.rows(1 - k)], part.volume, job.radius, config).scores
+        for k, part in enumerate(parts)
+    ]
+    return float(torch.cat(scores).mean())

@@ -17,7 +17,9 @@ from ..runs import Run, RunConfig
 from .consensus import ConsensusConfig, enough_for_halves, make_consensus
 from .ensemble import EnsembleConfig, analyse
 from .initial import make_initial
+from .progress import say
 from .reconstruct import Selection, reconstruct_volumes, refuse_replacing
+from .refinement import FEWEST_TO_REFINE
 from .report import write_report
 from .train import Source, choose_device, is_trained, open_source, train_denoiser
 
@@ -50,7 +52,7 @@ def run(
     selection
         Which volumes to make.
     volumes
-        Make a volume of each class average of a rigid molecule too, as --images does.
+        Make a volume of each class average of a rigid molecule too, as --images and --seeds do.
     method
         score is score-based tomography; drgn is cryoDRGN2, for comparison, and has its own options: `scoretomo run
         --method drgn --help`.
@@ -68,7 +70,8 @@ def run_all(source: Source, config: RunConfig, selection: Selection, *, volumes:
     opened = open_source(source, config, device)
     if opened.config.growth.initial:
         processes.by_main(partial(_begin, opened, device))
-    if opened.config.rigid and not volumes and selection.images is None:
+    if opened.config.rigid and not volumes and selection == _ALL:
+        say("one map is made of a rigid molecule, and no volumes: give --volumes for them")
         processes.by_main(partial(_conclude_rigid, opened, device))
         return opened
     if not is_trained(opened):
@@ -86,7 +89,8 @@ def _begin(run: Run, device: torch.device) -> None:
 
 def _conclude_rigid(run: Run, device: torch.device) -> None:
     """Refine one map and report."""
-    make_consensus(run, ConsensusConfig(halves=enough_for_halves(run)), MatchingConfig(), device)
+    if len(run.used) >= FEWEST_TO_REFINE:
+        make_consensus(run, ConsensusConfig(halves=enough_for_halves(run)), MatchingConfig(), device)
     write_report(run, device)
 
 

@@ -98,7 +98,7 @@ def _task(run: Run, drgn: AverageVolumesConfig, repeat: int, device: torch.devic
     count, seed, name = len(run.used), run.config.seed + repeat, f"drgn_seed{repeat}"
     rotations, shifts = unknown_poses(count, seed)
     if drgn.search.start == "initial":
-        found = find_models(run, run.used, device).whole
+        found = find_models(run, run.used, device, halves=False).whole
         rotations, shifts = found.rotations.cpu(), found.shifts_pixels.cpu()
     model, search = drgn.schedule(count, rigid=bool(run.config.rigid))
     return Task(

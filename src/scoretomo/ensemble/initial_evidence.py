@@ -5,7 +5,7 @@ that were made of different images, from starts of their own, see an image from 
 around the molecule, so that there is a third dimension at all? And how many starts came to the same? What agrees with
 itself may still be wrong: a mixture of two molecules, of which one is in the majority, comes to a map of that one.
 
-Frames and hands are those of the maps, aligned; poses that a near-symmetry of the map makes alike count as the same.
+Frames and hands follow from the poses themselves; those that a near-symmetry of the map makes alike count as the same.
 """
 
 import math
@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..evaluation.alignment import AlignmentConfig, find_candidates
+from ..evaluation.alignment import AlignmentConfig, Candidates, refine_candidates
 from ..evaluation.self_correlation import copies_of
 from ..geometry.grids import healpix_angles
 from ..geometry.rotations import angle_between
 from ..imaging.fourier import recentre_crop, resize
-from ..methods.initial_model import InitialModel, Start, find_in_model
+from ..methods.initial_model import InitialModel, find_in_model
 from ..methods.initial_schedule import InitialModelConfig
 
 Answer = Literal["right", "perhaps", "unknown"]
@@ -32,9 +32,11 @@ _SAME_DEGREES, _FAR_DEGREES = 13.0, 18.0
 # A start agrees with the winner when its poses do, within what its coarser grid tells.
 _START_DEGREES = 20.0
 # Widest angle from any direction to the nearest slice: views all around leave less, those about one direction more.
-_NARROW_GAP, _WIDE_GAP = 25.0, 32.0
+_NARROW_GAP, _WIDE_GAP = 23.0, 28.0
 # Fewer images than this are not split in two.
 _FEWEST_IMAGES = 8
+# Images whose poses are tried as those that relate two frames.
+_TRIED = 64
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class InitialEvidence:
         Mean correlation after the first stage: of the winner, and of the best start that does not agree; None where all
         agree.
     half_degrees
-        Median angle between the directions from which two models see an image, one of them made without it; None where
-        there were too few images for halves.
+        Median angle between the poses in which two models see an image, one of them made without it: in that of the
+        halves which sees the images of the other better; None where there were too few images for halves.
     half_correlation
         Mean Fourier shell correlation of the two models over the band.
     own_correlation, left_out_correlation
@@ -106,7 +108,7 @@ def weigh_initial_model(
     """
     copies = copies_of(whole.starts[0].volume)[0]
     winner, others = whole.starts[0], whole.starts[1:]
-    angles = [float(_between_starts(other, winner, copies).median()) for other in others]
+    angles = [float(views_apart(other.rotations, winner.rotations, copies).median()) for other in others]
     rivals = [other.first_score for other, angle in zip(others, angles, strict=True) if angle >= _START_DEGREES]
     degrees, correlation, own, left_out = (
         _between_halves(images, whole, halves, config, copies) if halves else (None,) * 4
@@ -147,24 +149,18 @@ def widest_gap(rotations: Float[Tensor, "n 3 3"], copies: Float[Tensor, "k 3 3"]
 
 
 def views_apart(
-    volume: Float[Tensor, "m m m"],
-    rotations: Float[Tensor, "n 3 3"],
-    onto: Float[Tensor, "m m m"],
-    like: Float[Tensor, "n 3 3"],
-    copies: Float[Tensor, "k 3 3"],
+    rotations: Float[Tensor, "n 3 3"], like: Float[Tensor, "n 3 3"], copies: Float[Tensor, "k 3 3"]
 ) -> Float[Tensor, " n"]:
-    """Angle in degrees between the poses of each image in two volumes, once the first is aligned to the second.
+    """Angle in degrees between the poses of each image in two maps, in the frame and hand of the second.
 
     Parameters
     ----------
-    volume, rotations
-        ``(m, m, m)`` and ``(n, 3, 3)``: a volume of some 20 to 40 voxels, and poses in it.
-    onto, like
-        Another, on the same grid, and poses in that.
+    rotations, like
+        ``(n, 3, 3)``, poses of the same images in both.
     copies
-        ``(k, 3, 3)``, rotations that take the second nearly onto itself: poses that differ by one are the same.
+        ``(k, 3, 3)``, rotations that take the second map nearly onto itself: poses that differ by one are the same.
     """
-    return _degrees(_moved(rotations, _move(volume, onto, rotations, like, copies)), like, copies)
+    return _degrees(_moved(rotations, _move(rotations, like, copies)), like, copies)
 
 
 def _between_halves(
@@ -175,12 +171,10 @@ def _between_halves(
     copies: Float[Tensor, "k 3 3"],
 ) -> tuple[float, float, float, float]:
     """Angle of the poses of an image in both models, agreement of their maps, and correlations with own and other."""
-    winner = whole.starts[0].volume
-    small = [resize(recentre_crop(half.volume, whole.box, 3), winner.shape[-1], 3) for half in halves]
+    side = whole.starts[0].volume.shape[-1]
+    small = [resize(recentre_crop(half.volume, whole.box, 3), side, 3) for half in halves]
     rows = [each.to(images.device) for each in halves_of(len(images))]
-    moves = [
-        _move(small[k], winner, halves[k].rotations, whole.rotations[rows[k]], copies) for k in (0, 1)
-    ]  # to the frame of the whole
+    moves = [_move(halves[k].rotations, whole.rotations[rows[k]], copies) for k in (0, 1)]  # to the frame of the whole
     degrees, left_out = [], []
     for k in (0, 1):
         found = find_in_model(images[rows[k]], halves[1 - k].volume, whole.radius, config)
@@ -188,17 +182,11 @@ def _between_halves(
         degrees.append(_degrees(_moved(found.rotations, moves[1 - k]), own, copies))
         left_out.append(found.scores)
     return (
-        float(torch.cat(degrees).median()),
-        float(find_candidates(small[0][None], small[1][None], _alignment(small[1])).correlation.max()),
+        min(float(each.median()) for each in degrees),
+        _correlation(small[0], small[1], moves[1].mT @ moves[0]),
         float(torch.cat([half.scores for half in halves]).mean()),
         float(torch.cat(left_out).mean()),
     )
-
-
-def _between_starts(other: Start, winner: Start, copies: Float[Tensor, "k 3 3"]) -> Float[Tensor, " n"]:
-    """Angle between the poses of two starts, in the frame of the second."""
-    volume = resize(other.volume, winner.volume.shape[-1], 3)
-    return views_apart(volume, other.rotations, winner.volume, winner.rotations, copies)
 
 
 def _answer(degrees: float | None, gap: float, agreeing: int, starts: int) -> tuple[Answer, str]:
@@ -232,33 +220,37 @@ def _answer(degrees: float | None, gap: float, agreeing: int, starts: int) -> tu
     )
 
 
-def _alignment(volume: Float[Tensor, "m m m"]) -> AlignmentConfig:
-    """How maps of the coarse grid are aligned."""
-    shell = (volume.shape[-1] - 1) // 2
-    return AlignmentConfig(coarse_shell=min(5, shell), shells=(min(8, shell),), kept=(4,), iterations=6)
+def _correlation(volume: Float[Tensor, "m m m"], onto: Float[Tensor, "m m m"], move: Float[Tensor, "3 3"]) -> float:
+    """Mean Fourier shell correlation of two maps, aligned from a matrix that takes one nearly onto the other."""
+    shell = (onto.shape[-1] - 1) // 2
+    config = AlignmentConfig(shells=(min(6, shell), shell), kept=(1, 1))
+    start = Candidates(move[None, None, None], move.new_zeros(1, 1, 1, 3), move.new_zeros(1, 1, 1))
+    return float(refine_candidates(volume[None], onto[None], start, config).correlation.max())
 
 
 def _move(
-    volume: Float[Tensor, "m m m"],
-    onto: Float[Tensor, "m m m"],
-    rotations: Float[Tensor, "n 3 3"],
-    like: Float[Tensor, "n 3 3"],
-    copies: Float[Tensor, "k 3 3"],
+    rotations: Float[Tensor, "n 3 3"], like: Float[Tensor, "n 3 3"], copies: Float[Tensor, "k 3 3"]
 ) -> Float[Tensor, "3 3"]:
-    """Orthogonal matrix that takes a volume onto another: of the best of both hands that under which poses agree.
+    """Orthogonal matrix that takes one map to the frame and hand of another, from the poses of the same images in both.
 
-    Of maps that are nearly their own mirror image either hand fits.
+    That of each image, of up to 64, is tried, in both hands; that under which most images agree is taken.
     """
-    found = find_candidates(volume[None], onto[None], _alignment(onto)).matrices[0, :, 0]
-    medians = [_degrees(_moved(rotations, move), like, copies).median() for move in found]
-    return found[int(torch.stack(medians).argmin())]
+    tried = torch.linspace(0, len(rotations) - 1, min(len(rotations), _TRIED)).round().long()
+    own, other = rotations[tried], like[tried]
+    moves = torch.cat([other.mT @ own, other.mT @ (_behind(own) @ own)])
+    medians = torch.stack([_degrees(_moved(rotations, move), like, copies).median() for move in moves])
+    return moves[int(medians.argmin())]
+
+
+def _behind(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "3 3"]:
+    """Turn an image frame over, so that it is seen from behind."""
+    return torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(rotations)
 
 
 def _moved(rotations: Float[Tensor, "n 3 3"], move: Float[Tensor, "3 3"]) -> Float[Tensor, "n 3 3"]:
     """Poses in the frame and hand that a matrix takes their volume to: a mirrored one is seen from behind."""
     moved = rotations @ move.to(rotations).mT
-    behind = torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(rotations)
-    return behind @ moved if torch.linalg.det(move) < 0 else moved
+    return _behind(rotations) @ moved if torch.linalg.det(move) < 0 else moved
 
 
 def _degrees(

@@ -16,7 +16,7 @@ class GrowthConfig:
     """What volumes start from, and how they grow."""
 
     initial: bool = True
-    """Start all volumes from the initial model. No (--growth.initial False) starts every volume from nothing and runs
+    """Start all volumes from the initial model. No (--growth.no-initial) starts every volume from nothing and runs
     only the polish: the paper's way."""
     parents: int = 3
     """Sharpest volumes of each round that those of the next stage are started from."""

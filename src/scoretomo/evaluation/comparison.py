@@ -138,7 +138,11 @@ def _align_among_copies(volumes: Float[Tensor, "b n n n"], references: Float[Ten
         moved = ((copies[0][:, None] @ shifts[:, None, :, :, None])[..., 0] + copies[1][:, None]).flatten(1, 2)
         rivals = Candidates(turned[None], moved[None], moved.new_zeros(1, *moved.shape[:2]))
         volume, count = volumes[row : row + 1], rivals.matrices.shape[2]
-        for shell, kept, steps in ((_FIRST_SHELLS, count, _FIRST_STEPS), (volume.shape[-1], _REFINED, 8)):
+        search = AlignmentConfig()
+        for shell, kept, steps in (
+            (_FIRST_SHELLS, count, _FIRST_STEPS),
+            (max(search.shells), _REFINED, search.iterations),
+        ):
             config = AlignmentConfig(shells=(shell,), kept=(min(kept, count),), iterations=steps)
             rivals = refine_candidates(volume, reference, rivals, config)
         best.append(best_candidate(rivals))

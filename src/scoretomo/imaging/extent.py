@@ -35,5 +35,7 @@ def molecule_radius(images: Float[Tensor, "n side side"]) -> float:
     error = profiles.std(0, correction=0) / max(1, len(images) - 1) ** 0.5
     mass = torch.where(mean > _CERTAIN * error, mean, 0) * torch.arange(half + 1, device=images.device)
     held = mass.cumsum(0)
+    if not float(held[-1]) > 0:  # nothing stands out from the noise
+        return float(half)
     reached = int((held < _HELD * held[-1]).sum())
     return min(float(half), _MARGIN * reached + _MARGIN_PIXELS)

@@ -6,6 +6,7 @@ J. Struct. Biol. 180, 519, whose weights these are, without iterations).
 """
 
 import itertools
+import math
 
 import torch
 from jaxtyping import Float
@@ -34,11 +35,13 @@ class BackProjection:
         Edge of images and volume in pixels.
     device
         Where the sums are.
+    radius
+        Of the disc of frequencies that is summed up, in Fourier pixels of the image: less of it is faster.
     """
 
-    def __init__(self, side: int, device: torch.device | str = "cpu") -> None:
-        self.side, self.samples = side, _PADDING * side
-        self.frequencies = disc_frequencies(self.samples, self.samples / 2, device)
+    def __init__(self, side: int, device: torch.device | str = "cpu", *, radius: float = math.inf) -> None:
+        self.side, self.samples, self.radius = side, _PADDING * side, radius
+        self.frequencies = disc_frequencies(self.samples, min(self.samples / 2, _PADDING * radius), device)
         self.values = torch.zeros(self.samples**3, device=device)
         self.weights = torch.zeros_like(self.values)
 
@@ -99,7 +102,7 @@ class BackProjection:
 
     def __add__(self, other: "BackProjection") -> "BackProjection":
         """Add up the images of both."""
-        both = BackProjection(self.side, self.values.device)
+        both = BackProjection(self.side, self.values.device, radius=self.radius)
         both.values, both.weights = self.values + other.values, self.weights + other.weights
         return both
 

@@ -24,11 +24,10 @@ from ..imaging.extent import molecule_radius
 from ..imaging.fourier import recentre_crop, resize, translate
 from ..imaging.polar import PolarPlanes, polar_planes
 from ..imaging.projection import project
-from .initial_schedule import InitialModelConfig, Stage, stages_of
+from .initial_schedule import InitialModelConfig, Stage, move_to_shifts, ring_weights_of, stages_of
 from .polar_matching import (
     RingImages,
     RingPoses,
-    find_shifts,
     gather_slices,
     match,
     rebuild,
@@ -44,8 +43,6 @@ _REGULARISATION = 0.3
 _UNEXPLAINED, _EXPLAINED = 4.0, 2.5
 # Where images come in parts, sums over earlier parts count by this.
 _MEMORY = 0.6
-# Shifts that are tried along each axis, from minus to plus: this many steps, of half a pixel of the band and less.
-_SHIFT_STEPS = 2
 # Times that poses and shifts are found by turns where images are found in a volume.
 _SHIFT_ROUNDS = 3
 _IMAGES_FOR_THE_AMPLITUDE = 64
@@ -195,8 +192,8 @@ def initial_model_progressive(
     InputError
         Fewer than two images, or images with nothing in them.
     """
-    if len(images) < 2 or not bool(images.any()):
-        raise InputError(f"an initial model needs two images or more with something in them, not {len(images)}")
+    if len(images) < 2 or not bool(images.any()) or not bool(images.isfinite().all()):
+        raise InputError(f"an initial model needs two finite images or more with something in them, not {len(images)}")
     config = config or InitialModelConfig()
     radius = molecule_radius(images) if radius is None else radius
     stages = stages_of(config)
@@ -247,40 +244,17 @@ def find_in_model(
             planes,
             volumes,
             rows,
-            _ring_weights(on_rings, on_rings.rings),
+            ring_weights_of(on_rings, on_rings.rings),
             temperature=stage.cold,
             candidates=1,
             shifts=shifts,
         )
         if stage.shifts:
             progress = turn / (_SHIFT_ROUNDS - 1)
-            found = _move_to_shifts(on_rings, planes, volumes, found, config, radius, on_rings.rings, progress)
+            found = move_to_shifts(on_rings, planes, volumes, found, config, radius, on_rings.rings, progress)
             shifts = found.shifts
     rotations = planes.rotations(found.plane[0, :, 0], found.facing[0, :, 0], found.in_plane[0, :, 0])
     return FoundInModel(rotations, shifts[0] * on_rings.box, found.scores[0])
-
-
-def _ring_weights(images: RingImages, rings: int) -> Float[Tensor, " rings"]:
-    """Area of each ring over its power: what is strong does not count more than what is fine."""
-    return torch.arange(1, rings + 1, device=images.power.device) / images.power[:, :rings].mean(0)
-
-
-def _move_to_shifts(
-    images: RingImages,
-    planes: PolarPlanes,
-    volumes: Float[Tensor, "s m m m"],
-    poses: RingPoses,
-    config: InitialModelConfig,
-    radius: float,
-    rings: int,
-    progress: float,
-) -> RingPoses:
-    """Move shifts to the best of a grid about them, whose steps are half a pixel of the band at first, then finer."""
-    step = 0.5 / rings * 0.5 ** (2 * progress)
-    axis = torch.arange(-_SHIFT_STEPS, _SHIFT_STEPS + 1, device=volumes.device) * step / _SHIFT_STEPS
-    most = config.shift_extent * 2 * radius / images.box
-    grid = torch.cartesian_prod(axis, axis)
-    return find_shifts(images, planes, volumes, poses, _ring_weights(images, rings), grid, most)
 
 
 class _Search:
@@ -419,13 +393,13 @@ class _Search:
             self.planes,
             self.volumes,
             rows,
-            _ring_weights(self.on_rings, self.rings),
+            ring_weights_of(self.on_rings, self.rings),
             temperature=stage.temperature(progress),
             candidates=stage.candidates,
             shifts=self.shifts.gather(1, rows[..., None].expand(-1, -1, 2)),
         )
         if stage.shifts:
-            found = _move_to_shifts(
+            found = move_to_shifts(
                 self.on_rings, self.planes, self.volumes, found, self.config, self.radius, self.rings, progress
             )
             self.shifts = self.shifts.scatter(1, rows[..., None].expand(-1, -1, 2), found.shifts)

@@ -2,11 +2,18 @@
 
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from ..datatypes import InputError
-from .polar_matching import RingImages
+from ..imaging.polar import PolarPlanes
+from .polar_matching import RingImages, RingPoses, find_shifts
 
 # Part of the iterations of a stage in which its band grows.
 _MARCH = 0.75
+# Shifts that are tried along each axis, from minus to plus: this many steps, of half a pixel of the band and less.
+_SHIFT_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class InitialModelConfig:
     coarse_cycles, fine_cycles
         Bands at the end of the first stage and of the last, in cycles per diameter of the molecule.
     images_at_once
-        Images that an iteration uses at most.
+        Images that an iteration uses at most, but for the last of a stage, which uses all.
     shift_extent
         Largest shift along x or y that is searched, from the second stage on, as a part of the diameter; 0 does not
         search any. Molecules that are off centre by more than half of it are not found.
@@ -85,3 +92,26 @@ def stages_of(config: InitialModelConfig) -> tuple[Stage, Stage, Stage]:
         Stage(2, 16, coarse, fine, 0.3, 0.2, 0.7, 8, min(left, config.starts), shifts=config.shift_extent > 0),
         Stage(3, 5, fine, fine, 0.2, 0.2, 1.0, 8, 1, shifts=config.shift_extent > 0),
     )
+
+
+def ring_weights_of(images: RingImages, rings: int) -> Float[Tensor, " rings"]:
+    """Area of each ring over its power: what is strong does not count more than what is fine."""
+    return torch.arange(1, rings + 1, device=images.power.device) / images.power[:, :rings].mean(0)
+
+
+def move_to_shifts(
+    images: RingImages,
+    planes: PolarPlanes,
+    volumes: Float[Tensor, "s m m m"],
+    poses: RingPoses,
+    config: InitialModelConfig,
+    radius: float,
+    rings: int,
+    progress: float,
+) -> RingPoses:
+    """Move shifts to the best of a grid about them, whose steps are half a pixel of the band at first, then finer."""
+    step = 0.5 / rings * 0.5 ** (2 * progress)
+    axis = torch.arange(-_SHIFT_STEPS, _SHIFT_STEPS + 1, device=volumes.device) * step / _SHIFT_STEPS
+    most = config.shift_extent * 2 * radius / images.box
+    grid = torch.cartesian_prod(axis, axis)
+    return find_shifts(images, planes, volumes, poses, ring_weights_of(images, rings), grid, most)

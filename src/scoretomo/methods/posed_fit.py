@@ -183,8 +183,7 @@ class PosedFit:
         right = self._gradient(views, torch.zeros_like(at), support, lambda rows, y: linear[rows] * y)
         if expected is not None:
             right += pull(grid.coarse(expected))
-        solved = support * _conjugate_gradients(normal, right, at, precondition, self.steps)
-        return grid.fine(solved)
+        return grid.fine(support * _conjugate_gradients(normal, right, at, precondition, self.steps))
 
     def _gradient(
         self,

@@ -31,6 +31,8 @@ _LOCAL_LEVELS = 2
 _IMAGES_AT_ONCE = 256
 # The support falls to zero over so many pixels, from this many radii on.
 _WIDER, _EDGE = 1.2, 2.0
+# Fourier pixels beyond the disc that enter the map, since what interpolates looks beyond it.
+_MARGIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def march_progressive(
         disc = max(4.0, part * largest)
         grid = search.grid(side, disc)
         grid = replace(grid, low_radius=min(grid.low_radius, 0.8 * disc), refinements=min(grid.refinements, turn + 1))
-        volume = voxel_slices(_volume(particles, rotations, shifts_pixels, radius))
+        volume = voxel_slices(_volume(particles, rotations, shifts_pixels, radius, disc))
         found = []
         for rows in torch.arange(count).split(_IMAGES_AT_ONCE):
             images, transfer = particles.images[rows].to(device), transfer_of(particles.transfer, rows.to(device))
@@ -109,10 +111,11 @@ def _volume(
     rotations: Float[Tensor, "n 3 3"],
     shifts_pixels: Float[Tensor, "n 2"],
     radius: float,
+    disc: float,
 ) -> Float[Tensor, "side side side"]:
-    """Map of all images at their poses."""
+    """Map of all images at their poses, from the frequencies of a disc and a little more."""
     side, device = particles.images.shape[-1], rotations.device
-    halves = [BackProjection(side, device) for _ in (0, 1)]
+    halves = [BackProjection(side, device, radius=disc + _MARGIN) for _ in (0, 1)]
     for half, sums in enumerate(halves):
         for rows in torch.arange(half, len(rotations), 2).split(_IMAGES_AT_ONCE):
             own = rows.to(device)

@@ -5,8 +5,8 @@ image by their likelihood, and solves for the volume that explains the images un
 maximisation with a Gaussian prior in Fourier space, as in RELION (Scheres 2012, J. Mol. Biol. 415, 406), but for two
 things. Noise and signal are not taken from the fit itself, which a few clean images allow to be perfect, but from two
 volumes of half of the images each: how far they agree, and how well each predicts the images of the other. And
-the volume is the least-squares solution within a sphere that is nowhere negative, by conjugate gradients through the
-exact adjoint of the slices, so that support and sign help where no image has a slice.
+the volume is the least-squares solution within a sphere, by conjugate gradients through the exact adjoint of the
+slices, so that the support helps where no image has a slice; what is negative in it is set to 0, the background.
 
 The band of frequencies grows as far as the halves agree (frequency marching, Barnett et al. 2017, SIAM J. Imaging Sci.
 10, 1170); images and volume are sampled no finer than it needs. Shells are Fourier pixels of the full box throughout.
@@ -115,8 +115,8 @@ class MatchingStep:
     band
         Radius of the band in Fourier pixels.
     agreement
-        ``(band + 1,)``, FSC of the volumes of half of the images each *at the same poses*: it drives the regulariser
-        and is no measure of resolution, for which the halves must be independent.
+        ``(band + 1,)``, FSC that drives the regulariser: of the volumes of half of the images each *at the same poses*,
+        which is no measure of resolution, or that of independent ones where it was given.
     change
         Median change of the poses at the rim of the support, in periods of the band.
     converged

@@ -135,7 +135,7 @@ def test_images_whose_volumes_are_wrong_are_left_out(run: Path) -> None:
     left = [index for index in range(_IMAGES) if index not in (20, 22)]
     assert _said(run)["images_used"] == len(left)
     assert [int(row["index"]) for row in read_table(run / "consensus" / "poses.csv")] == left
-    models = load_checkpoint(open_run(run).initial_checkpoint(left))
+    models = load_checkpoint(initial.models_checkpoint(open_run(run), left))
     assert models is not None and models["made_of"]["rows"] == left
 
 

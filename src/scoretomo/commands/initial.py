@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -103,7 +104,7 @@ def find_models(run: Run, rows: Sequence[int], device: torch.device, *, halves: 
     """Search the initial models of some images and of half of them each, from where an earlier command has stopped."""
     images, config = run.images[list(rows)].to(device), run.config.initial
     made_of = {"rows": list(rows), "seed": run.config.seed, **asdict(config)}
-    path = _checkpoint(run, rows)
+    path = models_checkpoint(run, rows)
     found: list[InitialModel] = []
     if (saved := load_checkpoint(path)) is not None and saved["made_of"] == made_of:
         found = [_from_table(table, device) for table in saved["models"]]
@@ -125,7 +126,7 @@ def find_models(run: Run, rows: Sequence[int], device: torch.device, *, halves: 
     return Models(list(rows), found[0], found[1:])
 
 
-def _checkpoint(run: Run, rows: Sequence[int]) -> Path:
+def models_checkpoint(run: Run, rows: Sequence[int]) -> Path:
     """File of the models of some images: consensus may leave out images that the initial model has not."""
     digest = hashlib.blake2b(repr(list(rows)).encode(), digest_size=4).hexdigest()
     return run.folder / "checkpoint" / ("initial.pt" if list(rows) == run.used else f"initial_{digest}.pt")

@@ -62,7 +62,7 @@ def evidence(images: Tensor, models: tuple[InitialModel, list[InitialModel]]) ->
 def test_a_model_whose_halves_agree_is_right(evidence: InitialEvidence) -> None:
     assert evidence.answer == "right"
     assert evidence.half_degrees is not None and evidence.half_degrees < 13
-    assert evidence.half_correlation is not None and evidence.half_correlation > 0.7
+    assert evidence.half_correlation is not None and evidence.half_correlation > 0.6
     assert evidence.own_correlation is not None and evidence.left_out_correlation is not None
     assert 0.4 < evidence.left_out_correlation < evidence.own_correlation < 1
     assert evidence.widest_gap_degrees < 15

@@ -78,7 +78,7 @@ def test_a_training_without_a_search_is_refused() -> None:
     config = AverageVolumesConfig(
         least_steps=0,
         model=LatentVAEConfig(epochs=5.0),
-        search=AbInitioConfig(pretrain_images=100, consensus_epochs=5.0),
+        search=AbInitioConfig(start="random", pretrain_images=100, consensus_epochs=5.0),
     )
     with pytest.raises(InputError, match="more than 10"):
         config.schedule(10, rigid=False)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..evaluation.alignment import AlignmentConfig, Candidates, refine_candidates
+from ..evaluation.alignment import AlignmentConfig, Candidates, find_candidates, refine_candidates
 from ..evaluation.self_correlation import copies_of
 from ..geometry.grids import healpix_angles
 from ..geometry.rotations import angle_between
@@ -221,11 +221,13 @@ def _answer(degrees: float | None, gap: float, agreeing: int, starts: int) -> tu
 
 
 def _correlation(volume: Float[Tensor, "m m m"], onto: Float[Tensor, "m m m"], move: Float[Tensor, "3 3"]) -> float:
-    """Mean Fourier shell correlation of two maps, aligned from a matrix that takes one nearly onto the other."""
+    """Mean Fourier shell correlation of two maps, aligned by a search or from a matrix that nearly does it."""
     shell = (onto.shape[-1] - 1) // 2
-    config = AlignmentConfig(shells=(min(6, shell), shell), kept=(1, 1))
+    config = AlignmentConfig(coarse_shell=min(5, shell), shells=(min(6, shell), shell), kept=(6, 1))
     start = Candidates(move[None, None, None], move.new_zeros(1, 1, 1, 3), move.new_zeros(1, 1, 1))
-    return float(refine_candidates(volume[None], onto[None], start, config).correlation.max())
+    found = find_candidates(volume[None], onto[None], config)
+    refined = refine_candidates(volume[None], onto[None], start, config)
+    return float(torch.maximum(found.correlation.max(), refined.correlation.max()))
 
 
 def _move(

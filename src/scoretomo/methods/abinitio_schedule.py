@@ -24,9 +24,6 @@ _MARGIN = 1.0
 # The disc grows over so many images of large sets, and over an epoch at least: that is several times what sets of some
 # thousand, searched in every epoch, need to come to the same volume.
 _IMAGES_OF_THE_MARCH = 100_000
-# Images that new networks see before they are trusted with poses that others have found: where these began at random, a
-# third of all at most; those of an initial model are better than what a network does that has seen fewer.
-_IMAGES_BEFORE_A_SEARCH = 10_000
 # Searches while the disc grows, and after it, at most: few images are seen in hundreds of epochs.
 _MOST_SEARCHES = 24
 
@@ -107,6 +104,9 @@ class AbInitioConfig(SearchGridConfig):
     resets: int = 0
     """Times that the networks are begun anew and trained for all epochs again, from the poses that were found (003,
     C.5, "+r"; there once, after 30 epochs)."""
+    settle_images: int = 10_000
+    """Images that new networks see before they are trusted with poses that were found before; where poses began at
+    random, a third of all at most. In a training of fewer images the poses of an initial model stay as they are."""
     search_every: int = 5
     """Poses are searched in every n-th epoch (003), less often where there are hundreds; while the disc grows, in
     every epoch, so that nothing is trained on frequencies that poses do not know of yet."""
@@ -182,7 +182,7 @@ class AbInitioConfig(SearchGridConfig):
         end = math.ceil(epochs)
         seldom = max(self.search_every, end // _MOST_SEARCHES)
         if cycle or self.start == "initial":
-            settled = math.ceil(_IMAGES_BEFORE_A_SEARCH / count)
+            settled = math.ceil(self.settle_images / count)
             if self.start == "random":
                 settled = min(settled, end // 3)
             return list(range(max(seldom, settled), end, seldom))

@@ -47,7 +47,9 @@ class AverageVolumesConfig:
         )
     )
     """What is trained. Of a rigid molecule there is one volume, whatever the number of latent dimensions."""
-    search: AbInitioConfig = field(default_factory=lambda: AbInitioConfig(shift_extent=0.0, consensus_epochs=100.0))
+    search: AbInitioConfig = field(
+        default_factory=lambda: AbInitioConfig(shift_extent=0.0, consensus_epochs=100.0, settle_images=3000)
+    )
     """How poses are found. Class averages are centred: without --drgn.search.shift-extent no shifts are searched."""
 
     def __post_init__(self) -> None:

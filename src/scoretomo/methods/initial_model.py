@@ -193,7 +193,7 @@ def initial_model_progressive(
         Fewer than two images, or images with nothing in them.
     """
     if len(images) < 2 or not bool(images.any()) or not bool(images.isfinite().all()):
-        raise InputError(f"an initial model needs two finite images or more with something in them, not {len(images)}")
+        raise InputError(f"an initial model needs two images or more, finite and not empty, not {len(images)}")
     config = config or InitialModelConfig()
     radius = molecule_radius(images) if radius is None else radius
     stages = stages_of(config)

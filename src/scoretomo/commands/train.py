@@ -100,7 +100,7 @@ def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
     if run.quality.exists():
         report_quality(run)
     if run.config.rigid:
-        say("taken as rigid: every volume is fitted to all class averages; --rigid False if the molecule moves")
+        say("taken as rigid; give --rigid False if the molecule moves")
     return run
 
 

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import tomllib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from torch import Tensor
 from scoretomo import cli
 from scoretomo.commands import drgn_train, drgn_training
 from scoretomo.commands.drgn_images import ParticlesConfig, open_particles, prepare_images
-from scoretomo.commands.progress import StoppedBetweenSteps
 from scoretomo.datatypes import ImageStack, Poses
 from scoretomo.evaluation.fsc import fourier_shell_correlation
 from scoretomo.evaluation.pose_error import pose_errors
@@ -167,21 +167,14 @@ def test_poses_are_found_from_nothing_before_anything_is_trained(clean: tuple[Pa
 
 
 def test_poses_that_were_found_are_not_found_again_by_a_run_that_goes_on(
-    clean: tuple[Path, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clean: tuple[Path, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_after: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     options = ["--optimiser.batch-size", 7, "--epochs", 2]
     assert _train(clean[0], "-o", tmp_path / "whole", *_FOUND, *options) == 0
-    original, calls = drgn_training._Log.add, []
-
-    def stop(self: drgn_training._Log, item: object) -> str:
-        note = original(self, item)  # type: ignore[arg-type]
-        calls.append(item)
-        if len(calls) == 5:
-            raise StoppedBetweenSteps
-        return note
-
-    with monkeypatch.context() as patched:
-        patched.setattr(drgn_training._Log, "add", stop)
+    with stopped_after(5):
         assert _train(clean[0], "-o", tmp_path / "cut", *_FOUND, *options) == 130
     monkeypatch.setattr(drgn_train, "found_poses", lambda *_: pytest.fail("found again"))
     assert _train(clean[0], "-o", tmp_path / "cut", *_FOUND, *options) == 0
@@ -201,7 +194,9 @@ def test_every_particle_has_its_z_and_its_row(make_set: Callable[..., Path], tmp
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_set: Callable[..., Path],
+    tmp_path: Path,
+    stopped_after: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     particles = make_set(30)
     options = f"--latent-dimensions 0 --epochs 4 {_RANDOM} --search.base-order 1 --search.refinements 0".split()
@@ -209,17 +204,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         "--search.shift-extent 0 --search.pretrain-images 30 --search.search-every 2 --optimiser.batch-size 7".split()
     )
     assert _train(particles, "-o", tmp_path / "whole", *options) == 0
-    original, calls = drgn_training._Log.add, []
-
-    def stop(self: drgn_training._Log, item: object) -> str:
-        note = original(self, item)  # type: ignore[arg-type]
-        calls.append(item)
-        if len(calls) == 9:
-            raise StoppedBetweenSteps
-        return note
-
-    with monkeypatch.context() as patched:
-        patched.setattr(drgn_training._Log, "add", stop)
+    with stopped_after(9):
         assert _train(particles, "-o", tmp_path / "cut", *options) == 130
     assert not (tmp_path / "cut" / "volume.mrc").exists()
     assert _train(particles, "-o", tmp_path / "cut", *options) == 0

@@ -1,15 +1,15 @@
 """``scoretomo run --method drgn``: volumes in the places, units and frames of ``scoretomo run``."""
 
 import tomllib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 
 from scoretomo import cli
-from scoretomo.commands import drgn_training
 from scoretomo.commands import run_drgn as command
-from scoretomo.commands.progress import StoppedBetweenSteps
 from scoretomo.datatypes import ImageStack
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging.masks import soft_ball
@@ -98,20 +98,10 @@ def test_chosen_images_and_repeats(averages: Path, tmp_path: Path, capsys: pytes
 
 @pytest.mark.usefixtures("unreported")
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
-    averages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    averages: Path, tmp_path: Path, stopped_after: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     assert run(averages, tmp_path / "whole", "--images", 4) == 0
-    original, calls = drgn_training._Log.add, []
-
-    def stop(self: drgn_training._Log, item: object) -> str:
-        note = original(self, item)  # type: ignore[arg-type]
-        calls.append(item)
-        if len(calls) == 5:
-            raise StoppedBetweenSteps
-        return note
-
-    with monkeypatch.context() as patched:
-        patched.setattr(drgn_training._Log, "add", stop)
+    with stopped_after(5):
         assert run(averages, tmp_path / "cut", "--images", 4) == 130
     assert not (tmp_path / "cut" / "volumes").exists()
     assert run(averages, tmp_path / "cut", "--images", 4) == 0

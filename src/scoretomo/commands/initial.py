@@ -26,7 +26,7 @@ from ..report.initial_picture import InitialPicture, draw_initial
 from ..run_lock import locked
 from ..runs import ImagesConfig, Run, load_checkpoint, save_checkpoint
 from .progress import interruptible, progress, say
-from .refinement import FEWEST_TO_REFINE, Models, Refined, refine_models
+from .refinement import FEWEST_TO_REFINE, Models, Refined, on_device, refine_models
 from .train import Source, choose_device, open_source
 
 _DEFAULT = ImagesConfig()
@@ -202,9 +202,5 @@ def _plain(value: Any) -> Any:
 
 
 def _from_table(table: dict[str, Any], device: torch.device) -> InitialModel:
-    starts = [Start(**_on(start, device)) for start in table["starts"]]
-    return InitialModel(**{**_on(table, device), "starts": starts})
-
-
-def _on(table: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in table.items()}
+    starts = [Start(**on_device(start, device)) for start in table["starts"]]
+    return InitialModel(**{**on_device(table, device), "starts": starts})

@@ -1,6 +1,7 @@
 """One map of all class averages, and two of half of them each, refined from their initial models."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -149,7 +150,7 @@ class _Job:
         made_of |= {"symmetry": symmetry, **asdict(self.matching), "initial": asdict(self.run.config.initial)}
         saved = load_checkpoint(path)
         if saved is not None and saved["made_of"] == made_of:
-            return MatchingStep(**{name: _on(value, self.device) for name, value in saved["step"].items()})
+            return MatchingStep(**on_device(saved["step"], self.device))
         box = self.run.images.shape[-1] * self.run.preprocessing.working_pixel_size_angstrom
         steps = refine_progressive(
             start,
@@ -169,8 +170,9 @@ class _Job:
         return step
 
 
-def _on(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+def on_device(table: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Move the tensors among the values of a table, as a checkpoint gives it, to a device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in table.items()}
 
 
 def _bring(job: _Job, whole: Float[Tensor, "n n n"], parts: list[MatchingStep]) -> Halves:

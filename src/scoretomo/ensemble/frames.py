@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..evaluation.alignment import Alignment, Candidates, apply_alignment
+from ..geometry.rotations import mirror_matrix
 from ..imaging.fourier import resize
 from ..imaging.masks import soft_ball
 
@@ -30,7 +31,7 @@ class Frames:
     def alignment(self, scale: float = 1.0, margin: Float[Tensor, " n"] | None = None) -> Alignment:
         """Convert; lengths are multiplied by ``scale``."""
         mirrored = torch.linalg.det(self.matrices) < 0
-        mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(self.matrices)
+        mirror = mirror_matrix(self.matrices)
         rotations = torch.where(mirrored[:, None, None], self.matrices @ mirror, self.matrices)
         margins = torch.zeros_like(self.correlation) if margin is None else margin
         return Alignment(rotations, self.shifts * scale, mirrored, self.correlation, margins)

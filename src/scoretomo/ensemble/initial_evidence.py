@@ -20,7 +20,7 @@ from torch import Tensor
 from ..evaluation.alignment import AlignmentConfig, Candidates, find_candidates, refine_candidates
 from ..evaluation.self_correlation import copies_of
 from ..geometry.grids import healpix_angles
-from ..geometry.rotations import angle_between
+from ..geometry.rotations import angle_between, mirror_matrix
 from ..imaging.fourier import recentre_crop, resize
 from ..methods.initial_model import InitialModel, find_in_model
 from ..methods.initial_schedule import InitialModelConfig
@@ -239,20 +239,15 @@ def _move(
     """
     tried = torch.linspace(0, len(rotations) - 1, min(len(rotations), _TRIED)).round().long()
     own, other = rotations[tried], like[tried]
-    moves = torch.cat([other.mT @ own, other.mT @ (_behind(own) @ own)])
+    moves = torch.cat([other.mT @ own, other.mT @ (mirror_matrix(own) @ own)])
     medians = torch.stack([_degrees(_moved(rotations, move), like, copies).median() for move in moves])
     return moves[int(medians.argmin())]
-
-
-def _behind(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "3 3"]:
-    """Turn an image frame over, so that it is seen from behind."""
-    return torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(rotations)
 
 
 def _moved(rotations: Float[Tensor, "n 3 3"], move: Float[Tensor, "3 3"]) -> Float[Tensor, "n 3 3"]:
     """Poses in the frame and hand that a matrix takes their volume to: a mirrored one is seen from behind."""
     moved = rotations @ move.to(rotations).mT
-    return _behind(rotations) @ moved if torch.linalg.det(move) < 0 else moved
+    return mirror_matrix(rotations) @ moved if torch.linalg.det(move) < 0 else moved
 
 
 def _degrees(

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from ..geometry.grids import so3_grid
-from ..geometry.rotations import from_rotation_vectors
+from ..geometry.rotations import from_rotation_vectors, mirror_matrix
 from ..imaging.fourier import resize, translate
 from ..imaging.resampling import mirror_z, rotate_volumes
 from .spectra import background, centre_of_mass, half_ball, half_cycle_spectra, sample_spectra, shift_phases, whitening
@@ -123,7 +123,7 @@ def best_candidate(candidates: Candidates) -> Alignment:
     hand = scores.argmax(1)
     rows = torch.arange(len(scores), device=scores.device)
     mirrored, chosen = hand == 1, candidates.matrices[rows, hand, 0]
-    rotations = torch.where(mirrored[:, None, None], chosen @ _mirror(chosen), chosen)
+    rotations = torch.where(mirrored[:, None, None], chosen @ mirror_matrix(chosen), chosen)
     correlation = scores[rows, hand]
     margin = correlation - scores[rows, 1 - hand]
     return Alignment(rotations, candidates.shifts_pixels[rows, hand, 0], mirrored, correlation, margin)
@@ -233,10 +233,6 @@ def _refined(
     return Candidates(matrices, shifts, scores)
 
 
-def _mirror(like: Tensor) -> Float[Tensor, "3 3"]:
-    return torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(like)
-
-
 def _search(
     mobile: Float[Tensor, "b n n n"],
     reference: Float[Tensor, "r n n n"],
@@ -255,7 +251,7 @@ def _search(
     rotations = so3_grid(config.grid_order).to(mobile)
     steps = torch.tensor([-1.0, 0.0, 1.0]).to(mobile) * config.shift_step * side
     offsets = torch.cartesian_prod(steps, steps, steps)
-    hands = torch.stack([torch.eye(3).to(mobile), _mirror(mobile)])
+    hands = torch.stack([torch.eye(3).to(mobile), mirror_matrix(mobile)])
     centres = (centre_of_mass(mobile)[:, None, None] @ hands)[:, :, 0]  # (b, hand, xyz)
     reference_centres = centre_of_mass(reference)
 

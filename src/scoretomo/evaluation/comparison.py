@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import InputError, Volume
+from ..geometry.rotations import mirror_matrix
 from ..imaging.fourier import recentre_crop, resize
 from .alignment import (
     Alignment,
@@ -125,8 +126,7 @@ def compare(
 def _align_among_copies(volumes: Float[Tensor, "b n n n"], references: Float[Tensor, "r n n n"]) -> Alignment:
     """Align as :func:`.alignment.align` does, with the copies of what it finds, and of no rotation, as candidates."""
     found = find_candidates(volumes, references, AlignmentConfig())
-    mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0]))
-    still = torch.stack([torch.eye(3), mirror]).to(volumes)[:, None]  # (hand, 1, 3, 3)
+    still = torch.stack([torch.eye(3).to(volumes), mirror_matrix(volumes)])[:, None]  # (hand, 1, 3, 3)
     best, copies = [], None
     for row in range(len(volumes)):
         reference = references[row : row + 1] if len(references) > 1 else references

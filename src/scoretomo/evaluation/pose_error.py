@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import InputError
-from ..geometry.rotations import angle_between
+from ..geometry.rotations import angle_between, mirror_matrix
 
 # Images whose own relative rotation is tried as the global one.
 _HYPOTHESES = 256
@@ -77,7 +77,7 @@ def align_rotations(
     """
     if len(predicted) == 0 or len(predicted) != len(reference):
         raise InputError(f"{len(predicted)} rotations cannot be compared with {len(reference)}; give one per image")
-    mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(predicted)
+    mirror = mirror_matrix(predicted)
     hands = [predicted, mirror @ predicted @ mirror]
     fits = [_global_rotation(hand, reference) for hand in hands]
     mirrored = bool(fits[1][1] < fits[0][1])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..datatypes import InputError
 from ..geometry.grids import so3_grid
-from ..geometry.rotations import from_rotation_vectors
+from ..geometry.rotations import from_rotation_vectors, mirror_matrix
 
 # Points that are turned at once in the search, three floats each: about 6 MB, which stays near the cache.
 _POINTS_AT_ONCE = 2**19
@@ -127,7 +127,7 @@ def superpose(
         _thinned(((cloud.double() - centre) / radius).float(), config.most_points)
         for cloud, centre, radius in zip((points, reference), centres, radii, strict=True)
     )
-    hands = [torch.eye(3).to(own), torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(own)]
+    hands = [torch.eye(3).to(own), mirror_matrix(own)]
     fits = [_fit(own @ hand, target, config) for hand in hands[: 1 + mirror]]
     chosen = max(range(len(fits)), key=lambda hand: fits[hand].values[0].item())
     best = fits[chosen]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..geometry.rotations import angle_between, from_rotation_vectors
+from ..geometry.rotations import angle_between, from_rotation_vectors, mirror_matrix
 from ..geometry.symmetry import symmetry_group
 from ..imaging.resampling import symmetrise
 from .alignment import AlignmentConfig, Candidates, refine_candidates
@@ -196,7 +196,7 @@ def find_symmetry(
 
 def _unresolved(subject: Subject, config: SymmetryConfig) -> Symmetry:
     whole = torch.eye(3).to(subject.cut)
-    mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(whole)
+    mirror = mirror_matrix(whole)
     alone = torch.ones(1).to(whole)
     return Symmetry("C1", whole, subject.centre, alone, config.least, "C1", 0.0, mirror, 0.0, resolved=False)
 

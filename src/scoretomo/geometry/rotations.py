@@ -95,6 +95,11 @@ def to_relion_euler(rotations: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*b
     return torch.rad2deg(torch.stack([rot, tilt, psi], dim=-1)).to(rotations.dtype)
 
 
+def mirror_matrix(like: Tensor) -> Float[Tensor, "3 3"]:
+    """Matrix that mirrors z, on the device and of the type of ``like``: it takes an object to its other hand."""
+    return torch.diag(torch.tensor([1.0, 1.0, -1.0])).to(like)
+
+
 def angle_between(first: Float[Tensor, "*batch 3 3"], second: Float[Tensor, "*#batch 3 3"]) -> Float[Tensor, "*batch"]:
     """Geodesic distance of two rotations in degrees, 0 to 180.
 

@@ -86,3 +86,13 @@ def shell_sum(
     sums = values.new_zeros(*values.shape[:-1], max(count, int(shells.max()) + 1))
     sums.index_add_(-1, shells, values)
     return sums[..., :count]
+
+
+def shell_correlation(
+    first: Float[Tensor, "n n n"], second: Float[Tensor, "n n n"], count: int
+) -> Float[Tensor, " count"]:
+    """Fourier shell correlation of two volumes over the shells 0 to ``count - 1``, from their Hartley transforms."""
+    shells = shell_index(first.shape[-1], 3, first.device).flatten()
+    spectra = [hartley(volume, 3).flatten() for volume in (first, second)]  # their products add up to the real part
+    cross, *power = (shell_sum(spectra[i] * spectra[j], shells, count) for i, j in ((0, 1), (0, 0), (1, 1)))
+    return cross / (power[0].sqrt() * power[1].sqrt()).clamp(min=torch.finfo(cross.dtype).tiny)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..imaging.fourier import hartley, shell_index, shell_sum
+from ..imaging.fourier import shell_correlation
 from ..imaging.masks import soft_ball
 from ..imaging.slices import voxel_slices
 from .abinitio import ParticleImages, find_volume_poses
@@ -122,14 +122,6 @@ def _volume(
             transfer = None if particles.transfer is None else particles.transfer(own, sums.frequencies)
             sums.add(particles.images[rows].to(device), rotations[own], shifts_pixels[own], transfer)
     sphere = soft_ball(side, 3, min(_WIDER * radius, side / 2 - _EDGE), _EDGE, device)
-    volumes = [sums.volume() * sphere for sums in halves]
-    return (weighted_volume(halves[0], halves[1], _agreement(volumes[0], volumes[1])) * sphere).clamp(min=0)
-
-
-def _agreement(first: Float[Tensor, "n n n"], second: Float[Tensor, "n n n"]) -> Float[Tensor, " k"]:
-    """Fourier shell correlation of two volumes."""
-    side = first.shape[-1]
-    shells = shell_index(side, 3, first.device).flatten()
-    spectra = [hartley(volume, 3).flatten() for volume in (first, second)]  # their products add up to the real part
-    cross, *power = (shell_sum(spectra[i] * spectra[j], shells, side // 2 + 1) for i, j in ((0, 1), (0, 0), (1, 1)))
-    return cross / (power[0].sqrt() * power[1].sqrt()).clamp(min=torch.finfo(first.dtype).tiny)
+    first, second = (sums.volume() * sphere for sums in halves)
+    agreement = shell_correlation(first, second, side // 2 + 1)
+    return (weighted_volume(halves[0], halves[1], agreement) * sphere).clamp(min=0)

@@ -22,7 +22,15 @@ from torch import Tensor
 
 from ..datatypes import InputError
 from ..geometry.rotations import angle_between
-from ..imaging.fourier import centred_fft, centred_inverse_fft, hartley, radius_grid, shell_index, shell_sum
+from ..imaging.fourier import (
+    centred_fft,
+    centred_inverse_fft,
+    hartley,
+    radius_grid,
+    shell_correlation,
+    shell_index,
+    shell_sum,
+)
 from ..imaging.slices import SliceFn, slice_coefficients, translate_coefficients, voxel_slices
 from ..imaging.starting_model import low_pass
 from .pose_search import PoseCandidates, PoseSearchConfig, find_poses, refine_poses
@@ -345,10 +353,7 @@ def _agreement(
     grid: BandImages, halves: list[Float[Tensor, "full full full"]], before: Float[Tensor, " k"]
 ) -> Float[Tensor, " k"]:
     """Fourier shell correlation of the halves within the band; beyond it what was assumed."""
-    spectra = [hartley(grid.coarse(half), 3).flatten() for half in halves]  # their products add up to the real part
-    shells = shell_index(grid.side, 3, before.device).flatten()
-    cross, *power = (shell_sum(spectra[i] * spectra[j], shells, grid.band + 1) for i, j in ((0, 1), (0, 0), (1, 1)))
-    found = cross / (power[0].sqrt() * power[1].sqrt()).clamp(min=torch.finfo(cross.dtype).tiny)
+    found = shell_correlation(grid.coarse(halves[0]), grid.coarse(halves[1]), grid.band + 1)
     return torch.cat([found, before[grid.band + 1 :]])
 
 

@@ -90,7 +90,7 @@ def make_initial(run: Run, device: torch.device) -> tuple[Models, InitialEvidenc
         write_initial(run, find_models(run, run.used, device, halves=False), None, None)
         say(f"picture of the initial model: {run.initial_folder / 'initial.png'}")
     models = find_models(run, run.used, device)
-    evidence = weigh_initial_model(run.images[run.used].to(device), models.whole, models.halves, run.config.initial)
+    evidence = _weigh(run, models, device)
     if not (run.initial_folder / "initial.json").exists():
         write_initial(run, models, evidence, None)
     say(f"initial model: {evidence.answer}. {evidence.reason}")
@@ -98,6 +98,19 @@ def make_initial(run: Run, device: torch.device) -> tuple[Models, InitialEvidenc
         named = ", ".join(str(run.used[place]) for place in evidence.unexplained)
         say(f"not explained by it, and of less weight in it: images {named}")
     return models, evidence
+
+
+def _weigh(run: Run, models: Models, device: torch.device) -> InitialEvidence:
+    """Weigh the models of all images that a run uses, or take up what an earlier command has found of the same ones."""
+    path = models_checkpoint(run, models.rows)
+    saved = load_checkpoint(path)
+    assert saved is not None  # it has the models
+    if "evidence" not in saved:
+        images = run.images[models.rows].to(device)
+        evidence = weigh_initial_model(images, models.whole, models.halves, run.config.initial)
+        saved["evidence"] = vars(evidence)
+        save_checkpoint(path, saved)
+    return InitialEvidence(**saved["evidence"])
 
 
 def find_models(run: Run, rows: Sequence[int], device: torch.device, *, halves: bool = True) -> Models:

@@ -1,11 +1,13 @@
-"""RELION's initial model and 3D refinement of simulated particles: a volume (.mrc) and poses.star.
+"""RELION's initial model and 3D refinement of simulated particles or class averages: a volume (.mrc) and poses.star.
 
 Calls ``relion_refine`` (3.1, on the PATH): stochastic gradient descent from nothing, then iterations of expectation
 maximisation of one class from that map, global and then local. Needs numpy and mrcfile; imports nothing of scoretomo.
-The images have no CTF; protein bright, as RELION wants it.
+The images have no CTF; protein bright, as RELION wants it. The folder keeps the map of the gradient descent too, as
+sgd.mrc, and the CPU time of both in seconds.json.
 """
 
 import argparse
+import json
 import resource
 import shutil
 import subprocess
@@ -41,6 +43,8 @@ def main() -> None:
     parser.add_argument("--refine", type=int, nargs=2, default=[8, 6], help="iterations, global and local")
     parser.add_argument("--healpix", type=int, nargs=2, default=[2, 4], help="orders of the grid, global and local")
     parser.add_argument("--offset-range", type=float, default=6.0, help="shift search in pixels")
+    parser.add_argument("--symmetry", default="C1", help="point group, e.g. C1 or D2")
+    parser.add_argument("--refine-pad", type=int, default=1, choices=[1, 2], help="padding in Fourier space, refining")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     folder = arguments.output.with_suffix("")
@@ -49,9 +53,9 @@ def main() -> None:
     diameter, finest = arguments.diameter or 0.9 * box, 2.2 * box / _side(arguments.images)
 
     ini, between, fin = arguments.iterations
-    common = f"--particle_diameter {diameter:.1f} --zero_mask --flatten_solvent --dont_check_norm --pad 1 --j 1"
-    common += f" --K 1 --sym C1 --oversampling 1 --offset_step 2 --random_seed {arguments.seed}"
-    sgd = f"--i {star.name} --o ./sgd --sgd --denovo_3dref {common} --healpix_order 1"
+    common = f"--particle_diameter {diameter:.1f} --zero_mask --flatten_solvent --dont_check_norm --j 1"
+    common += f" --K 1 --sym {arguments.symmetry} --oversampling 1 --offset_step 2 --random_seed {arguments.seed}"
+    sgd = f"--i {star.name} --o ./sgd --sgd --denovo_3dref {common} --pad 1 --healpix_order 1"
     sgd += f" --offset_range {arguments.offset_range:g}"
     sgd += f" --sgd_ini_iter {ini} --sgd_inbetween_iter {between} --sgd_fin_iter {fin}"
     sgd += f" --sgd_ini_resol {box / 6:.1f} --sgd_fin_resol {box / 16:.1f}"
@@ -59,7 +63,10 @@ def main() -> None:
     sgd += f" --sgd_write_iter {ini + between + fin}"
     start = time.perf_counter()
     run(sgd, folder)
-    tau = f"{common} --tau2_fudge 4 --norm --scale --offset_range {arguments.offset_range:g}"
+    shutil.copyfile(folder / last(folder, "sgd"), folder / "sgd.mrc")
+    descent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    tau = f"{common} --pad {arguments.refine_pad} --tau2_fudge 4 --norm --scale"
+    tau += f" --offset_range {arguments.offset_range:g}"
     first = f"--i {star.name} --o ./global --ref {last(folder, 'sgd')} --ini_high {box / 12:.1f} {tau}"
     run(f"{first} --iter {arguments.refine[0]} --healpix_order {arguments.healpix[0]}", folder)
     # local: priors are the angles found so far, within some steps of the finer grid
@@ -72,6 +79,7 @@ def main() -> None:
     shutil.copyfile(folder / last(folder, "local"), arguments.output)
     shutil.copyfile(folder / last(folder, "local", "_data.star"), folder / "poses.star")
     cpu = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    (folder / "seconds.json").write_text(json.dumps({"sgd": descent, "all": cpu}))
     print(f"wall time {time.perf_counter() - start:.1f} s, CPU time {cpu:.1f} s")
 
 

@@ -2,7 +2,6 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -118,27 +117,19 @@ def test_checkpoints_hold_no_code_and_a_broken_one_says_what_to_do(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("count", "settings", "anchors"),
-    [
-        (6, {}, 4),
-        (40, {}, 0),
-        (6, {"rigid": False}, 0),
-        (40, {"rigid": True}, 4),
-        (6, {"growth": GrowthConfig(initial=False)}, 0),  # the paper's way: nothing to anchor to
-    ],
+    ("asked", "found", "rigid"),
+    [(None, None, None), (None, False, True), (None, True, False), (True, True, True), (False, False, False)],
 )
-def test_few_images_are_taken_as_rigid_unless_said_otherwise(
-    count: int, settings: dict[str, Any], anchors: int, tmp_path: Path, generator: torch.Generator
+def test_whether_a_molecule_is_rigid_is_said_or_found(
+    asked: bool | None, found: bool | None, rigid: bool | None, tmp_path: Path, images: Path
 ) -> None:
-    """Rigid: other class averages are fitted to the end."""
-    path = tmp_path / "averages.mrcs"
-    write_images(path, blobs(count, 16, generator))
-    run = start(tmp_path / "run", path, replace(CONFIG, **settings))
-    growth, asked = run.config.growth, replace(CONFIG, **settings).growth
-    assert growth.polish.anchors == anchors
-    assert sum(stage.steps for _, stage in growth.stages) == sum(stage.steps for _, stage in asked.stages)
-    assert len(growth.stages) == (len(asked.stages) - asked.specialisations if anchors else len(asked.stages))
-    assert open_run(tmp_path / "run").config.rigid == (anchors > 0)
+    """What the settings say counts more than what was found."""
+    run = start(tmp_path / "run", images, replace(CONFIG, rigid=asked))
+    assert run.rigid is asked
+    if found is not None:
+        run.motion_folder.mkdir()
+        (run.motion_folder / "motion.json").write_text(json.dumps({"moves": found}))
+    assert open_run(run.folder).rigid is rigid
 
 
 def test_rigid_is_refused_where_it_would_do_nothing() -> None:

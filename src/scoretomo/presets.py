@@ -56,6 +56,7 @@ PRESETS: dict[PresetName, RunConfig] = {
     "demo": RunConfig(
         budget=12_000,
         preprocess=PreprocessConfig(contrast="bright"),
+        rigid=False,
         unet=_DEFAULT.unet,
         noise=_DEFAULT.noise,
         optimiser=_DEFAULT.optimiser,

@@ -38,11 +38,8 @@ from .optimiser import OptimiserConfig
 
 # Without --side, images are made no larger than this on a CPU: twice the side costs eight times the time.
 _LARGEST_SIDE_ON_CPU = 48
-# Stacks smaller than this keep all their images for training, and are too few to show how a molecule moves.
+# Stacks smaller than this keep all their images for training.
 _FEW_IMAGES = 40
-# Views of other class averages in every update of a rigid molecule, to the end; by experiment, docs/validation.md.
-_RIGID_ANCHORS = 4
-
 SETTINGS = SettingsFile(
     "config.toml",
     folder_kind="run folder",
@@ -67,8 +64,9 @@ class ImagesConfig:
     exclude
         Images to leave out whatever the check says, counted from 0.
     rigid
-        Whether the molecule keeps its shape. Then every volume is fitted to all class averages to the end: more
-        resolution, no motion. None: yes for fewer than 40 images, which are too few to show how a molecule moves.
+        Whether the molecule keeps its shape. Then one map is made, or volumes that are fitted to all class averages
+        to the end: more resolution, no motion. None: no, if class averages that are left out are better explained by
+        a motion than by one map.
     seed
         The same seed gives the same result, on the same kind of machine.
     initial
@@ -190,6 +188,19 @@ class Run:
     def initial_folder(self) -> Path:
         """Folder of the initial model: maps, poses, evidence, picture."""
         return self.folder / "initial"
+
+    @property
+    def motion_folder(self) -> Path:
+        """Folder of what was found about the motion."""
+        return self.folder / "motion"
+
+    @property
+    def rigid(self) -> bool | None:
+        """Whether the molecule is taken to keep its shape: as the settings say, or as was found; None if not known."""
+        path = self.motion_folder / "motion.json"
+        if self.config.rigid is None and path.exists():
+            return not json.loads(path.read_text(encoding="utf-8"))["moves"]
+        return self.config.rigid
 
     @property
     def denoiser_folder(self) -> Path:
@@ -408,17 +419,8 @@ def _resolve(
     elif side is None and device.type == "cpu":
         natural = _prepare(path, stack, config)[1].working_side
         side = _LARGEST_SIDE_ON_CPU if natural > _LARGEST_SIDE_ON_CPU else None
-    few = used < _FEW_IMAGES
-    held_out = config.held_out if config.held_out is not None else (0.0 if few else 0.05)
-    growth = config.growth
-    rigid = few and growth.initial if config.rigid is None else config.rigid
-    if rigid and growth.polish.anchors == 0:
-        # all images are kin: what specialising would have had goes to the polish
-        steps = growth.polish.steps + growth.specialisations * growth.specialise.steps
-        polish = replace(growth.polish, anchors=_RIGID_ANCHORS, steps=steps)
-        growth = replace(growth, polish=polish, specialisations=0)
-    prepared = replace(config.preprocess, side=side)
-    return replace(config, preprocess=prepared, held_out=held_out, rigid=rigid, growth=growth)
+    held_out = config.held_out if config.held_out is not None else (0.0 if used < _FEW_IMAGES else 0.05)
+    return replace(config, preprocess=replace(config.preprocess, side=side), held_out=held_out)
 
 
 def _refuse_other_run(folder: Path, source: Mapping[str, Any], config: RunConfig) -> None:

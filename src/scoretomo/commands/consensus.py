@@ -89,8 +89,8 @@ def enough_for_halves(run: Run) -> bool:
     return len(_trusted(run)) >= _FEWEST_IMAGES
 
 
-def make_consensus(run: Run, config: ConsensusConfig, matching: MatchingConfig, device: torch.device) -> None:
-    """Do what :func:`consensus` does, in a folder that is locked already."""
+def make_consensus(run: Run, config: ConsensusConfig, matching: MatchingConfig, device: torch.device) -> Refined:
+    """Do what :func:`consensus` does, in a folder that is locked already, and give the maps too."""
     rows = _trusted(run)
     if config.halves and not enough_for_halves(run):
         raise InputError(f"{run.folder}: {len(rows)} images are too few for halves; give --no-halves")
@@ -101,6 +101,7 @@ def make_consensus(run: Run, config: ConsensusConfig, matching: MatchingConfig, 
     with replacing_folder(run.folder / "consensus") as folder:
         _write(folder, run, models, refined, config)
     say(_words(run, refined))
+    return refined
 
 
 def _trusted(run: Run) -> list[int]:

@@ -56,7 +56,8 @@ def initial(
     config
         What is decided about the images.
     refine
-        Refine the maps as far as they agree. Without it (--no-refine) they end at the band of the search.
+        Refine the maps as far as they agree, unless the evidence says that the model may be anything. Without it
+        (--no-refine) they end at the band of the search.
     symmetry
         Point group to impose when refining: C1, C2, ..., D2, D3, ..., T, O or I; auto takes the one that is found.
     matching
@@ -75,6 +76,8 @@ def initial(
         refined = None
         if refine and len(models.rows) < FEWEST_TO_REFINE:
             say(f"{len(models.rows)} class averages are too few to refine a map; this is the initial model as it is")
+        elif refine and evidence.answer == "unknown":
+            say("not refined, since it is not known to be right: detail that is added to a wrong map is wrong too")
         elif refine:
             refined = refine_models(run, models, symmetry, matching, device)
         write_initial(run, models, evidence, refined)

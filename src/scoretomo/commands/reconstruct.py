@@ -32,6 +32,7 @@ from ..networks.unet import supports_fast_bfloat16
 from ..runs import Run, load_denoiser
 from .growth_folder import GrowthFolder
 from .initial import find_models
+from .motion import settle_motion
 from .progress import Pace, Report, interruptible, progress, say
 from .run_folder import opened
 from .train import Device, choose_device
@@ -111,6 +112,9 @@ def reconstruct(
 def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, device: torch.device) -> None:
     """Make the selected volumes that are not there yet; processes that work together share them out."""
     indices = selected_images(run, selection)
+    if growth.initial:
+        processes.by_main(partial(settle_motion, run, device))
+    growth = growth.for_rigid() if run.rigid else growth
     denoiser = trained_denoiser(run, device)
     processes.by_main(lambda: _settle(run, growth, overwrite=selection.overwrite))
     images, chunk = run.images[run.used].to(device), 0

@@ -120,7 +120,7 @@ class _Job:
         self.run, self.models, self.device = run, models, device
         first = max(matching.start_shell, int(models.whole.band))
         self.matching = replace(matching, start_shell=first)
-        self.radius = min(_WIDER * models.whole.radius, run.mask_radius)
+        self.radius = refinement_radius(run, models.whole)
         self.images = run.images.to(device)
 
     def start(self, model: InitialModel) -> Float[Tensor, "n n n"]:
@@ -168,6 +168,11 @@ class _Job:
                 report(done, f"to {box / step.band:.1f} A  correlation {step.scores.mean():.3f}{moved}")
         save_checkpoint(path, {"made_of": made_of, "step": vars(step)})
         return step
+
+
+def refinement_radius(run: Run, model: InitialModel) -> float:
+    """Radius of the sphere that maps are refined in, in pixels."""
+    return min(_WIDER * model.radius, run.mask_radius)
 
 
 def on_device(table: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..runs import Run, RunConfig
 from .consensus import ConsensusConfig, enough_for_halves, make_consensus
 from .ensemble import EnsembleConfig, analyse
 from .initial import make_initial
+from .motion import settle_motion
 from .progress import say
 from .reconstruct import Selection, reconstruct_volumes, refuse_replacing
 from .refinement import FEWEST_TO_REFINE
@@ -37,11 +38,12 @@ def run(
 ) -> None:
     """Class averages in, one volume for each of them out, with a report that says which to trust.
 
-    Begins with an initial model, whose picture, RUN/initial/initial.png, is there after seconds. Then trains a
-    denoiser, reconstructs, judges the volumes, brings them into one frame and finds the states of the molecule. Of one
-    that is taken as rigid, one map is refined instead, with its resolution. Results are in the folder RUN: report.html,
-    initial/, volumes/, ensemble/, consensus/, figures/, the trained denoiser and all settings. The same command again
-    goes on where an earlier one was interrupted.
+    Begins with an initial model, whose picture, RUN/initial/initial.png, is there after seconds.
+    Refines one map with its resolution, RUN/consensus, and finds out from class averages that are left out whether the
+    molecule moves. Of one that does not, this map is the result. Of one that does, a denoiser is trained, and volumes
+    are reconstructed, judged, and brought into one frame, in which states and motion are found. Results are in the
+    folder RUN: report.html, initial/, consensus/, motion/, volumes/, ensemble/, figures/, the trained denoiser and all
+    settings. The same command again goes on where an earlier one was interrupted.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def run_all(source: Source, config: RunConfig, selection: Selection, *, volumes:
     opened = open_source(source, config, device)
     if opened.config.growth.initial:
         processes.by_main(partial(_begin, opened, device))
-    if opened.config.rigid and not volumes and selection == _ALL:
+    if opened.rigid and not volumes and selection == _ALL:
         say("one map is made of a rigid molecule, and no volumes: give --volumes for them")
         processes.by_main(partial(_conclude_rigid, opened, device))
         return opened
@@ -83,13 +85,14 @@ def run_all(source: Source, config: RunConfig, selection: Selection, *, volumes:
 
 
 def _begin(run: Run, device: torch.device) -> None:
-    """Make the initial model."""
+    """Make the initial model, and find out whether the molecule moves."""
     make_initial(run, device)
+    settle_motion(run, device)
 
 
 def _conclude_rigid(run: Run, device: torch.device) -> None:
-    """Refine one map and report."""
-    if len(run.used) >= FEWEST_TO_REFINE:
+    """Refine one map, where it was not made to see whether the molecule moves, and report."""
+    if run.config.rigid and len(run.used) >= FEWEST_TO_REFINE:
         make_consensus(run, ConsensusConfig(halves=enough_for_halves(run)), MatchingConfig(), device)
     write_report(run, device)
 
@@ -98,7 +101,7 @@ def _conclude(run: Run, selection: Selection, device: torch.device) -> None:
     """Judge the volumes, bring them together, draw and report."""
     draw(run, selection)
     reliable = analyse(run, EnsembleConfig(), device, again=False)
-    if run.config.rigid and reliable > 1:
+    if run.rigid and reliable > 1:
         make_consensus(run, ConsensusConfig(halves=enough_for_halves(run)), MatchingConfig(), device)
     write_report(run, device)
 

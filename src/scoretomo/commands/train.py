@@ -99,8 +99,6 @@ def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
     say(f"protein is {'bright' if record.sign > 0 else 'dark'} (confidence {record.contrast_confidence:.2f})")
     if run.quality.exists():
         report_quality(run)
-    if run.config.rigid:
-        say("taken as rigid; give --rigid False if the molecule moves")
     return run
 
 

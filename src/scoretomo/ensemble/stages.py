@@ -1,11 +1,14 @@
 """The stages of growing a set of volumes, and their settings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..datatypes import InputError
 from ..methods.pose_search import PoseSearchConfig
 from ..methods.score_tomography import ReconstructionConfig
+
+# Views of other class averages in every update of a rigid molecule, to the end; by experiment, docs/validation.md.
+_RIGID_ANCHORS = 4
 
 VOLUMES = "volumes"
 """What a store calls the volumes that are asked for: those of the last stage."""
@@ -67,6 +70,14 @@ class GrowthConfig:
         count = self.specialisations
         special = [(f"specialise {k + 1} of {count}", self.specialise) for k in range(count)]
         return (*rounds, ("polish", self.polish), *special)
+
+    def for_rigid(self) -> "GrowthConfig":
+        """Of a molecule that keeps its shape all class averages are kin: what specialising has goes to the polish."""
+        if self.polish.anchors or not self.initial:
+            return self
+        steps = self.polish.steps + self.specialisations * self.specialise.steps
+        polish = replace(self.polish, anchors=_RIGID_ANCHORS, steps=steps)
+        return replace(self, polish=polish, specialisations=0)
 
     @property
     def polish_number(self) -> int:

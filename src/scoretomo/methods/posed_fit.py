@@ -53,6 +53,12 @@ class BandImages:
     coefficients: Float[Tensor, "n p"]
 
     @property
+    def radii(self) -> Float[Tensor, " p"]:
+        """Distance of each coefficient from the origin, in Fourier pixels."""
+        radii: Tensor = self.frequencies.norm(dim=-1) * self.side
+        return radii
+
+    @property
     def power_unit(self) -> float:
         """Power of a coefficient here, for a power of one on the full grid."""
         return float(self.side / self.full) ** 4

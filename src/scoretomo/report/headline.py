@@ -46,6 +46,8 @@ def sentences(run: RunSummary) -> list[str]:
         said += _motion(run)
     if run.initial is not None:
         said.append(f"The initial model: {run.initial['answer']}. {run.initial['reason']}")
+    if run.motion is not None:
+        said.append(str(run.motion["reason"]))
     if run.volumes and run.consensus is not None and run.consensus.get("resolution_angstrom"):
         images = run.consensus.get("images_used")
         used = (
@@ -141,7 +143,7 @@ def _hand(run: RunSummary) -> str:
 
 def _motion(run: RunSummary) -> list[str]:
     said = []
-    if run.table["settings"].get("rigid"):
+    if run.rigid:
         return ["The molecule was taken as rigid: what differs between the volumes is error and no motion."]
     states = clusters(run)
     if len(states) > 1:

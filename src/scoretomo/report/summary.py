@@ -100,8 +100,8 @@ class RunSummary:
         Class averages that were not used.
     reliability, symmetry, landscape
         ``reliability.json``, ``symmetry.json`` and ``landscape.json`` of ``ensemble/``.
-    initial
-        ``initial.json``, what speaks for the initial model.
+    initial, motion
+        ``initial.json``, what speaks for the initial model, and ``motion.json``, whether the molecule moves.
     consensus, consensus_fsc
         ``consensus.json``, and ``fsc.csv`` by columns.
     metrics
@@ -117,9 +117,16 @@ class RunSummary:
     symmetry: Mapping[str, Any] | None
     landscape: Mapping[str, Any] | None
     initial: Mapping[str, Any] | None
+    motion: Mapping[str, Any] | None
     consensus: Mapping[str, Any] | None
     consensus_fsc: Mapping[str, Sequence[float | None]]
     metrics: Sequence[Mapping[str, Any]]
+
+    @property
+    def rigid(self) -> bool:
+        """Whether the molecule is taken to keep its shape, as the settings say or as was found."""
+        said = self.table["settings"].get("rigid")
+        return bool(said) if said is not None else not (self.motion or {}).get("moves", True)
 
     @property
     def ensemble(self) -> Path:
@@ -159,6 +166,7 @@ def read_summary(folder: Path) -> RunSummary:
         _json(ensemble / "symmetry.json"),
         _json(ensemble / "landscape.json"),
         _json(folder / "initial" / "initial.json"),
+        _json(folder / "motion" / "motion.json"),
         _json(consensus / "consensus.json"),
         _columns(consensus / "fsc.csv"),
         read_metrics(folder / "metrics.jsonl"),

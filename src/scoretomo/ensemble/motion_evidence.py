@@ -1,0 +1,182 @@
+"""Whether a molecule moves: one map against motion models, on class averages that were left out.
+
+Of two halves of the class averages each makes a map, and motion models of one, two and three components; the other half
+is explained by them. Part of the Fourier coefficients of an image (every other sector) tells its coordinates, the rest
+how well they predict. Whatever else makes class averages differ is allowed to the one map as well: errors of pose and
+shift, and a smooth radial filter for each image. So a motion counts if it is the same in images that know nothing of
+one another; what noise, blur or wrong poses make is not.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..imaging.slices import voxel_slices
+from ..methods.motion_model import MotionConfig, MotionModel, motion_model
+from ..methods.posed_images import PosedImages
+from .initial_evidence import halves_of
+
+# Most components that are tried: whether it moves at all shows in the first few.
+_MOST = 3
+# Standard errors by which a motion model must be better.
+_ERRORS = 3.0
+# Sectors of a half turn, of which every other one tells the coordinates.
+_SECTORS = 6
+# Precision of the coefficients of a filter about 1.
+_FILTER_PRECISION = 4.0
+_POSES = MotionConfig(iterations=6, refinements=5)
+_FIT = MotionConfig(iterations=10, refinements=3)
+
+
+@dataclass(frozen=True)
+class MotionEvidence:
+    """What class averages that were left out say.
+
+    Attributes
+    ----------
+    gains, errors
+        By 1, 2, ... components: mean gain of the logarithm of the likelihood over one map, for each class average, and
+        its standard error. Empty where there are too few class averages for halves.
+    shares
+        The gain as a part of what one map leaves unexplained.
+    components
+        With which most is gained; 0 where nothing is, by three standard errors.
+    reason
+        A sentence.
+    """
+
+    gains: tuple[float, ...]
+    errors: tuple[float, ...]
+    shares: tuple[float, ...]
+    components: int
+    reason: str
+
+    @property
+    def moves(self) -> bool:
+        """Whether a motion model is better than one map."""
+        return self.components > 0
+
+
+@torch.no_grad()
+def weigh_motion(
+    images: Float[Tensor, "n side side"],
+    rotations: Float[Tensor, "n 3 3"],
+    shifts_pixels: Float[Tensor, "n 2"],
+    *,
+    radius: float,
+    band: int,
+    seed: int,
+) -> MotionEvidence:
+    """Compare one map with motion models.
+
+    Parameters
+    ----------
+    images
+        ``(n, side, side)``, axes ``[y, x]``, background 0.
+    rotations, shifts_pixels
+        ``(n, 3, 3)`` and ``(n, 2)``, ``[x, y]``: their poses in one refined map.
+    radius
+        Of the sphere that holds the molecule, in pixels.
+    band
+        Highest frequency that is compared, in Fourier pixels.
+    seed
+        Of the coordinates that models begin with.
+    """
+    halves = [half.to(images.device) for half in halves_of(len(images))]
+    if not halves:
+        return MotionEvidence((), (), (), 0, f"{len(images)} class averages are too few to tell a motion.")
+    base = motion_model(images, rotations, shifts_pixels, 0, _POSES, radius=radius, band=band, seed=seed)
+    left_out = _LeftOut(images, base, halves, radius, band, seed)
+    one_map = left_out.unexplained(0)
+    gains = [one_map - left_out.unexplained(components) for components in range(1, _MOST + 1)]
+    means = [float(gain.mean()) for gain in gains]
+    errors = [float(gain.std()) / math.sqrt(len(gain)) for gain in gains]
+    shares = [mean / float(one_map.mean()) for mean in means]
+    clear = [k for k in range(_MOST) if means[k] > _ERRORS * errors[k]]
+    best = max(clear, key=means.__getitem__, default=None)
+    return MotionEvidence(
+        gains=tuple(means),
+        errors=tuple(errors),
+        shares=tuple(shares),
+        components=0 if best is None else best + 1,
+        reason=_reason(means, errors, shares, best),
+    )
+
+
+def _reason(means: list[float], errors: list[float], shares: list[float], best: int | None) -> str:
+    if best is None:
+        k = max(range(len(means)), key=lambda k: means[k] / errors[k])
+        return (
+            "One map explains class averages that were left out as well as a motion does "
+            f"(gain of {means[k]:.1f} +- {errors[k]:.1f} in the logarithm of the likelihood of each)."
+        )
+    components = "a motion of one component" if best == 0 else f"a motion of {best + 1} components"
+    return (
+        f"Class averages that were left out are explained better by {components} than by one map "
+        f"(gain of {means[best]:.1f} +- {errors[best]:.1f} in the logarithm of the likelihood of each, "
+        f"{shares[best]:.0%} of what one map leaves unexplained)."
+    )
+
+
+class _LeftOut:
+    """Models of halves, and the images of the other half."""
+
+    def __init__(
+        self,
+        images: Float[Tensor, "n side side"],
+        base: MotionModel,
+        halves: list[Tensor],
+        radius: float,
+        band: int,
+        seed: int,
+    ) -> None:
+        self.images, self.base, self.halves = images, base, halves
+        self.radius, self.band, self.seed = radius, band, seed
+        self.posed = PosedImages.of(images, len(base.noise) - 1, radius)
+        self.one_maps = [self._fit(half, 0) for half in halves]
+
+    def unexplained(self, components: int) -> Float[Tensor, " n"]:
+        """Half the squared error over the noise, of each image under the model of the half without it."""
+        found = torch.zeros_like(self.images[:, 0, 0])
+        for k in (0, 1):
+            model = self._fit(self.halves[k], components) if components else self.one_maps[k]
+            # of one noise for all models, that of the map: what is better with less noise is better with more
+            found[self.halves[1 - k]] = self._predict(model, self.halves[1 - k], self.one_maps[k].noise)
+        return found
+
+    def _fit(self, rows: Tensor, components: int) -> MotionModel:
+        poses = self.base.rotations[rows], self.base.shifts_pixels[rows]
+        return motion_model(
+            self.images[rows], *poses, components, _FIT, radius=self.radius, band=self.band, seed=self.seed
+        )
+
+    def _predict(self, model: MotionModel, rows: Tensor, noise: Float[Tensor, " k"]) -> Float[Tensor, " v"]:
+        """Error in each half of the coefficients, of what the other half tells of an image."""
+        posed, rotations = self.posed, self.base.rotations[rows]
+        volumes = torch.stack([posed.grid.coarse(volume) for volume in model.volumes])
+        slice_fn, one = voxel_slices(volumes), voxel_slices(volumes[0])
+        slices = posed.slices(slice_fn, rotations)
+        targets = posed.targets(rows, self.base.shifts_pixels[rows])
+        derivatives, prior = posed.pose_derivatives(
+            slices[0], lambda turned: posed.slices(one, turned)[0], rotations, targets
+        )
+        columns = torch.cat([derivatives, slices[0][:, None] * posed.hats, slices[1:].transpose(0, 1)], 1)
+        filters = torch.full_like(posed.hats[:, 0], _FILTER_PRECISION)
+        prior = torch.diag(torch.cat([prior, filters, torch.ones(len(slices) - 1).to(prior)]))
+        rest, precision, error = targets - slices[0], posed.precision(noise), torch.zeros_like(targets[:, 0])
+        for told in (self._sectors, ~self._sectors):
+            weighted = columns * (precision * told)
+            found = torch.linalg.solve(weighted @ columns.mT + prior, (weighted @ rest[..., None])[..., 0])
+            left = rest - (found[:, None] @ columns)[:, 0]
+            error += (left.square() * precision * ~told).sum(1) / 4
+        return error
+
+    @cached_property
+    def _sectors(self) -> Bool[Tensor, " p"]:
+        """Every other sector of the disc; a coefficient and its partner at -k are in the same."""
+        x, y = self.posed.grid.frequencies.unbind(-1)
+        return (torch.atan2(y, x) % math.pi * (_SECTORS / math.pi)).long() % 2 == 0

@@ -1,0 +1,305 @@
+"""The motion of a molecule from its class averages: ``V_i = V_0 + sum_k z_ik U_k``, a mean and what is added to it.
+
+Expectation maximisation under known poses: probabilistic principal components of volumes (Tagare et al. 2015, J.
+Struct. Biol. 191, 245; Punjani and Fleet 2021, J. Struct. Biol. 213, 107702). Coordinates are normal with variance 1
+before an image is seen; volumes have a ridge; the noise of each shell is what the model does not explain. Poses, shifts
+and coordinates of each image are refined together, since a wrong pose looks like a motion and the other way round.
+
+No motion, ``k = 0``, is one map, refined in the same way.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..datatypes import InputError
+from ..geometry.rotations import from_rotation_vectors
+from ..imaging.slices import voxel_slices
+from .component_fit import ComponentFit, Regressors
+from .posed_images import Expectation, PosedImages
+
+# Part of the iterations in which the band grows.
+_MARCH = 0.7
+# Noise to begin with, as a part of the power of the images.
+_FIRST_NOISE = 0.1
+# Longest steps of a refinement of poses, in radians and in pixels.
+_LONGEST_TURN, _LONGEST_SHIFT = 0.1, 1.0
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """How a motion model is fitted.
+
+    Attributes
+    ----------
+    iterations
+        Of expectation maximisation.
+    refinements
+        Iterations, the last ones, that also refine poses and shifts.
+    ridge, component_ridge
+        Weight of the prior of the mean and of the components, in coefficients of images for each sample of the
+        lattice.
+
+    Raises
+    ------
+    InputError
+        No iteration, or weights that are not positive.
+    """
+
+    iterations: int = 14
+    refinements: int = 6
+    ridge: float = 0.05
+    component_ridge: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or self.refinements < 0:
+            raise InputError(
+                f"a motion model needs 1 iteration or more, not {self.iterations}, and 0 refinements or more, "
+                f"not {self.refinements}"
+            )
+        if not min(self.ridge, self.component_ridge) > 0:
+            raise InputError(f"ridges must be positive, not {self.ridge} and {self.component_ridge}")
+
+
+@dataclass(frozen=True)
+class MotionModel:
+    """Mean, components, and where each image lies among them.
+
+    Attributes
+    ----------
+    volumes
+        ``(1 + k, side, side, side)``: ``V_0`` and ``U_1 ... U_k``, in units in which projections are the images. A
+        component is what one standard deviation of its coordinate adds; the strongest is the first.
+    z
+        ``(n, k)``, of mean 0 and variance 1.
+    covariance
+        ``(n, k, k)``, of each image's coordinates.
+    rotations, shifts_pixels
+        ``(n, 3, 3)`` and ``(n, 2)``, ``[x, y]``: pose of each image.
+    noise
+        ``(band + 1,)``, what is not explained: power of a Hartley coefficient, by shell, as the band samples images.
+    unexplained
+        ``(n,)``, mean square of what is not explained of each image over the noise.
+    """
+
+    volumes: Float[Tensor, "q side side side"]
+    z: Float[Tensor, "n k"]
+    covariance: Float[Tensor, "n k k"]
+    rotations: Float[Tensor, "n 3 3"]
+    shifts_pixels: Float[Tensor, "n 2"]
+    noise: Float[Tensor, " shells"]
+    unexplained: Float[Tensor, " n"]
+
+    def volume(self, z: Float[Tensor, " k"]) -> Float[Tensor, "side side side"]:
+        """Volume at some coordinates, in the common frame."""
+        return self.volumes[0] + torch.einsum("k,kxyz->xyz", z, self.volumes[1:])
+
+
+@dataclass(frozen=True)
+class MotionStep:
+    """Where the fit stands after an iteration.
+
+    Attributes
+    ----------
+    iteration, total
+        Iterations done, and how many there are.
+    unexplained
+        Part of the images' power, shells counting alike, that the model does not explain.
+    model
+        The model of this iteration.
+    """
+
+    iteration: int
+    total: int
+    unexplained: float
+    model: MotionModel
+
+
+def motion_model(
+    images: Float[Tensor, "n side side"],
+    rotations: Float[Tensor, "n 3 3"],
+    shifts_pixels: Float[Tensor, "n 2"],
+    components: int,
+    config: MotionConfig = MotionConfig(),
+    *,
+    radius: float,
+    band: int,
+    seed: int,
+) -> MotionModel:
+    """Fit a motion model to the end; see :func:`motion_model_progressive`."""
+    *_, last = motion_model_progressive(
+        images, rotations, shifts_pixels, components, config, radius=radius, band=band, seed=seed
+    )
+    return last.model
+
+
+@torch.no_grad()
+def motion_model_progressive(
+    images: Float[Tensor, "n side side"],
+    rotations: Float[Tensor, "n 3 3"],
+    shifts_pixels: Float[Tensor, "n 2"],
+    components: int,
+    config: MotionConfig = MotionConfig(),
+    *,
+    radius: float,
+    band: int,
+    seed: int,
+    first_band: int | None = None,
+) -> Iterator[MotionStep]:
+    """Fit a motion model, yielding after each iteration.
+
+    Parameters
+    ----------
+    images
+        ``(n, side, side)``, axes ``[y, x]``, background 0.
+    rotations, shifts_pixels
+        ``(n, 3, 3)``, object to microscope frame, and ``(n, 2)``, ``[x, y]``: poses to begin with.
+    components
+        How many; 0 for one map.
+    config
+        How far to go.
+    radius
+        Of the sphere that holds the molecule, in pixels.
+    band, first_band
+        Highest frequency in Fourier pixels, and that of the first iteration, the same if not given.
+    seed
+        Of the coordinates to begin with.
+
+    Raises
+    ------
+    InputError
+        As many components as images, or more.
+    """
+    if components >= len(images):
+        raise InputError(f"{len(images)} images cannot tell {components} components")
+    band = min(band, (images.shape[-1] - 1) // 2)
+    first = band if first_band is None else min(first_band, band)
+    fit = _Fit(PosedImages.of(images, band, radius), rotations, shifts_pixels, components, config, seed)
+    for iteration in range(config.iterations):
+        progress = iteration / max(1, config.iterations - 1)
+        fit.maximise(first + (band - first) * min(1.0, progress / _MARCH))
+        fit.expect()
+        if iteration >= config.iterations - config.refinements:
+            fit.refine_poses()
+        fit.standardise()
+        yield MotionStep(iteration + 1, config.iterations, fit.unexplained(), fit.result())
+
+
+class _Fit:
+    """Model and coordinates by turns."""
+
+    def __init__(
+        self,
+        posed: PosedImages,
+        rotations: Float[Tensor, "n 3 3"],
+        shifts_pixels: Float[Tensor, "n 2"],
+        components: int,
+        config: MotionConfig,
+        seed: int,
+    ) -> None:
+        self.posed, self.config = posed, config
+        self.rotations, self.shifts = rotations, shifts_pixels
+        self.rows = torch.arange(len(posed), device=rotations.device)
+        self.targets = posed.targets(self.rows, shifts_pixels)
+        self.filters = torch.ones_like(self.targets)
+        self.noise = _FIRST_NOISE * posed.power
+        generator = torch.Generator().manual_seed(seed)
+        self.z = torch.randn(len(posed), components, generator=generator).to(rotations)
+        self.covariance = self.z.new_zeros(len(posed), components, components)
+        self.ridge = torch.tensor([config.ridge] + [config.component_ridge] * components).to(rotations)
+        self.volumes = rotations.new_zeros(1 + components, *[posed.grid.side] * 3)
+        self.residual: Tensor
+
+    def maximise(self, band: float) -> None:
+        """Make volumes from coordinates; the mean is not negative."""
+        filters = self.filters / self.filters.mean(0)  # else volumes would shrink and filters grow, without end
+        self.volumes = ComponentFit(self.posed.grid, band).improve(
+            self.volumes,
+            self.rotations,
+            self.targets,
+            filters,
+            torch.ones_like(filters[:, 0]),
+            Regressors.of(self.z, self.covariance),
+            self.ridge,
+        )
+        self.volumes[0].clamp_(min=0)
+        self.within = (self.posed.grid.radii <= band).to(self.targets)
+
+    def expect(self) -> None:
+        """Find filters, coordinates and noise from volumes."""
+        (mean,) = self.posed.slices(voxel_slices(self.volumes[0]), self.rotations)
+        precision = self.posed.precision(self.noise) * self.within
+        self.filters = self.posed.filters_of(mean, self.targets, precision)
+        self._take(self.posed.expect(self.volumes, self.rotations, self.targets, self.filters, precision))
+        self.noise = self.posed.noise_of(self.residual)
+
+    def refine_poses(self) -> None:
+        """Move poses, shifts and coordinates together (Gauss and Newton), where it makes images more likely."""
+        posed, slice_fn = self.posed, voxel_slices(self.volumes)
+        values = torch.cat([torch.ones_like(self.z.sum(1, keepdim=True)), self.z], 1)
+
+        def turned(rotations: Tensor) -> Tensor:
+            return self.filters * torch.einsum("vq,qvp->vp", values, posed.slices(slice_fn, rotations))
+
+        slices = posed.slices(slice_fn, self.rotations)
+        own = self.filters * torch.einsum("vq,qvp->vp", values, slices)
+        derivatives, prior = posed.pose_derivatives(own, turned, self.rotations, self.targets)
+        columns = torch.cat([derivatives, (self.filters * slices[1:]).transpose(0, 1)], 1)
+        precision = posed.precision(self.noise)
+        weighted = columns * precision
+        normal = weighted @ columns.mT + torch.diag(torch.cat([prior, torch.ones_like(self.z[0])]))
+        right = (weighted @ (self.targets - own)[..., None])[..., 0]
+        right[:, 5:] -= self.z
+        step = torch.linalg.solve(normal, right)
+        turns, moves = step[:, :3].clamp(-_LONGEST_TURN, _LONGEST_TURN), step[:, 3:5]
+        rotations = from_rotation_vectors(turns) @ self.rotations
+        shifts = self.shifts + moves.clamp(-_LONGEST_SHIFT, _LONGEST_SHIFT)
+        targets = posed.targets(self.rows, shifts)
+        before = posed.expect(self.volumes, self.rotations, self.targets, self.filters, precision)
+        after = posed.expect(self.volumes, rotations, targets, self.filters, precision)
+        better = after.cost < before.cost
+        self.rotations = torch.where(better[:, None, None], rotations, self.rotations)
+        self.shifts = torch.where(better[:, None], shifts, self.shifts)
+        self.targets = torch.where(better[:, None], targets, self.targets)
+        pairs = zip(vars(after).values(), vars(before).values(), strict=True)
+        self._take(Expectation(*(torch.where(better.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in pairs)))
+
+    def standardise(self) -> None:
+        """Make coordinates of mean 0 and variance 1, uncorrelated, the strongest component first; volumes with them."""
+        if not self.z.shape[1]:
+            return
+        mean, moving = self.z.mean(0), self.volumes[1:]
+        centred = self.z - mean
+        root = torch.linalg.cholesky(centred.mT @ centred / len(self.z) + _TINY * torch.eye(len(mean)).to(mean))
+        gram = torch.einsum("axyz,bxyz->ab", moving, moving)
+        # of all bases with coordinates of variance 1, the one in which components are orthogonal
+        axes = torch.linalg.eigh(root.mT @ gram @ root).eigenvectors.flip(1)
+        forward = root @ axes
+        back = torch.linalg.inv(forward)
+        self.z, self.covariance = centred @ back.mT, back @ self.covariance @ back.mT
+        shifted = self.volumes[:1] + torch.einsum("k,kxyz->xyz", mean, moving)
+        self.volumes = torch.cat([shifted, torch.einsum("kxyz,kj->jxyz", moving, forward)])
+
+    def unexplained(self) -> float:
+        """Part of the power that is noise, as a mean over shells."""
+        return float((self.noise[1:] / self.posed.power[1:]).mean())
+
+    def result(self) -> MotionModel:
+        """Put the model on the grid of the caller."""
+        precision = self.posed.precision(self.noise) / self.posed.independent
+        return MotionModel(
+            volumes=torch.stack([self.posed.grid.fine(one) for one in self.volumes]),
+            z=self.z,
+            covariance=self.covariance,
+            rotations=self.rotations,
+            shifts_pixels=self.shifts,
+            noise=self.noise,
+            unexplained=(self.residual.square() * precision).mean(1),
+        )
+
+    def _take(self, found: Expectation) -> None:
+        self.z, self.covariance, self.residual = found.z, found.covariance, found.residual

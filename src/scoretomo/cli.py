@@ -19,6 +19,7 @@ _VERBS = {
     "train": "the first part of run: train the denoiser",
     "reconstruct": "the second part of run: make the volumes, or more of them",
     "ensemble": "which volumes to trust, all in one frame and hand, and how the molecule moves",
+    "motion": "whether and how the molecule moves, with a volume for each class average; no network, minutes",
     "consensus": "one refined volume of all reliable ones, with a resolution",
     "particles": "the particles of each state of the molecule, and a starting model for them",
     "report": "all that a run has found, on one page that opens anywhere",
@@ -37,6 +38,7 @@ _RESUMABLE = {
     "initial",
     "train",
     "reconstruct",
+    "motion",
     "consensus",
     "drgn train",
     "drgn poses",
@@ -175,6 +177,10 @@ def _command(verb: str, arguments: Sequence[str]) -> Callable[..., None]:
             from .commands.demo import demo
 
             return partial(demo, config=_preset(["--preset", "demo", *arguments]))
+        case "motion":
+            from .commands.motion import motion
+
+            return motion
         case "ensemble":
             from .commands.ensemble import ensemble
 

@@ -1,6 +1,7 @@
 """A run finds out whether its molecule moves, says so, and goes on accordingly."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from scoretomo import cli
 from scoretomo.commands import motion as command
@@ -28,6 +30,15 @@ def _start(blobs: Any, folder: Path, *options: str) -> Run:
     made = ["train", str(folder / "averages.mrcs"), "-o", str(folder / "run"), "--budget", "8"]
     assert cli.main([*made, *_TINY.split(), *_SEARCH.split(), *options]) == 0
     return open_run(folder / "run")
+
+
+def _correlation(first: Tensor, second: Tensor) -> Tensor:
+    return torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]
+
+
+def _correlations_of_others(projections: Tensor, images: Tensor) -> Tensor:
+    """Of each image with the projection of the volume of another."""
+    return torch.stack([_correlation(each, image) for each, image in zip(projections.roll(1, 0), images, strict=True)])
 
 
 @pytest.fixture(scope="module", params=[0.0, 3.0])
@@ -58,7 +69,7 @@ def test_a_run_finds_out_whether_its_molecule_moves(
     assert (run.folder / "consensus" / "consensus.mrc").exists()  # one map of all of them, in either case
     names = {path.name for path in run.motion_folder.iterdir()}
     components = {f"component_{k + 1}.mrc" for k in range(table["components"])}
-    assert names == {"motion.json"} | ({"mean.mrc", "coordinates.csv"} | components if moves else set())
+    assert names == {"motion.json"} | ({"mean.mrc", "coordinates.csv", "volumes"} | components if moves else set())
     monkeypatch.setattr(command, "make_consensus", None)  # settled once for all
     settle_motion(run, torch.device("cpu"))
 
@@ -77,6 +88,37 @@ def test_components_and_coordinates_of_a_motion_are_written(settled: tuple[Any, 
     assert mean.side == 24 and mean.pixel_size_angstrom == pytest.approx(4.0)
     component = read_volume(run.motion_folder / "component_1.mrc").volume.voxels
     assert 0 < float(component.std()) < float(mean.voxels.std())
+
+
+@pytest.mark.parametrize("settled", [3.0], indirect=True)
+def test_volumes_of_the_motion_project_to_their_class_averages(settled: tuple[Any, Run, str]) -> None:
+    """Better than the mean does, each in the frame of its own class average."""
+    blobs, run, _ = settled
+    assert len(list((run.motion_folder / "volumes").iterdir())) == 80
+    table = read_table(run.folder / "consensus" / "poses.csv", ("index",))
+    assert len(table) == 80
+    own = torch.stack(
+        [read_volume(run.motion_folder / "volumes" / f"volume_{i:04d}.mrc").volume.voxels.sum(0) for i in range(80)]
+    )
+    matches = torch.stack([_correlation(volume, image) for volume, image in zip(own, blobs.images, strict=True)])
+    assert float(matches.median()) > 0.97 and float(matches.min()) > 0.9
+    assert float(matches.mean()) > float(_correlations_of_others(own, blobs.images).mean()) + 0.02
+
+
+@pytest.mark.parametrize("settled", [3.0], indirect=True)
+def test_the_verb_makes_as_many_components_as_are_asked_for(
+    settled: tuple[Any, Run, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(settled[1].folder, tmp_path / "run"))
+    monkeypatch.setattr(command, "MatchingConfig", partial(MatchingConfig, iterations=5, global_searches=3))
+    assert cli.main(["motion", str(run), "--components", "2"]) == 0
+    assert f"volumes: {run / 'motion' / 'volumes'}" in capsys.readouterr().out
+    assert {"component_1.mrc", "component_2.mrc"} <= {path.name for path in (run / "motion").iterdir()}
+    assert not (run / "motion" / "component_3.mrc").exists()
+    before = (run / "motion" / "coordinates.csv").read_text()
+    assert cli.main(["motion", str(run), "--components", "40"]) == 2
+    assert "give 1 to 39" in capsys.readouterr().err
+    assert (run / "motion" / "coordinates.csv").read_text() == before
 
 
 @pytest.mark.parametrize("asked", ["True", "False"])

@@ -1,49 +1,109 @@
-"""Whether the molecule of a run moves: one map is refined, and compared with motion models on images left out.
+"""``scoretomo motion``: whether the molecule of a run moves, and how, with a volume for each class average.
 
-RUN/motion has what was found: motion.json, and of a molecule that moves mean.mrc, component_1.mrc and so on (what one
-standard deviation of a coordinate adds to the mean), and coordinates.csv (where each class average lies, with errors).
+One map is refined, and compared with motion models on class averages that are left out. RUN/motion has what was found:
+motion.json, and of a molecule that moves mean.mrc, component_1.mrc and so on (what one standard deviation of a
+coordinate adds to the mean), coordinates.csv (where each class average lies, with errors) and volumes/.
 """
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 
+from .. import processes
+from ..datatypes import InputError
 from ..ensemble.motion_evidence import MotionEvidence, weigh_motion
 from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
 from ..io.tables import write_table
 from ..methods.motion_model import MotionModel, motion_model_progressive
+from ..methods.neighbour_volumes import neighbour_volumes
 from ..methods.projection_matching import MatchingConfig, MatchingStep
 from ..runs import Run
 from .consensus import ConsensusConfig, enough_for_halves, make_consensus
 from .initial import find_models
 from .progress import interruptible, progress, say
-from .refinement import FEWEST_TO_REFINE, refinement_radius
+from .refinement import FEWEST_TO_REFINE, refine_models, refinement_radius
+from .run_folder import opened
+from .train import Device, choose_device
 
 # Highest frequency at which a motion is looked for, in Fourier pixels: it shows at low ones first, and noise at high.
 _MOST_BAND = 12
+
+
+def motion(
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")],
+    components: Annotated[int | None, tyro.conf.arg(metavar="K")] = None,
+    device: Device = "auto",
+) -> None:
+    """Fit a motion model to the class averages of a run, and make a volume of each at its place in the motion.
+
+    A mean and what is added to it, with coordinates for each class average; no network, minutes. `scoretomo run` does
+    so itself where class averages that are left out say that the molecule moves. Results are in RUN/motion: motion.json
+    (what was found), mean.mrc, component_1.mrc and so on, coordinates.csv, and volumes/, each in the frame of its class
+    average.
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    components
+        How many; those that are found with class averages that are left out, and one at least, if not given.
+    device
+        Where to compute; auto takes a GPU if there is one.
+    """
+    processes.refuse_company("motion")
+    with opened(run) as ready:
+        if not enough_for_halves(ready):
+            raise InputError(f"{run}: {len(ready.used)} class averages are too few to tell a motion")
+        if components is not None and not 1 <= components < len(ready.used) // 2:
+            most = len(ready.used) // 2 - 1
+            raise InputError(f"--components {components}: give 1 to {most}, for {len(ready.used)} class averages")
+        where = choose_device(device)
+        models = find_models(ready, ready.used, where)
+        whole = refine_models(ready, models, "auto", MatchingConfig(), where).whole
+        _find_motion(ready, whole, where, least=1, components=components)
+    print(f"motion: {run / 'motion'}\nvolumes: {run / 'motion' / 'volumes'}")
 
 
 def settle_motion(run: Run, device: torch.device) -> None:
     """Find out whether the molecule moves, unless that is settled; makes one map of all class averages on the way."""
     if run.rigid is not None:
         return
-    if not enough_for_halves(run):
+    if enough_for_halves(run):
+        evidence = _find_motion(run, make_consensus(run, ConsensusConfig(), MatchingConfig(), device).whole, device)
+    else:
         evidence = MotionEvidence((), (), (), 0, f"{len(run.used)} class averages are too few to tell a motion.")
+        say(evidence.reason)
         if len(run.used) >= FEWEST_TO_REFINE:
             make_consensus(run, ConsensusConfig(halves=False), MatchingConfig(), device)
-    else:
-        refined = make_consensus(run, ConsensusConfig(), MatchingConfig(), device)
-        evidence = _weigh(run, refined.whole, device)
-    model = _fit(run, refined.whole, evidence.components, device) if evidence.moves else None
+        with replacing_folder(run.motion_folder) as folder:
+            _write_evidence(folder, evidence)
+    advice = "--rigid True" if evidence.moves else "--rigid False"
+    say(f"taken as {'moving' if evidence.moves else 'rigid'}; {advice} overrules")
+
+
+def _find_motion(
+    run: Run, whole: MatchingStep, device: torch.device, *, least: int = 0, components: int | None = None
+) -> MotionEvidence:
+    """Weigh motion models against one map, and write the best with its volumes if it has any component."""
+    evidence = _weigh(run, whole, device)
+    say(evidence.reason)
+    count = components or max(least, evidence.components)
+    model = _fit(run, whole, count, device) if count else None
     with replacing_folder(run.motion_folder) as folder:
-        write_json(folder / "motion.json", {"moves": evidence.moves, **asdict(evidence)})
+        _write_evidence(folder, evidence)
         if model is not None:
             _write(folder, run, model)
-    advice = "--rigid True" if evidence.moves else "--rigid False"
-    say(f"taken as {'moving' if evidence.moves else 'rigid'}; {advice} overrules. {evidence.reason}")
+            _write_volumes(folder / "volumes", run, model, device)
+    return evidence
+
+
+def _write_evidence(folder: Path, evidence: MotionEvidence) -> None:
+    write_json(folder / "motion.json", {"moves": evidence.moves, **asdict(evidence)})
 
 
 def _weigh(run: Run, whole: MatchingStep, device: torch.device) -> MotionEvidence:
@@ -92,3 +152,14 @@ def _write(folder: Path, run: Run, model: MotionModel) -> None:
         own = {f"z_{k + 1}": value for k, value in enumerate(z)}
         rows.append({"index": index, **own, **{f"error_{k + 1}": value for k, value in enumerate(error)}})
     write_table(folder / "coordinates.csv", rows)
+
+
+def _write_volumes(folder: Path, run: Run, model: MotionModel, device: torch.device) -> None:
+    """Write the volume of each class average, in its frame and in the units of the input."""
+    folder.mkdir()
+    volumes = neighbour_volumes(run.images[run.used].to(device), model, radius=_radius(run, device))
+    with interruptible() as check, progress("volumes of the motion") as report:
+        for done, (index, volume) in enumerate(zip(run.used, volumes, strict=True), 1):
+            check()
+            write_volume(folder / f"volume_{index:04d}.mrc", restore_volume(volume.cpu(), run.preprocessing))
+            report(done / len(run.used), f"{done} of {len(run.used)}")

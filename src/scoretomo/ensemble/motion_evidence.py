@@ -29,7 +29,7 @@ _SECTORS = 6
 # Precision of the coefficients of a filter about 1.
 _FILTER_PRECISION = 4.0
 _POSES = MotionConfig(iterations=6, refinements=5)
-_FIT = MotionConfig(iterations=10, refinements=3)
+_FIT = MotionConfig(iterations=6, refinements=3)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .fourier import resize
+from .fourier import resize, translate
 
 # Samples whose coordinates are held at once: the working memory beside the result, about 50 MB.
 _SAMPLES_AT_ONCE = 2**22
@@ -46,6 +46,24 @@ def rotate_volumes(volumes: Float[Tensor, "b n n n"], rotations: Float[Tensor, "
             volumes[part][:, None], points, mode="bilinear", padding_mode="zeros", align_corners=True
         )[:, 0]
     return rotated
+
+
+def turn_into_view(
+    volume: Float[Tensor, "n n n"], rotation: Float[Tensor, "3 3"], shift_pixels: Float[Tensor, "2"]
+) -> Float[Tensor, "n n n"]:
+    """Turn and move a volume so that its sum over z is the image of that pose.
+
+    Parameters
+    ----------
+    volume
+        ``(n, n, n)``, axes ``[z, y, x]``.
+    rotation, shift_pixels
+        ``(3, 3)``, object to microscope frame, and ``(2,)``, ``[x, y]``.
+    """
+    side = volume.shape[-1]
+    # turned at twice the sampling, where trilinear interpolation costs little of the detail
+    turned = resize(rotate_volumes(resize(volume[None], 2 * side, 3), rotation[None]), side, 3)
+    return translate(turned, torch.nn.functional.pad(shift_pixels, (0, 1))[None])[0]
 
 
 def symmetrise(volume: Float[Tensor, "n n n"], group: Float[Tensor, "g 3 3"]) -> Float[Tensor, "n n n"]:

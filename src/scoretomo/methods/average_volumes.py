@@ -14,9 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import InputError
-from ..imaging.fourier import resize, translate
 from ..imaging.masks import ball
-from ..imaging.resampling import rotate_volumes
+from ..imaging.resampling import turn_into_view
 from ..networks.coordinate_mlp import CoordinateMLPConfig
 from ..networks.image_encoder import ImageEncoderConfig
 from .abinitio_schedule import AbInitioConfig
@@ -98,9 +97,6 @@ def average_volume(
     radius
         In pixels: class averages are 0 beyond it, and so is the volume.
     """
-    model, rotation = state.model, state.rotations[row][None]
-    own = decode_volumes(model, None if z is None else z[row][None])
-    # turned at twice the sampling, where trilinear interpolation costs little of the detail
-    turned = resize(rotate_volumes(resize(own, 2 * model.side, 3), rotation), model.side, 3)
-    moved = translate(turned, torch.nn.functional.pad(state.shifts_pixels[row], (0, 1))[None])[0]
-    return moved * ball(model.side, 3, radius, moved.device)
+    own = decode_volumes(state.model, None if z is None else z[row][None])[0]
+    moved = turn_into_view(own, state.rotations[row], state.shifts_pixels[row])
+    return moved * ball(state.model.side, 3, radius, moved.device)

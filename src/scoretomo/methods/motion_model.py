@@ -36,8 +36,12 @@ class MotionConfig:
 
     Attributes
     ----------
+    starts
+        Random coordinates that are tried; the likeliest go on.
+    first_iterations
+        Iterations of each start, in the first band and without refining poses.
     iterations
-        Of expectation maximisation.
+        Of expectation maximisation after that.
     refinements
         Iterations, the last ones, that also refine poses and shifts.
     ridge, component_ridge
@@ -50,15 +54,18 @@ class MotionConfig:
         No iteration, or weights that are not positive.
     """
 
-    iterations: int = 14
-    refinements: int = 6
+    starts: int = 6
+    first_iterations: int = 8
+    iterations: int = 10
+    refinements: int = 5
     ridge: float = 0.05
     component_ridge: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.refinements < 0:
+        counts = self.starts, self.first_iterations, self.iterations
+        if min(counts) < 1 or self.refinements < 0:
             raise InputError(
-                f"a motion model needs 1 iteration or more, not {self.iterations}, and 0 refinements or more, "
+                f"a motion model needs 1 or more starts and iterations, not {counts}, and 0 or more refinements, "
                 f"not {self.refinements}"
             )
         if not min(self.ridge, self.component_ridge) > 0:
@@ -178,7 +185,8 @@ def motion_model_progressive(
         raise InputError(f"{len(images)} images cannot tell {components} components")
     band = min(band, (images.shape[-1] - 1) // 2)
     first = band if first_band is None else min(first_band, band)
-    fit = _Fit(PosedImages.of(images, band, radius), rotations, shifts_pixels, components, config, seed)
+    z = _first_coordinates(images, rotations, shifts_pixels, components, config, seed, radius=radius, band=first)
+    fit = _Fit(PosedImages.of(images, band, radius), rotations, shifts_pixels, z, config)
     for iteration in range(config.iterations):
         progress = iteration / max(1, config.iterations - 1)
         fit.maximise(first + (band - first) * min(1.0, progress / _MARCH))
@@ -189,6 +197,32 @@ def motion_model_progressive(
         yield MotionStep(iteration + 1, config.iterations, fit.unexplained(), fit.result())
 
 
+def _first_coordinates(
+    images: Float[Tensor, "n side side"],
+    rotations: Float[Tensor, "n 3 3"],
+    shifts_pixels: Float[Tensor, "n 2"],
+    components: int,
+    config: MotionConfig,
+    seed: int,
+    *,
+    radius: float,
+    band: int,
+) -> Float[Tensor, "n k"]:
+    """Take the coordinates of the likeliest of several starts: many end in directions of noise."""
+    posed, generator = PosedImages.of(images, band, radius), torch.Generator().manual_seed(seed)
+    best, found = torch.inf, rotations.new_zeros(len(images), components)
+    for _ in range(config.starts if components else 0):
+        z = torch.randn(len(images), components, generator=generator).to(rotations)
+        fit = _Fit(posed, rotations, shifts_pixels, z, config)
+        for _ in range(config.first_iterations):
+            fit.maximise(float(band))
+            fit.expect()
+            fit.standardise()
+        if fit.cost() < best:
+            best, found = fit.cost(), fit.z
+    return found
+
+
 class _Fit:
     """Model and coordinates by turns."""
 
@@ -197,9 +231,8 @@ class _Fit:
         posed: PosedImages,
         rotations: Float[Tensor, "n 3 3"],
         shifts_pixels: Float[Tensor, "n 2"],
-        components: int,
+        z: Float[Tensor, "n k"],
         config: MotionConfig,
-        seed: int,
     ) -> None:
         self.posed, self.config = posed, config
         self.rotations, self.shifts = rotations, shifts_pixels
@@ -207,9 +240,8 @@ class _Fit:
         self.targets = posed.targets(self.rows, shifts_pixels)
         self.filters = torch.ones_like(self.targets)
         self.noise = _FIRST_NOISE * posed.power
-        generator = torch.Generator().manual_seed(seed)
-        self.z = torch.randn(len(posed), components, generator=generator).to(rotations)
-        self.covariance = self.z.new_zeros(len(posed), components, components)
+        components = z.shape[1]
+        self.z, self.covariance = z, z.new_zeros(len(posed), components, components)
         self.ridge = torch.tensor([config.ridge] + [config.component_ridge] * components).to(rotations)
         self.volumes = rotations.new_zeros(1 + components, *[posed.grid.side] * 3)
         self.residual: Tensor
@@ -283,6 +315,11 @@ class _Fit:
         self.z, self.covariance = centred @ back.mT, back @ self.covariance @ back.mT
         shifted = self.volumes[:1] + torch.einsum("k,kxyz->xyz", mean, moving)
         self.volumes = torch.cat([shifted, torch.einsum("kxyz,kj->jxyz", moving, forward)])
+
+    def cost(self) -> float:
+        """Twice the negative logarithm of the likelihood of an image, in the mean, up to a constant."""
+        noise = self.posed.independent * self.noise.log()[self.posed.grid.shells].sum()
+        return float(noise + (self.z.square().sum(1) - torch.logdet(self.covariance)).mean())
 
     def unexplained(self) -> float:
         """Part of the power that is noise, as a mean over shells."""

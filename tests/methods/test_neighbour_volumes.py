@@ -1,0 +1,67 @@
+"""Volumes of images, helped by their neighbours, are in the frame of their images and nearer to the truth."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
+from scoretomo.imaging.fourier import translate
+from scoretomo.imaging.resampling import turn_into_view
+from scoretomo.methods.motion_model import MotionModel, motion_model
+from scoretomo.methods.neighbour_volumes import neighbour_volumes
+
+BAND = 10
+
+
+@pytest.fixture(scope="module")
+def blobs(make_blobs: Callable[..., Any]) -> Any:
+    return make_blobs(120, 3.5)
+
+
+@pytest.fixture(scope="module")
+def images(blobs: Any) -> Tensor:
+    noise = torch.randn(blobs.images.shape, generator=torch.Generator().manual_seed(5))
+    return translate(blobs.images + 0.05 * blobs.images.std() * noise, torch.tensor([[0.5, -0.25]]).expand(120, 2))
+
+
+@pytest.fixture(scope="module")
+def model(blobs: Any, images: Tensor) -> MotionModel:
+    shifts = torch.tensor([[0.5, -0.25]]).expand(120, 2)
+    return motion_model(images, blobs.rotations, shifts, 1, radius=blobs.RADIUS, band=BAND, seed=0)
+
+
+def _truth(blobs: Any, model: MotionModel, image: int) -> Tensor:
+    return turn_into_view(blobs.volume(image), blobs.rotations[image], torch.tensor([0.5, -0.25]))
+
+
+def test_volumes_are_in_the_frames_of_their_images_and_better_than_the_model(
+    blobs: Any, images: Tensor, model: MotionModel
+) -> None:
+    """One component is not enough for so long a way."""
+    shown = range(0, 120, 6)
+    made = list(neighbour_volumes(images, model, radius=blobs.RADIUS))
+    truth = torch.stack([_truth(blobs, model, i) for i in shown])
+    before = [turn_into_view(model.volume(model.z[i]), model.rotations[i], model.shifts_pixels[i]) for i in shown]
+    with_neighbours, without = (
+        area_under_curve(fourier_shell_correlation(torch.stack(volumes), truth))
+        for volumes in ([made[i] for i in shown], before)
+    )
+    assert float(with_neighbours.median()) > float(without.median()) + 0.005
+    for i in shown:
+        seen = torch.corrcoef(torch.stack([made[i].sum(0).flatten(), images[i].flatten()]))[0, 1]
+        assert float(seen) > 0.97
+        assert float(made[i].min()) >= 0
+
+
+def test_where_neighbours_say_what_the_model_says_nothing_changes(blobs: Any, model: MotionModel) -> None:
+    from scoretomo.imaging.projection import project
+
+    volumes = torch.stack([model.volume(z) for z in model.z]).clamp(min=0)
+    images = torch.stack([project(v[None], r[None, None])[0, 0] for v, r in zip(volumes, model.rotations, strict=True)])
+    images = translate(images, model.shifts_pixels)
+    for i, volume in zip(range(3), neighbour_volumes(images, model, radius=blobs.RADIUS), strict=False):
+        expected = turn_into_view(volumes[i], model.rotations[i], model.shifts_pixels[i])
+        assert float(torch.corrcoef(torch.stack([volume.flatten(), expected.flatten()]))[0, 1]) > 0.99

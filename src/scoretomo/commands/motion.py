@@ -14,7 +14,7 @@ import tyro
 
 from .. import processes
 from ..datatypes import InputError
-from ..ensemble.motion_evidence import MotionEvidence, weigh_motion
+from ..ensemble.motion_evidence import MotionEvidence, weigh_motion_progressive
 from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
@@ -107,7 +107,7 @@ def _write_evidence(folder: Path, evidence: MotionEvidence) -> None:
 
 
 def _weigh(run: Run, whole: MatchingStep, device: torch.device) -> MotionEvidence:
-    return weigh_motion(
+    steps = weigh_motion_progressive(
         run.images[run.used].to(device),
         whole.rotations,
         whole.shifts_pixels,
@@ -115,6 +115,12 @@ def _weigh(run: Run, whole: MatchingStep, device: torch.device) -> MotionEvidenc
         band=min(whole.band, _MOST_BAND),
         seed=run.config.seed,
     )
+    with interruptible() as check, progress("one map or a motion") as report:
+        for step in steps:
+            check()
+            report(step if isinstance(step, float) else 1.0, "")
+    assert isinstance(step, MotionEvidence)
+    return step
 
 
 def _fit(run: Run, whole: MatchingStep, components: int, device: torch.device) -> MotionModel:

@@ -8,6 +8,7 @@ one another; what noise, blur or wrong poses make is not.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,7 +62,6 @@ class MotionEvidence:
         return self.components > 0
 
 
-@torch.no_grad()
 def weigh_motion(
     images: Float[Tensor, "n side side"],
     rotations: Float[Tensor, "n 3 3"],
@@ -71,7 +71,23 @@ def weigh_motion(
     band: int,
     seed: int,
 ) -> MotionEvidence:
-    """Compare one map with motion models.
+    """Compare one map with motion models to the end; see :func:`weigh_motion_progressive`."""
+    *_, last = weigh_motion_progressive(images, rotations, shifts_pixels, radius=radius, band=band, seed=seed)
+    assert isinstance(last, MotionEvidence)
+    return last
+
+
+@torch.no_grad()
+def weigh_motion_progressive(
+    images: Float[Tensor, "n side side"],
+    rotations: Float[Tensor, "n 3 3"],
+    shifts_pixels: Float[Tensor, "n 2"],
+    *,
+    radius: float,
+    band: int,
+    seed: int,
+) -> Iterator[float | MotionEvidence]:
+    """Compare one map with motion models; yields the part that is done, 0 to 1, and at last the evidence.
 
     Parameters
     ----------
@@ -88,17 +104,20 @@ def weigh_motion(
     """
     halves = [half.to(images.device) for half in halves_of(len(images))]
     if not halves:
-        return MotionEvidence((), (), (), 0, f"{len(images)} class averages are too few to tell a motion.")
+        yield MotionEvidence((), (), (), 0, f"{len(images)} class averages are too few to tell a motion.")
+        return
     base = motion_model(images, rotations, shifts_pixels, 0, _POSES, radius=radius, band=band, seed=seed)
     left_out = _LeftOut(images, base, halves, radius, band, seed)
-    one_map = left_out.unexplained(0)
-    gains = [one_map - left_out.unexplained(components) for components in range(1, _MOST + 1)]
+    one_map, gains = left_out.unexplained(0), []
+    for components in range(1, _MOST + 1):
+        yield components / (_MOST + 1)
+        gains.append(one_map - left_out.unexplained(components))
     means = [float(gain.mean()) for gain in gains]
     errors = [float(gain.std()) / math.sqrt(len(gain)) for gain in gains]
     shares = [mean / float(one_map.mean()) for mean in means]
     clear = [k for k in range(_MOST) if means[k] > _ERRORS * errors[k]]
     best = max(clear, key=means.__getitem__, default=None)
-    return MotionEvidence(
+    yield MotionEvidence(
         gains=tuple(means),
         errors=tuple(errors),
         shares=tuple(shares),

@@ -281,7 +281,7 @@ class _Fit:
         own = self.filters * torch.einsum("vq,qvp->vp", values, slices)
         derivatives, prior = posed.pose_derivatives(own, turned, self.rotations, self.targets)
         columns = torch.cat([derivatives, (self.filters * slices[1:]).transpose(0, 1)], 1)
-        precision = posed.precision(self.noise)
+        precision = posed.precision(self.noise) * self.within
         weighted = columns * precision
         normal = weighted @ columns.mT + torch.diag(torch.cat([prior, torch.ones_like(self.z[0])]))
         right = (weighted @ (self.targets - own)[..., None])[..., 0]

@@ -112,7 +112,18 @@ class PosedImages:
         filters: Float[Tensor, "v p"],
         precision: Float[Tensor, " p"],
     ) -> Expectation:
-        """Coordinates of views, normal with variance 1 before they are seen, and how likely the views are."""
+        """Find coordinates of views, normal with variance 1 before they are seen, and how likely the views are.
+
+        Parameters
+        ----------
+        volumes
+            ``(q, side, side, side)``, mean and components, sampled as the images of the band are.
+        rotations, targets, filters
+            Of each view: ``(v, 3, 3)``, object to microscope frame; ``(v, p)``, coefficients of its image, moved back
+            by its shift; ``(v, p)``, what slices are multiplied by.
+        precision
+            ``(p,)``, from :meth:`precision`; 0 where a coefficient does not count.
+        """
         parts, size = [], max(1, _COEFFICIENTS_AT_ONCE // (len(volumes) * targets.shape[1]))
         slice_fn = voxel_slices(volumes)
         for rows in (slice(first, first + size) for first in range(0, len(rotations), size)):

@@ -132,6 +132,13 @@ def test_whether_a_molecule_is_rigid_is_said_or_found(
     assert open_run(run.folder).rigid is rigid
 
 
+def test_a_run_from_nothing_is_not_rigid_whatever_was_found(tmp_path: Path, images: Path) -> None:
+    run = start(tmp_path / "run", images, replace(CONFIG, growth=GrowthConfig(initial=False)))
+    run.motion_folder.mkdir()
+    (run.motion_folder / "motion.json").write_text(json.dumps({"moves": False}))
+    assert open_run(run.folder).rigid is None
+
+
 def test_rigid_is_refused_where_it_would_do_nothing() -> None:
     with pytest.raises(InputError, match=r"growth\.initial"):
         replace(CONFIG, rigid=True, growth=GrowthConfig(initial=False))

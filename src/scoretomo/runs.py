@@ -38,7 +38,7 @@ from .optimiser import OptimiserConfig
 
 # Without --side, images are made no larger than this on a CPU: twice the side costs eight times the time.
 _LARGEST_SIDE_ON_CPU = 48
-# Stacks smaller than this keep all their images for training.
+# Stacks smaller than this keep all their images for training, and have one volume by cryoDRGN2.
 _FEW_IMAGES = 40
 SETTINGS = SettingsFile(
     "config.toml",
@@ -66,7 +66,7 @@ class ImagesConfig:
     rigid
         Whether the molecule keeps its shape. Then one map is made, or volumes that are fitted to all class averages
         to the end: more resolution, no motion. None: no, if class averages that are left out are better explained by
-        a motion than by one map.
+        a motion than by one map; with --method drgn: yes for fewer than 40 images.
     seed
         The same seed gives the same result, on the same kind of machine.
     initial
@@ -198,7 +198,7 @@ class Run:
     def rigid(self) -> bool | None:
         """Whether the molecule is taken to keep its shape: as the settings say, or as was found; None if not known."""
         path = self.motion_folder / "motion.json"
-        if self.config.rigid is None and path.exists():
+        if self.config.rigid is None and self.config.growth.initial and path.exists():
             return not json.loads(path.read_text(encoding="utf-8"))["moves"]
         return self.config.rigid
 
@@ -420,7 +420,10 @@ def _resolve(
         natural = _prepare(path, stack, config)[1].working_side
         side = _LARGEST_SIDE_ON_CPU if natural > _LARGEST_SIDE_ON_CPU else None
     held_out = config.held_out if config.held_out is not None else (0.0 if used < _FEW_IMAGES else 0.05)
-    return replace(config, preprocess=replace(config.preprocess, side=side), held_out=held_out)
+    rigid = config.rigid
+    if rigid is None and config.drgn is not None:
+        rigid = used < _FEW_IMAGES  # a latent space of fewer is no use
+    return replace(config, preprocess=replace(config.preprocess, side=side), held_out=held_out, rigid=rigid)
 
 
 def _refuse_other_run(folder: Path, source: Mapping[str, Any], config: RunConfig) -> None:

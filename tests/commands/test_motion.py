@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,9 @@ def test_components_and_coordinates_of_a_motion_are_written(settled: tuple[Any, 
 
 @pytest.mark.parametrize("settled", [3.0], indirect=True)
 def test_volumes_of_the_motion_project_to_their_class_averages(settled: tuple[Any, Run, str]) -> None:
-    """Better than the mean does, each in the frame of its own class average."""
+    """Each is in the frame of its own class average."""
     blobs, run, _ = settled
     assert len(list((run.motion_folder / "volumes").iterdir())) == 80
-    table = read_table(run.folder / "consensus" / "poses.csv", ("index",))
-    assert len(table) == 80
     own = torch.stack(
         [read_volume(run.motion_folder / "volumes" / f"volume_{i:04d}.mrc").volume.voxels.sum(0) for i in range(80)]
     )
@@ -136,3 +135,42 @@ def test_few_class_averages_are_taken_as_rigid(
     settle_motion(run, torch.device("cpu"))
     assert run.rigid
     assert "6 class averages are too few to tell a motion" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settled", [0.0], indirect=True)
+def test_volumes_that_are_judged_wrong_do_not_confuse_poses(
+    settled: tuple[Any, Run, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consensus leaves their class averages out; what is found about the motion is of all that are used."""
+    folder = Path(shutil.copytree(settled[1].folder, tmp_path / "run"))
+    shutil.rmtree(folder / "motion")
+    (folder / "ensemble").mkdir()
+    verdicts = "".join(f"{index},{'wrong' if index < 20 else 'reliable'}\n" for index in range(80))
+    (folder / "ensemble" / "reliability.csv").write_text("index,verdict\n" + verdicts)
+    monkeypatch.setattr(command, "MatchingConfig", partial(MatchingConfig, iterations=5, global_searches=3))
+    run = open_run(folder)
+    settle_motion(run, torch.device("cpu"))
+    before = json.loads((settled[1].motion_folder / "motion.json").read_text())
+    assert json.loads((run.motion_folder / "motion.json").read_text()) == before
+
+
+def test_where_a_motion_was_sought_first_a_run_of_a_rigid_molecule_makes_its_map(
+    make_blobs: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = _start(make_blobs(6, 0.0), tmp_path)
+    run.motion_folder.mkdir()
+    (run.motion_folder / "motion.json").write_text(json.dumps({"moves": False, "reason": "One map explains all."}))
+    again = ["run", str(tmp_path / "averages.mrcs"), "-o", str(run.folder), "--budget", "8", *_TINY.split()]
+    assert cli.main([*again, *_SEARCH.split()]) == 0
+    assert (run.folder / "consensus" / "consensus.mrc").exists() and not run.volumes.exists()
+
+
+def test_an_initial_model_that_may_be_anything_tells_nothing_of_a_motion(
+    make_blobs: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blobs = make_blobs(12, 0.0)
+    noise = torch.randn(12, 24, 24, generator=torch.Generator().manual_seed(8))
+    run = _start(replace(blobs, images=noise), tmp_path)
+    settle_motion(run, torch.device("cpu"))
+    assert run.rigid is None and not run.motion_folder.exists()
+    assert "cannot be told from such an initial model" in capsys.readouterr().err

@@ -66,7 +66,10 @@ def test_the_headline_grows_with_the_run(folder: Path) -> None:
 def rigid(make_run: Callable[..., Path], stage: Callable[..., object], tmp_path: Path) -> Path:
     """A run of a rigid molecule: one map, and no volumes."""
     made = make_run(14, 24, stage(volumes=False, ensemble=False))
-    return Path(shutil.copytree(made, tmp_path / "rigid"))
+    folder = Path(shutil.copytree(made, tmp_path / "rigid"))
+    config = folder / "config.toml"
+    config.write_text(config.read_text(encoding="utf-8").replace("rigid = false", "rigid = true"), encoding="utf-8")
+    return folder
 
 
 def _consensus(folder: Path, **values: object) -> RunSummary:
@@ -106,7 +109,7 @@ def test_a_motion_that_may_be_noise_is_not_announced(folder: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("true", "false"), encoding="utf-8")
     assert "No motion stands out" in said(read_summary(folder))
     config = folder / "config.toml"
-    config.write_text(config.read_text(encoding="utf-8").replace("[settings]", "[settings]\nrigid = true"))
+    config.write_text(config.read_text(encoding="utf-8").replace("rigid = false", "rigid = true"))
     assert "taken as rigid" in said(read_summary(folder)) and "motion stands out" not in said(read_summary(folder))
 
 

@@ -26,8 +26,8 @@ from .refinement import FEWEST_TO_REFINE, Models, Refined, refine_models
 from .run_folder import opened
 from .train import Device, choose_device
 
-# Halves of fewer images than this are no measure of anything.
-_FEWEST_IMAGES = 8
+FEWEST_FOR_HALVES = 8
+"""Class averages below which halves are no measure of anything."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,18 @@ def consensus(
 
 def enough_for_halves(run: Run) -> bool:
     """Whether the resolution of the class averages that are trusted can be measured."""
-    return len(_trusted(run)) >= _FEWEST_IMAGES
+    return len(_trusted(run)) >= FEWEST_FOR_HALVES
 
 
-def make_consensus(run: Run, config: ConsensusConfig, matching: MatchingConfig, device: torch.device) -> Refined:
-    """Do what :func:`consensus` does, in a folder that is locked already, and give the maps too."""
-    rows = _trusted(run)
-    if config.halves and not enough_for_halves(run):
+def make_consensus(
+    run: Run, config: ConsensusConfig, matching: MatchingConfig, device: torch.device, *, rows: list[int] | None = None
+) -> Refined:
+    """Do what :func:`consensus` does, in a folder that is locked already, and give the maps too.
+
+    ``rows`` are the images to use, in the place of those that are trusted.
+    """
+    rows = _trusted(run) if rows is None else rows
+    if config.halves and len(rows) < FEWEST_FOR_HALVES:
         raise InputError(f"{run.folder}: {len(rows)} images are too few for halves; give --no-halves")
     if len(rows) < FEWEST_TO_REFINE:
         raise InputError(f"{run.folder}: {len(rows)} class averages are too few to refine a map; see RUN/initial")

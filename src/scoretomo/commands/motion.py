@@ -22,9 +22,9 @@ from ..io.tables import write_table
 from ..methods.motion_model import MotionModel, motion_model_progressive
 from ..methods.neighbour_volumes import neighbour_volumes
 from ..methods.projection_matching import MatchingConfig, MatchingStep
-from ..runs import Run
-from .consensus import ConsensusConfig, enough_for_halves, make_consensus
-from .initial import find_models
+from ..runs import Run, load_checkpoint, save_checkpoint
+from .consensus import FEWEST_FOR_HALVES, ConsensusConfig, make_consensus
+from .initial import find_models, make_initial
 from .progress import interruptible, progress, say
 from .refinement import FEWEST_TO_REFINE, refine_models, refinement_radius
 from .run_folder import opened
@@ -57,7 +57,7 @@ def motion(
     """
     processes.refuse_company("motion")
     with opened(run) as ready:
-        if not enough_for_halves(ready):
+        if len(ready.used) < FEWEST_FOR_HALVES:
             raise InputError(f"{run}: {len(ready.used)} class averages are too few to tell a motion")
         if components is not None and not 1 <= components < len(ready.used) // 2:
             most = len(ready.used) // 2 - 1
@@ -70,20 +70,28 @@ def motion(
 
 
 def settle_motion(run: Run, device: torch.device) -> None:
-    """Find out whether the molecule moves, unless that is settled; makes one map of all class averages on the way."""
+    """Find out whether the molecule moves, unless that is settled.
+
+    The initial model, and one map of all class averages, are made on the way. Poses in a model that may be anything
+    tell nothing: then it stays open, and the molecule is taken to move.
+    """
     if run.rigid is not None:
         return
-    if enough_for_halves(run):
-        evidence = _find_motion(run, make_consensus(run, ConsensusConfig(), MatchingConfig(), device).whole, device)
+    _, initial = make_initial(run, device)
+    if initial.answer == "unknown" and len(run.used) >= FEWEST_FOR_HALVES:
+        say("whether the molecule moves cannot be told from such an initial model; it is taken to move")
+        return
+    if len(run.used) >= FEWEST_FOR_HALVES:
+        whole = make_consensus(run, ConsensusConfig(), MatchingConfig(), device, rows=run.used).whole
+        evidence = _find_motion(run, whole, device)
     else:
         evidence = MotionEvidence((), (), (), 0, f"{len(run.used)} class averages are too few to tell a motion.")
         say(evidence.reason)
         if len(run.used) >= FEWEST_TO_REFINE:
-            make_consensus(run, ConsensusConfig(halves=False), MatchingConfig(), device)
+            make_consensus(run, ConsensusConfig(halves=False), MatchingConfig(), device, rows=run.used)
         with replacing_folder(run.motion_folder) as folder:
             _write_evidence(folder, evidence)
-    advice = "--rigid True" if evidence.moves else "--rigid False"
-    say(f"taken as {'moving' if evidence.moves else 'rigid'}; {advice} overrules")
+    say(f"taken as {'moving' if evidence.moves else 'rigid'}; `scoretomo run --rigid {evidence.moves}` overrules")
 
 
 def _find_motion(
@@ -107,6 +115,12 @@ def _write_evidence(folder: Path, evidence: MotionEvidence) -> None:
 
 
 def _weigh(run: Run, whole: MatchingStep, device: torch.device) -> MotionEvidence:
+    """Weigh motion models, or take up what an earlier command has found of the same images at the same poses."""
+    path = run.folder / "checkpoint" / "motion.pt"
+    made_of = {"rows": run.used, "seed": run.config.seed, "rotations": whole.rotations.cpu().flatten().tolist()}
+    saved = load_checkpoint(path)
+    if saved is not None and saved["made_of"] == made_of:
+        return MotionEvidence(**saved["evidence"])
     steps = weigh_motion_progressive(
         run.images[run.used].to(device),
         whole.rotations,
@@ -120,6 +134,7 @@ def _weigh(run: Run, whole: MatchingStep, device: torch.device) -> MotionEvidenc
             check()
             report(step if isinstance(step, float) else 1.0, "")
     assert isinstance(step, MotionEvidence)
+    save_checkpoint(path, {"made_of": made_of, "evidence": vars(step)})
     return step
 
 

@@ -98,7 +98,8 @@ def reconstruct(
     run
         Run folder that `scoretomo train` has made.
     growth
-        Settings of the reconstruction; those of the run unless given.
+        Settings of the reconstruction; those of the run unless given. If the molecule is rigid, which is found out
+        first where it is not known, all class averages serve as anchors to the end, and there is no specialising.
     selection
         Which volumes to make.
     device
@@ -114,7 +115,8 @@ def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, de
     indices = selected_images(run, selection)
     if growth.initial:
         processes.by_main(partial(settle_motion, run, device))
-    growth = growth.for_rigid() if run.rigid else growth
+    if run.rigid:  # steps that were asked for stay as they are
+        growth = growth.for_rigid(longer=growth == run.config.growth)
     denoiser = trained_denoiser(run, device)
     processes.by_main(lambda: _settle(run, growth, overwrite=selection.overwrite))
     images, chunk = run.images[run.used].to(device), 0

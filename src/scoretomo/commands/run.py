@@ -85,14 +85,16 @@ def run_all(source: Source, config: RunConfig, selection: Selection, *, volumes:
 
 
 def _begin(run: Run, device: torch.device) -> None:
-    """Make the initial model, and find out whether the molecule moves."""
-    make_initial(run, device)
-    settle_motion(run, device)
+    """Make the initial model, and find out whether the molecule moves, unless that is known."""
+    if run.rigid is None:
+        settle_motion(run, device)
+    else:
+        make_initial(run, device)
 
 
 def _conclude_rigid(run: Run, device: torch.device) -> None:
-    """Refine one map, where it was not made to see whether the molecule moves, and report."""
-    if run.config.rigid and len(run.used) >= FEWEST_TO_REFINE:
+    """Refine one map, where that was not done to see whether the molecule moves, and report."""
+    if len(run.used) >= FEWEST_TO_REFINE and not (run.folder / "consensus").exists():
         make_consensus(run, ConsensusConfig(halves=enough_for_halves(run)), MatchingConfig(), device)
     write_report(run, device)
 

@@ -71,11 +71,14 @@ class GrowthConfig:
         special = [(f"specialise {k + 1} of {count}", self.specialise) for k in range(count)]
         return (*rounds, ("polish", self.polish), *special)
 
-    def for_rigid(self) -> "GrowthConfig":
-        """Of a molecule that keeps its shape all class averages are kin: what specialising has goes to the polish."""
+    def for_rigid(self, *, longer: bool) -> "GrowthConfig":
+        """Take all class averages as kin to the end, as of a molecule that keeps its shape.
+
+        There is no specialising then; its steps go to the polish if that is to be longer.
+        """
         if self.polish.anchors or not self.initial:
             return self
-        steps = self.polish.steps + self.specialisations * self.specialise.steps
+        steps = self.polish.steps + (self.specialisations * self.specialise.steps if longer else 0)
         polish = replace(self.polish, anchors=_RIGID_ANCHORS, steps=steps)
         return replace(self, polish=polish, specialisations=0)
 

@@ -216,8 +216,8 @@ def _first_coordinates(
         fit = _Fit(posed, rotations, shifts_pixels, z, config)
         for _ in range(config.first_iterations):
             fit.maximise(float(band))
-            fit.expect()
             fit.standardise()
+            fit.expect()
         if fit.cost() < best:
             best, found = fit.cost(), fit.z
     return found

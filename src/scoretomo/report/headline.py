@@ -13,7 +13,7 @@ _NOTHING_MOVES = 0.1
 def headline(run: RunSummary) -> str:
     """One sentence: how many volumes to believe, and what they show."""
     total = len(run.volumes)
-    if total == 0 and run.consensus is not None:
+    if total == 0 and run.consensus is not None and run.rigid:
         return _one_map(run.consensus)
     if total == 0:
         return f"{run.table['input']['images']} class averages; no volumes have been reconstructed yet."
@@ -34,9 +34,11 @@ def sentences(run: RunSummary) -> list[str]:
     counts = Counter(volume.verdict for volume in run.volumes)
     said = []
     if counts["doubtful"] or counts["wrong"]:
+        # of a molecule that moves the consensus was made before there were volumes
+        without = "the states, the motion and the consensus" if run.rigid else "the states and the motion"
         said.append(
             f"{_count(counts['doubtful'], 'volume')} {_is(counts['doubtful'])} doubtful and {counts['wrong']} wrong; "
-            "each says why below. They are left out of the states, the motion and the consensus."
+            f"each says why below. They are left out of {without}."
         )
     if _group(run) is not None:
         said.append(_symmetry(run.symmetry or {}))
@@ -47,7 +49,8 @@ def sentences(run: RunSummary) -> list[str]:
     if run.initial is not None:
         said.append(f"The initial model: {run.initial['answer']}. {run.initial['reason']}")
     if run.motion is not None:
-        said.append(str(run.motion["reason"]))
+        overruled = run.table["settings"].get("rigid") == run.motion["moves"]
+        said.append(str(run.motion["reason"]) + (" This was overruled by --rigid." if overruled else ""))
     if run.volumes and run.consensus is not None and run.consensus.get("resolution_angstrom"):
         images = run.consensus.get("images_used")
         used = (

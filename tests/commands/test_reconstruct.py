@@ -65,7 +65,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     structure = 1 + 0.3 * torch.randn(_IMAGES, 16, 16, generator=torch.Generator().manual_seed(1))
     write_images(folder / "averages.mrcs", ImageStack(10 * structure * soft_ball(16, 2, 4.0, 2.0), 3.5))
     network = "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1"
-    options = "--optimiser.batch-size 8 --optimiser.warmup-images 16 --budget 64 --initial.starts 2 --initial.kept 1 --rigid True"
+    options = "--optimiser.batch-size 8 --optimiser.warmup-images 16 --budget 64 --rigid True"
+    options += " --initial.starts 2 --initial.kept 1"
     train = ["train", str(folder / "averages.mrcs"), "-o", str(folder / "run"), *network.split(), *options.split()]
     assert cli.main(train) == 0
     made = open_run(folder / "run")

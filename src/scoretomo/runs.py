@@ -420,9 +420,7 @@ def _resolve(
         natural = _prepare(path, stack, config)[1].working_side
         side = _LARGEST_SIDE_ON_CPU if natural > _LARGEST_SIDE_ON_CPU else None
     held_out = config.held_out if config.held_out is not None else (0.0 if used < _FEW_IMAGES else 0.05)
-    rigid = config.rigid
-    if rigid is None and config.drgn is not None:
-        rigid = used < _FEW_IMAGES  # a latent space of fewer is no use
+    rigid = used < _FEW_IMAGES if config.rigid is None and config.drgn is not None else config.rigid
     return replace(config, preprocess=replace(config.preprocess, side=side), held_out=held_out, rigid=rigid)
 
 

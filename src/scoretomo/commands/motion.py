@@ -14,7 +14,7 @@ import tyro
 
 from .. import processes
 from ..datatypes import InputError
-from ..ensemble.motion_evidence import MotionEvidence, weigh_motion_progressive
+from ..ensemble.motion_evidence import MotionEvidence, too_few, weigh_motion_progressive
 from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
@@ -85,7 +85,7 @@ def settle_motion(run: Run, device: torch.device) -> None:
         whole = make_consensus(run, ConsensusConfig(), MatchingConfig(), device, rows=run.used).whole
         evidence = _find_motion(run, whole, device)
     else:
-        evidence = MotionEvidence((), (), (), 0, f"{len(run.used)} class averages are too few to tell a motion.")
+        evidence = too_few(len(run.used))
         say(evidence.reason)
         if len(run.used) >= FEWEST_TO_REFINE:
             make_consensus(run, ConsensusConfig(halves=False), MatchingConfig(), device, rows=run.used)
@@ -98,15 +98,16 @@ def _find_motion(
     run: Run, whole: MatchingStep, device: torch.device, *, least: int = 0, components: int | None = None
 ) -> MotionEvidence:
     """Weigh motion models against one map, and write the best with its volumes if it has any component."""
-    evidence = _weigh(run, whole, device)
+    radius = refinement_radius(run, find_models(run, run.used, device).whole)
+    evidence = _weigh(run, whole, radius, device)
     say(evidence.reason)
     count = components or max(least, evidence.components)
-    model = _fit(run, whole, count, device) if count else None
+    model = _fit(run, whole, count, radius, device) if count else None
     with replacing_folder(run.motion_folder) as folder:
         _write_evidence(folder, evidence)
         if model is not None:
             _write(folder, run, model)
-            _write_volumes(folder / "volumes", run, model, device)
+            _write_volumes(folder / "volumes", run, model, radius, device)
     return evidence
 
 
@@ -114,7 +115,7 @@ def _write_evidence(folder: Path, evidence: MotionEvidence) -> None:
     write_json(folder / "motion.json", {"moves": evidence.moves, **asdict(evidence)})
 
 
-def _weigh(run: Run, whole: MatchingStep, device: torch.device) -> MotionEvidence:
+def _weigh(run: Run, whole: MatchingStep, radius: float, device: torch.device) -> MotionEvidence:
     """Weigh motion models, or take up what an earlier command has found of the same images at the same poses."""
     path = run.folder / "checkpoint" / "motion.pt"
     made_of = {"rows": run.used, "seed": run.config.seed, "rotations": whole.rotations.cpu().flatten().tolist()}
@@ -125,7 +126,7 @@ def _weigh(run: Run, whole: MatchingStep, device: torch.device) -> MotionEvidenc
         run.images[run.used].to(device),
         whole.rotations,
         whole.shifts_pixels,
-        radius=_radius(run, device),
+        radius=radius,
         band=min(whole.band, _MOST_BAND),
         seed=run.config.seed,
     )
@@ -138,14 +139,14 @@ def _weigh(run: Run, whole: MatchingStep, device: torch.device) -> MotionEvidenc
     return step
 
 
-def _fit(run: Run, whole: MatchingStep, components: int, device: torch.device) -> MotionModel:
+def _fit(run: Run, whole: MatchingStep, components: int, radius: float, device: torch.device) -> MotionModel:
     """Fit the motion model of all class averages, to the band of the map."""
     steps = motion_model_progressive(
         run.images[run.used].to(device),
         whole.rotations,
         whole.shifts_pixels,
         components,
-        radius=_radius(run, device),
+        radius=radius,
         band=whole.band,
         first_band=_MOST_BAND,
         seed=run.config.seed,
@@ -155,10 +156,6 @@ def _fit(run: Run, whole: MatchingStep, components: int, device: torch.device) -
             check()
             report(step.iteration / step.total, f"{components} components  {step.unexplained:.1%} unexplained")
     return step.model
-
-
-def _radius(run: Run, device: torch.device) -> float:
-    return refinement_radius(run, find_models(run, run.used, device).whole)
 
 
 def _write(folder: Path, run: Run, model: MotionModel) -> None:
@@ -175,10 +172,10 @@ def _write(folder: Path, run: Run, model: MotionModel) -> None:
     write_table(folder / "coordinates.csv", rows)
 
 
-def _write_volumes(folder: Path, run: Run, model: MotionModel, device: torch.device) -> None:
+def _write_volumes(folder: Path, run: Run, model: MotionModel, radius: float, device: torch.device) -> None:
     """Write the volume of each class average, in its frame and in the units of the input."""
     folder.mkdir()
-    volumes = neighbour_volumes(run.images[run.used].to(device), model, radius=_radius(run, device))
+    volumes = neighbour_volumes(run.images[run.used].to(device), model, radius=radius)
     with interruptible() as check, progress("volumes of the motion") as report:
         for done, (index, volume) in enumerate(zip(run.used, volumes, strict=True), 1):
             check()

@@ -62,6 +62,11 @@ class MotionEvidence:
         return self.components > 0
 
 
+def too_few(count: int) -> MotionEvidence:
+    """Make the evidence of class averages that make no halves: none."""
+    return MotionEvidence((), (), (), 0, f"{count} class averages are too few to tell a motion.")
+
+
 def weigh_motion(
     images: Float[Tensor, "n side side"],
     rotations: Float[Tensor, "n 3 3"],
@@ -104,7 +109,7 @@ def weigh_motion_progressive(
     """
     halves = [half.to(images.device) for half in halves_of(len(images))]
     if not halves:
-        yield MotionEvidence((), (), (), 0, f"{len(images)} class averages are too few to tell a motion.")
+        yield too_few(len(images))
         return
     base = motion_model(images, rotations, shifts_pixels, 0, _POSES, radius=radius, band=band, seed=seed)
     left_out = _LeftOut(images, base, halves, radius, band, seed)
@@ -176,7 +181,7 @@ class _LeftOut:
     def _predict(self, model: MotionModel, rows: Tensor, noise: Float[Tensor, " k"]) -> Float[Tensor, " v"]:
         """Error in each half of the coefficients, of what the other half tells of an image."""
         posed, rotations = self.posed, self.base.rotations[rows]
-        volumes = torch.stack([posed.grid.coarse(volume) for volume in model.volumes])
+        volumes = posed.grid.coarse(model.volumes)
         slice_fn, one = voxel_slices(volumes), voxel_slices(volumes[0])
         slices = posed.slices(slice_fn, rotations)
         targets = posed.targets(rows, self.base.shifts_pixels[rows])

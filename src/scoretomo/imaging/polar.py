@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..geometry.grids import healpix_angles
 from ..geometry.rotations import about_y, about_z
+from .slices import interpolation_envelope
 
 # Lattice points per Fourier pixel: as if the volume were zero-padded to twice its side.
 _PADDING = 2
@@ -145,11 +146,7 @@ class PolarPlanes:
 
     @cached_property
     def _envelope(self) -> Float[Tensor, "n n n"]:
-        """What interpolation does to a volume, see :func:`.slices.voxel_slices`."""
-        axis = torch.arange(self.side).to(self.directions) - self.side // 2
-        factor = torch.sinc(axis / (_PADDING * self.side)) ** 2
-        envelope: Tensor = factor[:, None, None] * factor[:, None] * factor
-        return envelope
+        return interpolation_envelope(self.side, _PADDING * self.side, self.directions)
 
     @cached_property
     def _waves(self) -> Complex[Tensor, "edge n"]:

@@ -46,10 +46,15 @@ def voxel_slices(volume: Float[Tensor, "*volumes n n n"], padding: int = 2, *, s
         Zero beyond 0.5 cycles per voxel.
     """
     side, padded = volume.shape[-1], padding * volume.shape[-1]
-    axis = torch.arange(side, device=volume.device, dtype=volume.dtype) - side // 2
-    envelope = torch.sinc(axis / padded) ** 2
-    flattened = volume / (envelope[:, None, None] * envelope[:, None] * envelope)
+    flattened = volume / interpolation_envelope(side, padded, volume)
     return _Lattice(hartley(recentre_crop(flattened, padded, 3), 3), padded * scale)
+
+
+def interpolation_envelope(side: int, padded: int, like: Tensor) -> Float[Tensor, "n n n"]:
+    """Give what trilinear interpolation of a transform of ``padded`` samples along each axis multiplies a volume by."""
+    axis = torch.arange(side).to(like) - side // 2
+    factor = torch.sinc(axis / padded) ** 2
+    return factor[:, None, None] * factor[:, None] * factor
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..imaging.fourier import hartley, recentre_crop, shell_index, shell_sum
-from ..imaging.slices import disc_frequencies, image_coefficients, translate_coefficients
+from ..imaging.slices import disc_frequencies, image_coefficients, interpolation_envelope, translate_coefficients
 
 # Samples of the transform for each voxel, along each axis.
 _PADDING = 2
@@ -88,9 +88,7 @@ class BackProjection:
         weights = self.weights.clamp(min=0) + least[shells]
         spectrum = torch.where(self.weights > 0, self.values / weights.clamp(min=torch.finfo(weights.dtype).tiny), 0)
         padded = hartley(spectrum.view(side, side, side), 3) / side**3  # the transform is its own inverse but for that
-        axis = torch.arange(self.side, device=padded.device, dtype=padded.dtype) - self.side // 2
-        envelope = torch.sinc(axis / side) ** 2  # what trilinear weights multiply the object by
-        return recentre_crop(padded, self.side, 3) / (envelope[:, None, None] * envelope[:, None] * envelope)
+        return recentre_crop(padded, self.side, 3) / interpolation_envelope(self.side, side, padded)
 
     def mean_weights(self) -> Float[Tensor, " k"]:
         """Mean weight of the samples of each shell of the padded transform, up to its Nyquist's frequency."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..imaging.fourier import hartley, recentre_crop
 from ..imaging.masks import soft_ball
-from ..imaging.slices import slice_coefficients, voxel_slices
+from ..imaging.slices import interpolation_envelope, slice_coefficients, voxel_slices
 from .posed_fit import BandImages
 
 # Samples of the lattice for each Fourier pixel.
@@ -82,11 +82,8 @@ class ComponentFit:
 
     @cached_property
     def _envelope(self) -> Float[Tensor, "side side side"]:
-        """What interpolation does to a volume, see :func:`~scoretomo.imaging.slices.voxel_slices`."""
         side = self.grid.side
-        axis = torch.arange(side).to(self.grid.images) - side // 2
-        factor = torch.sinc(axis / (_PADDING * side)) ** 2
-        return factor[:, None, None] * factor[:, None] * factor
+        return interpolation_envelope(side, _PADDING * side, self.grid.images)
 
     @cached_property
     def counted(self) -> Tensor:

@@ -272,7 +272,7 @@ class _Fit:
     def refine_poses(self) -> None:
         """Move poses, shifts and coordinates together (Gauss and Newton), where it makes images more likely."""
         posed, slice_fn = self.posed, voxel_slices(self.volumes)
-        values = torch.cat([torch.ones_like(self.z.sum(1, keepdim=True)), self.z], 1)
+        values = Regressors.of(self.z).values
 
         def turned(rotations: Tensor) -> Tensor:
             return self.filters * torch.einsum("vq,qvp->vp", values, posed.slices(slice_fn, rotations))
@@ -329,7 +329,7 @@ class _Fit:
         """Put the model on the grid of the caller."""
         precision = self.posed.precision(self.noise) / self.posed.independent
         return MotionModel(
-            volumes=torch.stack([self.posed.grid.fine(one) for one in self.volumes]),
+            volumes=self.posed.grid.fine(self.volumes),
             z=self.z,
             covariance=self.covariance,
             rotations=self.rotations,

@@ -45,8 +45,7 @@ def neighbour_volumes(
     grid = posed.grid
     fit, rows = ComponentFit(grid, float(grid.band)), torch.arange(len(images), device=images.device)
     targets = posed.targets(rows, model.shifts_pixels)
-    values = torch.cat([torch.ones_like(model.z.sum(1, keepdim=True)), model.z], 1)
-    volumes = torch.stack([grid.coarse(volume) for volume in model.volumes])
+    values, volumes = Regressors.of(model.z).values, grid.coarse(model.volumes)
     expected = torch.einsum("vq,qvp->vp", values, posed.slices(voxel_slices(volumes), model.rotations))
     filters = posed.filters_of(expected, targets, posed.precision(model.noise))
     filters = filters / filters.mean(0)

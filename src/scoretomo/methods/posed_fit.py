@@ -63,11 +63,11 @@ class BandImages:
         """Power of a coefficient here, for a power of one on the full grid."""
         return float(self.side / self.full) ** 4
 
-    def coarse(self, volume: Float[Tensor, "full full full"]) -> Float[Tensor, "side side side"]:
-        """Sample a volume like the images, so that its projections keep their values."""
+    def coarse(self, volume: Float[Tensor, "*volumes full full full"]) -> Float[Tensor, "*volumes side side side"]:
+        """Sample volumes like the images, so that its projections keep their values."""
         return resize(volume, self.side, 3) * (self.full / self.side)
 
-    def fine(self, volume: Float[Tensor, "side side side"]) -> Float[Tensor, "full full full"]:
+    def fine(self, volume: Float[Tensor, "*volumes side side side"]) -> Float[Tensor, "*volumes full full full"]:
         """Undo :meth:`coarse`."""
         return resize(volume, self.full, 3) * (self.side / self.full)
 

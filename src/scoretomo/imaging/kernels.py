@@ -23,7 +23,12 @@ def threads_for(samples: int) -> int:
     return min(torch.get_num_threads(), max(1, samples // _SAMPLES_OF_A_THREAD))
 
 
-def share_out(kernel: Callable[..., None], threads: int, *arguments: NDArray[np.float32] | np.float32) -> None:
+def share_out(
+    kernel: Callable[..., None],
+    threads: int,
+    *arguments: NDArray[np.float32] | np.float32,
+    parts: int | None = None,
+) -> None:
     """Run a kernel in parts on several threads: part k of n has the tasks k, k + n, k + 2 n and so on.
 
     Not on Numba's own threads, which wait for work by spinning and so take the cores from those of torch. The threads
@@ -32,7 +37,7 @@ def share_out(kernel: Callable[..., None], threads: int, *arguments: NDArray[np.
     if threads == 1:
         kernel(0, 1, *arguments)
         return
-    parts = _PARTS_OF_A_THREAD * threads
+    parts = _PARTS_OF_A_THREAD * threads if parts is None else parts
     with ThreadPoolExecutor(threads) as pool:
         for running in [pool.submit(kernel, k, parts, *arguments) for k in range(parts)]:
             running.result()

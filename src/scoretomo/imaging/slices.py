@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .fourier import hartley, recentre_crop
-from .slices_cpu import bordered, slices_cpu
+from .slices_cpu import bordered, slices_cpu, sum_slices_cpu
 
 # Maps frequencies (..., 3), xyz in cycles per pixel in the object frame, to a volume's Hartley transform there (...).
 # One of b volumes maps (b, ..., 3), a row to each volume, or (1, ..., 3), the same row to all of them, to (b, ...).
@@ -168,6 +168,55 @@ def slice_coefficients(
     if isinstance(slice_fn, _Lattice):
         return slice_fn.slices(rotations, frequencies)
     return slice_fn(frequencies @ rotations[..., :2, :])
+
+
+@torch.no_grad()
+def sum_slices(
+    values: Float[Tensor, "v p m"],
+    rotations: Float[Tensor, "v 3 3"],
+    frequencies: Float[Tensor, "p 2"],
+    per_cycle: float,
+    size: int,
+) -> Float[Tensor, "n n n m"]:
+    """Sum up slices on a lattice: each value goes to the eight samples about its point.
+
+    Parameters
+    ----------
+    values
+        ``(v, p, m)``: ``m`` values at each image frequency of each view.
+    rotations, frequencies
+        Of the views, object to microscope frame, and ``(p, 2)``, xy in cycles per pixel.
+    per_cycle
+        Samples of the lattice to the cycle per pixel, its origin at ``size // 2``.
+    size
+        Samples along each edge, axes ``[z, y, x]``. What falls beyond is lost.
+    """
+    if values.device.type == "cpu" and values.dtype == torch.float32:
+        return sum_slices_cpu(values, rotations, frequencies, per_cycle, size)
+    points = ((frequencies * per_cycle) @ rotations[:, :2] + size // 2).reshape(-1, 3)
+    below, values = points.floor(), values.reshape(-1, values.shape[-1])
+    part, cells = points - below, below.long()
+    sums = values.new_zeros(size**3, values.shape[-1])
+    for corner in torch.cartesian_prod(*[torch.arange(2, device=points.device)] * 3):
+        at = cells + corner
+        inside = ((at >= 0) & (at < size)).all(-1)
+        weight = torch.where(corner == 1, part, 1 - part).prod(-1) * inside
+        x, y, z = at.clamp(0, size - 1).unbind(-1)
+        sums.index_add_(0, (z * size + y) * size + x, weight[:, None] * values)
+    return sums.view(size, size, size, -1)
+
+
+def back_project_slices(
+    values: Float[Tensor, "v p"],
+    rotations: Float[Tensor, "v 3 3"],
+    frequencies: Float[Tensor, "p 2"],
+    side: int,
+    padding: int = 2,
+) -> Float[Tensor, "n n n"]:
+    """Apply the adjoint of taking slices of a volume of ``side`` voxels, :func:`voxel_slices`, to values of slices."""
+    padded = padding * side
+    lattice = sum_slices(values[..., None], rotations, frequencies, float(padded), padded)[..., 0]
+    return recentre_crop(hartley(lattice, 3), side, 3) / interpolation_envelope(side, padded, values)
 
 
 def translate_coefficients(

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..imaging.fourier import hartley, recentre_crop
 from ..imaging.masks import soft_ball
-from ..imaging.slices import interpolation_envelope, slice_coefficients, voxel_slices
+from ..imaging.slices import interpolation_envelope, slice_coefficients, sum_slices, voxel_slices
 from .posed_fit import BandImages
 
 # Samples of the lattice for each Fourier pixel.
@@ -133,8 +133,8 @@ class ComponentFit:
             slices = slice_coefficients(slice_fn, rotations[None, part], frequencies)
             explained = gain * (slices.view(count, len(moments), -1).permute(1, 2, 0) @ moments)
             wanted = targets[part][:, self.counted, None] * regressors.values[part][:, None]
-            self._sum_up(rotations[part], weight * gain * (wanted - explained), right)
-            self._sum_up(rotations[part], weight * gain**2 * moments[:, None, rows, columns], gram)
+            right += self._sum_up(rotations[part], weight * gain * (wanted - explained))
+            gram += self._sum_up(rotations[part], weight * gain**2 * moments[:, None, rows, columns])
         right -= ridge * self.spectra(volumes if about is None else volumes - about).T
         used = (gram[:, 0] > _LEAST_SEEN).nonzero()[:, 0]
         square = gram.new_zeros(len(used), count, count)
@@ -142,7 +142,10 @@ class ComponentFit:
         square[:, columns, rows] = gram[used]
         square += torch.diag(ridge)
         change = torch.zeros_like(right)
-        change[used] = torch.cholesky_solve(right[used][..., None], torch.linalg.cholesky(square))[..., 0]
+        if count == 1:  # some ten times as fast as a factorisation
+            change[used] = right[used] / square[..., 0]
+        else:
+            change[used] = torch.cholesky_solve(right[used][..., None], torch.linalg.cholesky(square))[..., 0]
         return volumes + self._volumes(change.T)
 
     def spectra(self, volumes: Float[Tensor, "q side side side"]) -> Float[Tensor, "q cells"]:
@@ -156,21 +159,8 @@ class ComponentFit:
         volumes = recentre_crop(hartley(spectra, 3), self.grid.side, 3) / padded**3
         return volumes / self._envelope * self.support
 
-    def _sum_up(
-        self, rotations: Float[Tensor, "v 3 3"], values: Float[Tensor, "v p m"], sums: Float[Tensor, "cells m"]
-    ) -> None:
-        """Add values at the points of views to the samples about each point."""
-        frequencies = self.grid.frequencies[self.counted] * (self.grid.side * _PADDING)
-        points = (frequencies @ rotations[:, :2] + self.reach).reshape(-1, 3)
-        below = points.floor()
-        part, cell = points - below, _cell(below.long(), 2 * self.reach + 1)
-        values = values.reshape(-1, values.shape[-1])
-        for corner in torch.cartesian_prod(*[torch.arange(2)] * 3).to(points.device):
-            weight = torch.where(corner == 1, part, 1 - part).prod(-1)
-            sums.index_add_(0, cell + _cell(corner, 2 * self.reach + 1), weight[:, None] * values)
-
-
-def _cell(position: Int[Tensor, "*batch 3"], edge: int) -> Int[Tensor, "*batch"]:
-    """Count samples up to a place, xyz."""
-    x, y, z = position.unbind(-1)
-    return (z * edge + y) * edge + x
+    def _sum_up(self, rotations: Float[Tensor, "v 3 3"], values: Float[Tensor, "v p m"]) -> Float[Tensor, "cells m"]:
+        """Add values at the points of views to the samples of the lattice about each point."""
+        frequencies = self.grid.frequencies[self.counted]
+        per_cycle = float(self.grid.side * _PADDING)
+        return sum_slices(values, rotations, frequencies, per_cycle, 2 * self.reach + 1).flatten(0, 2)

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from ..imaging.fourier import centred_fft, centred_inverse_fft, hartley, resize, shell_index, shell_sum
 from ..imaging.masks import soft_ball
-from ..imaging.slices import disc_frequencies, image_coefficients, slice_coefficients, voxel_slices
+from ..imaging.slices import (
+    back_project_slices,
+    disc_frequencies,
+    image_coefficients,
+    slice_coefficients,
+    voxel_slices,
+)
 
 # Coefficients of slices that are computed at once: the working memory, some 300 MB.
 _COEFFICIENTS_AT_ONCE = 2**22
@@ -179,36 +185,34 @@ class PosedFit:
             return support * hartley(prior * hartley(support * inner, 3), 3)
 
         def normal(inner: Tensor) -> Tensor:
-            return pull(inner) + self._gradient(views, inner, support, lambda rows, y: 0.5 * quadratic[rows] * y**2)
+            slice_fn = voxel_slices(support * inner)
+
+            def weighted(rows: slice, rotations: Tensor) -> Tensor:
+                return quadratic[rows, None] * slice_coefficients(slice_fn, rotations, grid.frequencies)
+
+            return pull(inner) + support * self._sum_up(views, weighted)
 
         def precondition(residual: Tensor) -> Tensor:
             return support * centred_inverse_fft(centred_fft(residual, 3) / curvature, 3) / grid.side**3
 
         quadratic, linear = weights * scales**2, weights * scales * views.targets
-        at = grid.coarse(start)
-        right = self._gradient(views, torch.zeros_like(at), support, lambda rows, y: linear[rows] * y)
+        right = support * self._sum_up(views, lambda rows, _: linear[rows, None])
         if expected is not None:
             right += pull(grid.coarse(expected))
+        at = grid.coarse(start)
         return grid.fine(support * _conjugate_gradients(normal, right, at, precondition, self.steps))
 
-    def _gradient(
-        self,
-        views: Views,
-        inner: Float[Tensor, "side side side"],
-        support: Float[Tensor, "side side side"],
-        energy: Callable[[slice, Tensor], Tensor],
+    def _sum_up(
+        self, views: Views, values: Callable[[slice, Float[Tensor, "v g 3 3"]], Tensor]
     ) -> Float[Tensor, "side side side"]:
-        """Gradient of a sum over the coefficients of all slices: the exact adjoint of taking them."""
-        total = torch.zeros_like(inner)
-        size = max(1, _COEFFICIENTS_AT_ONCE // (len(self.group) * len(self.grid.frequencies)))
-        for first in range(0, len(views.image), size):
-            rows = slice(first, first + size)
-            rotations = views.rotations[rows] @ self.group[:, None]  # (g, v, 3, 3)
-            leaf = inner.detach().requires_grad_()
-            with torch.enable_grad():
-                slices = slice_coefficients(voxel_slices(leaf * support), rotations, self.grid.frequencies)
-                value = energy(rows, slices).sum()
-            total += torch.autograd.grad(value, leaf)[0]
+        """Apply the adjoint of taking slices to ``values``, ``(v, g or 1, p)``, given for some views and their rotations."""
+        grid = self.grid
+        total = grid.images.new_zeros(grid.side, grid.side, grid.side)
+        size = max(1, _COEFFICIENTS_AT_ONCE // (len(self.group) * len(grid.frequencies)))
+        for rows in (slice(first, first + size) for first in range(0, len(views.image), size)):
+            rotations = views.rotations[rows, None] @ self.group  # (v, g, 3, 3)
+            found = values(rows, rotations).expand(-1, len(self.group), -1)
+            total += back_project_slices(found.flatten(0, 1), rotations.flatten(0, 1), grid.frequencies, grid.side)
         return total
 
 

@@ -205,7 +205,10 @@ class PosedFit:
     def _sum_up(
         self, views: Views, values: Callable[[slice, Float[Tensor, "v g 3 3"]], Tensor]
     ) -> Float[Tensor, "side side side"]:
-        """Apply the adjoint of taking slices to ``values``, ``(v, g or 1, p)``, given for some views and their rotations."""
+        """Apply the adjoint of taking slices.
+
+        ``values`` gives what it is applied to, ``(v, g or 1, p)``, for some of the views and their rotations.
+        """
         grid = self.grid
         total = grid.images.new_zeros(grid.side, grid.side, grid.side)
         size = max(1, _COEFFICIENTS_AT_ONCE // (len(self.group) * len(grid.frequencies)))

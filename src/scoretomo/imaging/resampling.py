@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .fourier import resize, translate
+from .fourier import hartley, resize, translate
+from .slices import voxel_slices
 
 # Samples whose coordinates are held at once: the working memory beside the result, about 50 MB.
 _SAMPLES_AT_ONCE = 2**22
@@ -51,7 +52,7 @@ def rotate_volumes(volumes: Float[Tensor, "b n n n"], rotations: Float[Tensor, "
 def turn_into_view(
     volume: Float[Tensor, "n n n"], rotation: Float[Tensor, "3 3"], shift_pixels: Float[Tensor, "2"]
 ) -> Float[Tensor, "n n n"]:
-    """Turn and move a volume so that its sum over z is the image of that pose.
+    """Turn and move a volume so that its sum over z is the image of that pose, within the ball of Nyquist's frequency.
 
     Parameters
     ----------
@@ -61,9 +62,14 @@ def turn_into_view(
         ``(3, 3)``, object to microscope frame, and ``(2,)``, ``[x, y]``.
     """
     side = volume.shape[-1]
-    # turned at twice the sampling, where trilinear interpolation costs little of the detail
-    turned = resize(rotate_volumes(resize(volume[None], 2 * side, 3), rotation[None]), side, 3)
-    return translate(turned, torch.nn.functional.pad(shift_pixels, (0, 1))[None])[0]
+    axis = torch.arange(side).to(volume) / side - side // 2 / side
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    frequencies = torch.stack([x, y, z], -1)
+    inside = frequencies.norm(dim=-1) <= 0.5
+    # read off its transform, as slices are: some five times as fast as turning it at twice the sampling
+    turned = torch.zeros_like(volume)
+    turned[inside] = voxel_slices(volume)((frequencies[inside] @ rotation)[None])[0]
+    return translate(hartley(turned, 3)[None] / side**3, torch.nn.functional.pad(shift_pixels, (0, 1))[None])[0]
 
 
 def symmetrise(volume: Float[Tensor, "n n n"], group: Float[Tensor, "g 3 3"]) -> Float[Tensor, "n n n"]:

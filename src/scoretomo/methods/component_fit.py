@@ -135,7 +135,8 @@ class ComponentFit:
             wanted = targets[part][:, self.counted, None] * regressors.values[part][:, None]
             right += self._sum_up(rotations[part], weight * gain * (wanted - explained))
             gram += self._sum_up(rotations[part], weight * gain**2 * moments[:, None, rows, columns])
-        right -= ridge * self.spectra(volumes if about is None else volumes - about).T
+        if about is not volumes:  # where they are what the prior is about, it does not pull
+            right -= ridge * self.spectra(volumes if about is None else volumes - about).T
         used = (gram[:, 0] > _LEAST_SEEN).nonzero()[:, 0]
         square = gram.new_zeros(len(used), count, count)
         square[:, rows, columns] = gram[used]

@@ -16,12 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scoretomo.diffusion.edm import EDMDenoiser
-from scoretomo.ensemble.growth import VOLUMES, grow_progressive
+from scoretomo.ensemble.growth import Beginning, grow_progressive
 from scoretomo.ensemble.store import MemoryStore
 from scoretomo.evaluation.comparison import compare, summary
 from scoretomo.imaging.preprocess import restore_volume
 from scoretomo.io.mrc import read_volume
 from scoretomo.methods.initial_model import initial_model
+from scoretomo.methods.motion_model import motion_model
+from scoretomo.methods.neighbour_volumes import NeighbourVolumes, nearest
 from scoretomo.networks.unet import supports_fast_bfloat16
 from scoretomo.presets import PRESETS
 from scoretomo.runs import Run, load_denoiser, open_run
@@ -30,6 +32,9 @@ from .commands import scoretomo
 from .paper_listing import reconstruct_one_progressive
 from .record import Row
 from .timing import Stopwatch, three_digits
+
+# Components of the motion model: the box has two lids.
+_COMPONENTS = 3
 
 
 @dataclass(frozen=True)
@@ -115,9 +120,9 @@ def _ours(subject: Subject, settings: Settings, seed: int) -> Iterator[Row]:
     growing = grow_progressive(
         denoiser,
         images,
-        PRESETS["demo"].growth,
+        PRESETS["demo"].growth.distil,
         seed=seed,
-        initial=initial_model(images, seed=seed).volume,
+        beginning=_beginning(images, seed),
         wanted=subject.indices,
         store=store,
         chunk=len(subject.indices),
@@ -126,9 +131,20 @@ def _ours(subject: Subject, settings: Settings, seed: int) -> Iterator[Row]:
     for step in watch.timed(growing):
         now = step.advancing
         if now is not None and now.members == subject.indices and now.step.step % settings.every == 0:
-            yield _row("ours", seed, step.stage.name, now.step.step, watch.read(), subject.accuracy(now.step.result))
-    volumes = torch.stack([store.get(VOLUMES, index)["volume"] for index in subject.indices])
+            yield _row("ours", seed, "distil", now.step.step, watch.read(), subject.accuracy(now.step.result))
+    volumes = torch.stack([store.volumes[index] for index in subject.indices])
     yield _row("ours", seed, "result", None, watch.read(), subject.accuracy(volumes))
+
+
+def _beginning(images: Float[Tensor, "n side side"], seed: int) -> Beginning:
+    """Initial model, motion model, and the volumes of the motion."""
+    initial = initial_model(images, seed=seed)
+    band = (images.shape[-1] - 1) // 2
+    poses = initial.rotations, initial.shifts_pixels
+    model = motion_model(images, *poses, _COMPONENTS, radius=initial.radius, band=band, seed=seed)
+    volumes = NeighbourVolumes(images, model, radius=initial.radius)
+    neighbours = nearest(model.z, PRESETS["demo"].growth.neighbours)
+    return Beginning(volumes, model.rotations, model.shifts_pixels, neighbours)
 
 
 def _listing(subject: Subject, settings: Settings, limit: float) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from itertools import combinations, pairwise
 import torch
 from torch import Tensor
 
-from scoretomo.ensemble.stages import GrowthConfig
+from scoretomo.ensemble.growth import GrowthConfig
 
 from .networks import NetworkName, denoising_flop
 from .record import Row
@@ -112,15 +112,13 @@ class Plan:
 
 def plan(model: CostModel, images: int, side: int, memory_gigabytes: float, growth: GrowthConfig) -> Plan:
     """Reconstruct one volume of each image with some settings, on one device, in half of its memory."""
-    views = max(settings.final_views for _, settings in growth.stages)
+    settings = growth.distil
+    views = max(settings.views, settings.final_views)
     one = model.gigabytes(side, 1, views) - model.megabytes / 1e3
     chunk = max(1, min(images, int((memory_gigabytes / 2 - model.megabytes / 1e3) / one)))
-    milliseconds, volume_steps = 0.0, 0
-    for _, settings in growth.stages:
-        count = settings.steps * images
-        denoised = (settings.views + settings.final_views) / 2 - 1
-        milliseconds += count * model.milliseconds(side, chunk, denoised + settings.anchors, denoised)
-        volume_steps += count
+    volume_steps = settings.steps * images
+    denoised = (settings.views + settings.final_views) / 2 - 1
+    milliseconds = volume_steps * model.milliseconds(side, chunk, denoised + settings.anchors, denoised)
     training = model.training_gflop * _gflop(model.network, side)
     return Plan(
         images=images,

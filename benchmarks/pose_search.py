@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scoretomo.ensemble.stages import GrowthConfig
+from scoretomo.ensemble.reliability import ReliabilityConfig
 from scoretomo.evaluation.alignment import AlignmentConfig, align
 from scoretomo.geometry.grids import so3_grid
 from scoretomo.geometry.rotations import angle_between, random_rotations
@@ -35,6 +35,8 @@ _VOLUMES = {"cpu": 4, "cuda": 64}
 _POSE_GRID, _ALIGNMENT_GRID = 1, 0
 _TURNS, _STEPS = 15, 9  # neighbours of a pose, and of its shift, in a refinement of the pose search
 _BLOBS = 12
+# As volumes are found in images to see whether they can be trusted.
+_SEARCH = ReliabilityConfig().matching
 
 Task = Literal["poses of images", "alignment of volumes"]
 
@@ -104,7 +106,7 @@ def _compare(task: Task, side: int, count: int, settings: Settings) -> Iterator[
 def _pose_methods(device: str, side: int, count: int) -> tuple[Float[Tensor, "k 3 3"], dict[str, Method]]:
     """Images of one volume; shifts of up to two whole pixels are searched."""
     shifts = 2
-    config = replace(GrowthConfig().matching, shift_extent_pixels=shifts + 0.5, shift_count=2 * shifts + 1)
+    config = replace(_SEARCH, shift_extent_pixels=shifts + 0.5, shift_count=2 * shifts + 1)
     coarse = replace(config, base_order=_POSE_GRID)
     volume, truth = _blobs(side, device), random_rotations(count, generator=_generator()).to(device)
     images = project(volume[None], truth[None])[0]

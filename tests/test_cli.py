@@ -21,7 +21,7 @@ from scoretomo.commands import run as run_command
 from scoretomo.commands import train as train_command
 from scoretomo.commands import training_loop
 from scoretomo.datatypes import Volume
-from scoretomo.ensemble.stages import GrowthConfig
+from scoretomo.ensemble.growth import GrowthConfig
 from scoretomo.imaging.fourier import resize
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.io.mrc import read_volume, write_volume
@@ -30,7 +30,7 @@ TINY = (
     "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1 --initial.starts 2 --initial.kept 1 "
     "--optimiser.batch-size 8 --optimiser.warmup-images 16"
 )
-GROWTH = "--growth.matching.base-order 1 --growth.grow.steps 2 --growth.polish.steps 2 --growth.specialise.steps 2"
+GROWTH = "--growth.distil.steps 3"
 VERBS = (
     "simulate",
     "initial",
@@ -171,7 +171,7 @@ def test_run_from_nothing_has_no_initial_model(images: Path, tmp_path: Path, mon
     monkeypatch.setattr(run_command, "_conclude", lambda *_: None)
     run = tmp_path / "run"
     command = ["run", str(images), "-o", str(run), *TINY.split(), "--budget", "16", "--growth.no-initial"]
-    assert cli.main([*command, "--growth.polish.steps", "2"]) == 0
+    assert cli.main([*command, "--growth.distil.steps", "2"]) == 0
     assert len(list((run / "volumes").iterdir())) == 6
     assert not (run / "initial").exists() and not (run / "checkpoint" / "initial.pt").exists()
 
@@ -263,7 +263,7 @@ def test_simulate_writes_images_and_truth_that_belong_together(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("train averages.mrcs -o run --growth.rounds -1", "growth needs 0 or more rounds"),
+        ("train averages.mrcs -o run --growth.neighbours 0", "neighbours must be above 0"),
         ("drgn train particles.star -o run --search.kept 0", "kept and shift_count must be 1 or more, not 0"),
         ("points sample prior -o out --sampling.steps 1", "sampling needs 2 steps or more"),
     ],
@@ -369,7 +369,7 @@ def test_a_kill_before_longer_trained_weights_are_exported_is_made_good(
     assert contents(run / "denoiser") != before
 
 
-def test_reconstruction_that_was_killed_goes_on_with_the_stage_it_was_in(
+def test_reconstruction_that_was_killed_makes_the_volumes_that_are_missing(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("whole", "parts"):
@@ -382,7 +382,7 @@ def test_reconstruction_that_was_killed_goes_on_with_the_stage_it_was_in(
     def killed(*arguments: object, **named: object) -> Iterator[object]:
         for step in original(*arguments, **named):  # type: ignore[arg-type]
             yield step
-            if step.complete and step.stage.name == "polish":
+            if step.complete:
                 raise Killed
 
     monkeypatch.setattr(reconstruct_command, "grow_progressive", killed)
@@ -393,13 +393,12 @@ def test_reconstruction_that_was_killed_goes_on_with_the_stage_it_was_in(
 
     def remembered(*arguments: object, **named: object) -> Iterator[object]:
         for step in original(*arguments, **named):  # type: ignore[arg-type]
-            asked.append((step.stage.name, step.advancing.members))  # type: ignore[union-attr]
+            asked.append(step.advancing.members)  # type: ignore[union-attr]
             yield step
 
     monkeypatch.setattr(reconstruct_command, "grow_progressive", remembered)
     assert reconstruct(tmp_path / "parts") == 0
-    # two volumes of the last stage are there; of six images, which are taken as rigid, it has the steps of specialising
-    assert asked == [("polish", [2, 3])] * 8 + [("polish", [4, 5])] * 8
+    assert asked == [[2, 3]] * 3 + [[4, 5]] * 3  # two of six volumes are there
     assert all((tmp_path / "parts" / "volumes" / name).read_bytes() == before for name, before in done.items())
     whole, parts = (
         [read_volume(path).volume.voxels for path in sorted((tmp_path / name / "volumes").iterdir())]
@@ -465,8 +464,8 @@ def test_a_larger_budget_trains_on_but_volumes_are_only_replaced_when_asked(
     with unchanged(run / "checkpoint"), unchanged(run / "volumes"):
         assert cli.main([*command, "--budget", "32"]) == 2
         assert "--overwrite" in capsys.readouterr().err.splitlines()[-1]
-        assert reconstruct(run, "--growth.polish.sigma", "0.45") == 2
-        assert f"polish.sigma is 0.45, was {GrowthConfig().polish.sigma}" in one_line(capsys)
+        assert reconstruct(run, "--growth.distil.sigma", "0.45") == 2
+        assert f"distil.sigma is 0.45, was {GrowthConfig().distil.sigma}" in one_line(capsys)
     assert cli.main([*command, "--budget", "32", "--overwrite"]) == 0
     saved = torch.load(run / "checkpoint" / "training.pt", weights_only=True)
     assert saved["state"]["images_seen"] == 32

@@ -25,12 +25,12 @@ def test_paper_presets_are_table_2() -> None:
     assert PRESETS["betagal"].optimiser.learning_rate == 2e-4
     for name in ("box", "capsid", "ribosome", "betagal"):
         preset = PRESETS[name]
-        (stage,) = preset.growth.stages  # cold starts only
+        assert not preset.growth.initial  # cold starts only
         assert preset.minutes is None
         assert not preset.optimiser.decay
-        assert stage[1].sigma == stage[1].final_sigma
-        assert stage[1].average == 0
-    assert [PRESETS[name].growth.polish.final_views for name in ("box", "ribosome")] == [2, 50]
+        assert preset.growth.distil.sigma == preset.growth.distil.final_sigma
+        assert preset.growth.distil.average == 0
+    assert [PRESETS[name].growth.distil.final_views for name in ("box", "ribosome")] == [2, 50]
 
 
 def test_every_preset_has_a_name_and_survives_toml() -> None:

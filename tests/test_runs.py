@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scoretomo.datatypes import ImageStack, InputError
-from scoretomo.ensemble.stages import GrowthConfig
+from scoretomo.ensemble.growth import GrowthConfig
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.imaging.preprocess import PreprocessConfig
 from scoretomo.io.mrc import read_volume, write_images

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
-from .ensemble.stages import GrowthConfig
+from .ensemble.growth import GrowthConfig
 from .imaging.preprocess import PreprocessConfig
 from .methods.point_posterior import SamplingConfig
 from .methods.score_tomography import NoiseConfig, ReconstructionConfig
@@ -25,7 +25,7 @@ def _paper(
         unet=UNetConfig(channels=channels, layers_per_block=2, patch=1),
         noise=NoiseConfig(median=0.30, log_std=1.2),
         optimiser=OptimiserConfig(learning_rate=learning_rate, muon_rate=0.0, batch_size=batch, decay=False),
-        growth=GrowthConfig(initial=False, polish=reconstruction),
+        growth=GrowthConfig(initial=False, distil=reconstruction),
     )
 
 
@@ -34,14 +34,6 @@ _DEFAULT = RunConfig(
     unet=UNetConfig(channels=(64, 96, 128), layers_per_block=1, patch=2),
     noise=NoiseConfig(median=0.4, log_std=0.6),
     optimiser=OptimiserConfig(batch_size=32),
-)
-
-# Fewer steps do as well for the box (docs/performance.md), but not for every molecule (docs/validation.md).
-_GROWTH = GrowthConfig()
-_SHORT_GROWTH = GrowthConfig(
-    grow=replace(_GROWTH.grow, steps=80),
-    polish=replace(_GROWTH.polish, steps=60),
-    specialise=replace(_GROWTH.specialise, steps=60),
 )
 
 DEMO_SIMULATION = SimulationConfig(count=300, side=32)
@@ -60,7 +52,6 @@ PRESETS: dict[PresetName, RunConfig] = {
         unet=_DEFAULT.unet,
         noise=_DEFAULT.noise,
         optimiser=_DEFAULT.optimiser,
-        growth=_SHORT_GROWTH,
     ),
     "box": _paper(
         steps=80_000,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import __version__
 from .datatypes import ImageStack, InputError
-from .ensemble.stages import GrowthConfig
+from .ensemble.growth import GrowthConfig
 from .imaging.preprocess import PreprocessConfig, Preprocessing, preprocess, restore_volume
 from .io.files import replacing, write_json, write_text
 from .io.images import read_image_stack
@@ -199,7 +199,7 @@ class Run:
         """Whether the molecule is taken to keep its shape: as the settings say, or as was found; None if not known."""
         path = self.motion_folder / "motion.json"
         if self.config.rigid is None and self.config.growth.initial and path.exists():
-            return not json.loads(path.read_text(encoding="utf-8"))["moves"]
+            return json.loads(path.read_text(encoding="utf-8"))["moves"] is False
         return self.config.rigid
 
     @property

@@ -1,16 +1,12 @@
-"""A store on disk: complete or absent, small, and read by others as it was written."""
+"""A store on disk: complete or absent, small, and seen by others."""
 
-import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from scoretomo.commands import growth_folder
 from scoretomo.commands.growth_folder import GrowthFolder
-from scoretomo.datatypes import ImageStack, InputError
-from scoretomo.ensemble.growth import VOLUMES
+from scoretomo.datatypes import ImageStack
 from scoretomo.ensemble.store import Store
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.io.mrc import read_volume, write_images
@@ -34,50 +30,30 @@ def store(tmp_path: Path, generator: torch.Generator) -> GrowthFolder:
     return GrowthFolder(open_run(folder), seed=1)
 
 
-def test_what_is_put_is_got_by_whoever_sees_the_folder(store: GrowthFolder) -> None:
+def test_states_are_seen_by_whoever_sees_the_folder(store: GrowthFolder) -> None:
     assert isinstance(store, Store)
-    result = {"volume": torch.rand(4, 4, 4), "sharpness": torch.tensor(0.5)}
-    assert store.share("stage1", [2, 3]).missing == [2, 3]
-    store.keep("stage1", 2, {"step": torch.tensor(7)})
-    assert store.kept("stage1", 2) == {"step": 7} and store.kept("stage1", 3) is None
-    assert store.share("stage1", [2, 3]).mine == [2, 3]
-    store.put("stage1", 2, result)
+    assert store.share([2, 3]).missing == [2, 3]
+    store.keep(2, {"step": torch.tensor(7)})
+    assert store.kept(2) == {"step": 7} and store.kept(3) is None
+    assert store.share([2, 3]).mine == [2, 3]
+    store.put(2, torch.rand(16, 16, 16))
     other = GrowthFolder(store.run, seed=1)
-    assert all(torch.equal(value, result[name]) for name, value in other.get("stage1", 2).items())
-    assert other.kept("stage1", 2) is None
-    assert other.share("stage1", [2, 3]).mine == [3]
-    assert GrowthFolder(store.run, seed=0).share("stage1", [2, 3]).mine == [2, 3]
-    other.drop("stage1")
-    assert store.share("stage1", [2, 3]).mine == [2, 3]
+    assert other.kept(2) is None
+    assert other.share([2, 3]).mine == [3]
+    assert GrowthFolder(store.run, seed=0).share([2, 3]).mine == [2, 3]
 
 
-def test_volumes_that_were_asked_for_are_written_once_as_volumes(store: GrowthFolder) -> None:
-    store.keep(VOLUMES, 4, {"step": torch.tensor(7)})
-    store.put(VOLUMES, 4, {"volume": torch.rand(16, 16, 16), "sharpness": torch.tensor(0.5)})
+def test_volumes_are_written_once_as_volumes(store: GrowthFolder) -> None:
+    store.keep(4, {"step": torch.tensor(7)})
+    store.put(4, torch.rand(16, 16, 16))
     assert [path.name for path in store.run.volumes.iterdir()] == ["volume_0004_seed1.mrc"]
     assert read_volume(store.run.volume(4, 1)).volume.pixel_size_angstrom == 3.5
     assert not [path for path in store.folder.rglob("*") if path.is_file()]
-    assert store.share(VOLUMES, [3, 4]).missing == [3]
+    assert store.share([3, 4]).missing == [3]
 
 
 def test_a_part_of_a_tensor_takes_no_more_than_its_own_place(store: GrowthFolder) -> None:
     chunk = torch.zeros(100, 16, 16, 16)
-    store.keep("stage0", 1, {"volumes": chunk[7]})
+    store.keep(1, {"volumes": chunk[7]})
     (path,) = (path for path in store.folder.rglob("*") if path.is_file())
     assert 4 * 16**3 < path.stat().st_size < 8 * 16**3
-
-
-def test_a_result_that_another_machine_does_not_see_yet_is_waited_for(
-    store: GrowthFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def late() -> None:
-        time.sleep(0.3)
-        store.put("parents", 1, {"volumes": torch.ones(1)})
-
-    thread = threading.Thread(target=late)
-    thread.start()
-    assert torch.equal(store.get("parents", 1)["volumes"], torch.ones(1))
-    thread.join()
-    monkeypatch.setattr(growth_folder, "_SECONDS_TO_APPEAR", 0.2)
-    with pytest.raises(InputError, match=r"parents/0002\.pt"):
-        store.get("parents", 2)

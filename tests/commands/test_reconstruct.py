@@ -26,36 +26,32 @@ Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 _IMAGES = 9
 _STEPS = 3
-_GROWTH = (
-    "--growth.parents 2 --growth.rounds 2 --growth.matching.base-order 1 "
-    f"--growth.grow.steps 2 --growth.polish.steps {_STEPS} --growth.polish.average 0.7 --growth.specialise.steps 3"
-).split()
+_GROWTH = f"--growth.distil.steps {_STEPS} --growth.distil.average 0.7".split()
 # Runs the command line with two volumes at a time, every step saved; the worker is late, and may be killed after one of
 # its steps. Without bfloat16, so that rounding is small.
 _SCRIPT = """
 import os, signal, sys, time
 from scoretomo import cli
-from scoretomo.commands import growth_folder, reconstruct
+from scoretomo.commands import reconstruct
 
-killed_after, stage = int(sys.argv[1]), sys.argv[2]
+killed_after = int(sys.argv[1])
 reconstruct.supports_fast_bfloat16 = lambda device: False
 reconstruct.chunk_size = lambda *_: 2
 reconstruct._SECONDS_BETWEEN_SAVES = 0.0
 reconstruct._TIME_FOR_SAVES = 1e9
-growth_folder._SECONDS_TO_APPEAR = 0.0
 original = reconstruct.grow_progressive
 
 def grow_progressive(*arguments, **named):
     steps = 0
     for step in original(*arguments, **named):
         yield step
-        steps += step.stage.name == stage
+        steps += 1
         time.sleep(0.2 * int(os.environ["RANK"]))
         if (steps, os.environ["RANK"]) == (killed_after, "1"):
             os.kill(os.getpid(), signal.SIGKILL)
 
 reconstruct.grow_progressive = grow_progressive
-sys.exit(cli.main(["reconstruct", *sys.argv[3:]]))
+sys.exit(cli.main(["reconstruct", *sys.argv[2:]]))
 """
 
 
@@ -129,7 +125,7 @@ def left_to_do(run: Path) -> int:
     """Volume-steps of the last stage that no file has."""
     there = stamps(run)
     missing = [index for index in range(_IMAGES) if f"volume_{index:04d}.mrc" not in there]
-    folder = run / "checkpoint" / "growth_seed0" / "volumes"
+    folder = run / "checkpoint" / "growth_seed0"
     states = [load_checkpoint(folder / f"{index:04d}.running.pt") for index in missing]
     return sum(_STEPS - (0 if state is None else int(state["step"])) for state in states)
 
@@ -141,9 +137,9 @@ def test_two_processes_of_which_one_is_killed_make_the_volumes_of_one(
     script.write_text(_SCRIPT)
     (run / "checkpoint" / "initial.pt").unlink()  # one of them makes the initial model, and both begin with it
     # of nine images the worker has four: it completes two volumes, and makes two of the three steps of two others
-    killed = launch(script, "5", "polish", str(run), *_GROWTH)
+    killed = launch(script, "5", str(run), *_GROWTH)
     assert killed.returncode != 0 and "going on" not in killed.stderr
-    there, state = stamps(run), run / "checkpoint" / "growth_seed0" / "volumes" / "0008.running.pt"
+    there, state = stamps(run), run / "checkpoint" / "growth_seed0" / "0008.running.pt"
     assert {"volume_0005.mrc", "volume_0006.mrc"} <= there.keys() and len(there) < _IMAGES
     assert load_checkpoint(state)["step"] == 2  # type: ignore[index]
     # the images are noise: an initial model made with another number of threads may be another one
@@ -155,12 +151,12 @@ def test_two_processes_of_which_one_is_killed_make_the_volumes_of_one(
     whole = volumes(undisturbed)
 
     shutil.copytree(run, tmp_path / "alone")
-    done = launch(script, "-1", "", str(run), *_GROWTH)
+    done = launch(script, "-1", str(run), *_GROWTH)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"volumes: {run / 'volumes'}\n"
     said = [line for line in done.stderr.splitlines() if line.startswith(("scoretomo: ", "reconstruct: "))]
     assert said[0] == f"scoretomo: {len(there)} of {_IMAGES} volumes are there"
-    assert said[1] == "scoretomo: going on with the reconstruction at stage 3 of 3"
+    assert said[1] == "scoretomo: going on with the reconstruction"
     assert said == done.stderr.splitlines() and len(set(said)) == len(said)
     assert stamps(run).items() >= there.items()
     assert_same(volumes(run), whole)
@@ -180,25 +176,22 @@ def test_chunks_decide_nothing(chunk: int, run: Path, whole: Tensor, monkeypatch
     assert_same(volumes(run), whole)
 
 
-@pytest.mark.parametrize("after", [1, 5])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_reconstruction_that_is_ended_goes_on_with_the_next_step(
-    after: int,
     number: signal.Signals,
     run: Path,
     whole: Tensor,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In the first stage, and in the middle of the last."""
     with monkeypatch.context() as patch:
-        before = counted(patch, lambda made: os.kill(os.getpid(), number) if made == after else None)
+        before = counted(patch, lambda made: os.kill(os.getpid(), number) if made == 1 else None)
         assert cli.main(["reconstruct", str(run), *_GROWTH]) == 130
-    assert len(before) == after + 1
+    assert len(before) == 2
     assert "going on" not in capsys.readouterr().err.replace("to go on", "")
     steps = counted(monkeypatch)
     assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
-    assert f"going on with the reconstruction at stage {steps[0].stage.number + 1} of 3" in capsys.readouterr().err
+    assert "going on with the reconstruction" in capsys.readouterr().err
     assert volume_steps(before) + volume_steps(steps) == steps[-1].total
     assert_same(volumes(run), whole)
 
@@ -260,7 +253,7 @@ def test_metrics_are_those_of_the_steps_that_count(run: Path, monkeypatch: pytes
     """Lines of a command that was killed are replaced by those of the one that has made its steps again."""
 
     def interrupted(made: int) -> None:
-        if made == 6:
+        if made == 2:
             raise RuntimeError("killed")
 
     monkeypatch.setattr(command, "_SECONDS_BETWEEN_NOTES", 0.0)
@@ -271,22 +264,14 @@ def test_metrics_are_those_of_the_steps_that_count(run: Path, monkeypatch: pytes
     assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["phase"] == "reconstruct_seed0"]
-    assert steps == [9, 18, 27, 36, 45, 54, 63]
+    assert steps == [9, 18, 27]
 
 
-def test_parents_of_an_interrupted_selection_are_not_taken_over(
-    run: Path, whole: Tensor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_volumes_are_the_same_whichever_are_asked_for_first(
+    run: Path, whole: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parents that come from two volumes only are no parents of the whole set."""
-
-    def stop(made: int) -> None:
-        if steps[-1].stage.name == "grow 2 of 2":
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        steps = counted(patch, stop)
-        assert cli.main(["reconstruct", str(run), *_GROWTH, "--images", "0", "1"]) != 0
-    assert (run / "checkpoint" / "growth_seed0" / "parents" / "0001.pt").exists()
+    assert cli.main(["reconstruct", str(run), *_GROWTH, "--images", "7", "2"]) == 0
+    steps = counted(monkeypatch)
     assert cli.main(["reconstruct", str(run), *_GROWTH]) == 0
-    assert "beginning again" in capsys.readouterr().err
+    assert volume_steps(steps) == (_IMAGES - 2) * _STEPS
     assert_same(volumes(run), whole)

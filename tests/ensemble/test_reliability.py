@@ -11,7 +11,7 @@ from torch import Tensor
 from scoretomo.datatypes import InputError
 from scoretomo.diffusion.ideal_denoiser import IdealDenoiser
 from scoretomo.ensemble.agreement import agreement_in_frame
-from scoretomo.ensemble.parents import Matches
+from scoretomo.ensemble.matches import Matches
 from scoretomo.ensemble.reliability import (
     Evidence,
     Parts,

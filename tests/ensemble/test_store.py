@@ -16,15 +16,13 @@ def test_every_item_falls_to_one_part_and_no_part_gets_two_more_than_another(ite
 
 def test_what_is_kept_is_forgotten_when_the_item_is_complete() -> None:
     store, tensors = MemoryStore(), {"a": torch.ones(2)}
-    assert store.kept("task", 3) is None
-    store.keep("task", 3, tensors)
+    assert store.kept(3) is None
+    store.keep(3, tensors)
     tensors["a"].zero_()
-    kept = store.kept("task", 3)
+    kept = store.kept(3)
     assert kept is not None and kept["a"].tolist() == [1, 1]  # a copy: what advances changes in place
-    assert store.share("task", [2, 3]).missing == [2, 3]
-    store.put("task", 3, tensors)
-    assert store.kept("task", 3) is None and store.get("task", 3) is tensors
-    share = store.share("task", [2, 3])
+    assert store.share([2, 3]).missing == [2, 3]
+    store.put(3, tensors["a"])
+    assert store.kept(3) is None and store.volumes[3] is tensors["a"]
+    share = store.share([2, 3])
     assert share.missing == share.mine == [2]
-    store.drop("task")
-    assert store.share("task", [2, 3]).missing == [2, 3]

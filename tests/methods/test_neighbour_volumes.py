@@ -11,7 +11,7 @@ from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
 from scoretomo.imaging.fourier import translate
 from scoretomo.imaging.resampling import turn_into_view
 from scoretomo.methods.motion_model import MotionModel, motion_model
-from scoretomo.methods.neighbour_volumes import neighbour_volumes
+from scoretomo.methods.neighbour_volumes import NeighbourVolumes, nearest
 
 BAND = 10
 
@@ -42,12 +42,12 @@ def test_volumes_are_in_the_frames_of_their_images_and_better_than_the_model(
 ) -> None:
     """One component is not enough for so long a way."""
     shown = range(0, 120, 6)
-    made = list(neighbour_volumes(images, model, radius=blobs.RADIUS))
+    volumes = NeighbourVolumes(images, model, radius=blobs.RADIUS)
+    made = {i: volumes(i) for i in shown}
     truth = torch.stack([_truth(blobs, model, i) for i in shown])
     before = [turn_into_view(model.volume(model.z[i]), model.rotations[i], model.shifts_pixels[i]) for i in shown]
     with_neighbours, without = (
-        area_under_curve(fourier_shell_correlation(torch.stack(volumes), truth))
-        for volumes in ([made[i] for i in shown], before)
+        area_under_curve(fourier_shell_correlation(torch.stack(some), truth)) for some in (list(made.values()), before)
     )
     assert float(with_neighbours.median()) > float(without.median()) + 0.005
     for i in shown:
@@ -62,6 +62,24 @@ def test_where_neighbours_say_what_the_model_says_nothing_changes(blobs: Any, mo
     volumes = torch.stack([model.volume(z) for z in model.z]).clamp(min=0)
     images = torch.stack([project(v[None], r[None, None])[0, 0] for v, r in zip(volumes, model.rotations, strict=True)])
     images = translate(images, model.shifts_pixels)
-    for i, volume in zip(range(3), neighbour_volumes(images, model, radius=blobs.RADIUS), strict=False):
+    found = NeighbourVolumes(images, model, radius=blobs.RADIUS)
+    for i in range(3):
         expected = turn_into_view(volumes[i], model.rotations[i], model.shifts_pixels[i])
-        assert float(torch.corrcoef(torch.stack([volume.flatten(), expected.flatten()]))[0, 1]) > 0.99
+        assert float(torch.corrcoef(torch.stack([found(i).flatten(), expected.flatten()]))[0, 1]) > 0.99
+
+
+def test_without_a_component_all_volumes_are_the_mean(blobs: Any, images: Tensor) -> None:
+    shifts = torch.tensor([[0.5, -0.25]]).expand(120, 2)
+    one = motion_model(images, blobs.rotations, shifts, 0, radius=blobs.RADIUS, band=BAND, seed=0)
+    volumes = NeighbourVolumes(images, one, radius=blobs.RADIUS)
+    for i in (0, 7):
+        expected = turn_into_view(one.volumes[0], one.rotations[i], one.shifts_pixels[i]).clamp(min=0)
+        assert float((volumes(i) - expected).norm() / expected.norm()) < 0.01
+
+
+def test_the_nearest_are_others_and_the_nearest_comes_first() -> None:
+    z = torch.tensor([[0.0], [1.0], [1.5], [4.0], [9.0]])
+    assert nearest(z, 0.4).tolist() == [[1, 2], [2, 0], [1, 0], [2, 1], [3, 2]]
+    assert nearest(z, 1.0).shape == (5, 4) and nearest(z, 0.01).shape == (5, 1)
+    without = nearest(torch.zeros(4, 0), 1.0)  # all alike where nothing moves
+    assert sorted(without[2].tolist()) == [0, 1, 3]

@@ -5,28 +5,33 @@ motion.json, and of a molecule that moves mean.mrc, component_1.mrc and so on (w
 coordinate adds to the mean), coordinates.csv (where each class average lies, with errors) and volumes/.
 """
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import tyro
+from jaxtyping import Float
+from torch import Tensor
 
 from .. import processes
 from ..datatypes import InputError
+from ..ensemble.initial_evidence import InitialEvidence
 from ..ensemble.motion_evidence import MotionEvidence, too_few, weigh_motion_progressive
 from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
 from ..io.tables import write_table
+from ..methods.initial_model import InitialModel
 from ..methods.motion_model import MotionModel, motion_model_progressive
-from ..methods.neighbour_volumes import neighbour_volumes
+from ..methods.neighbour_volumes import NeighbourVolumes
 from ..methods.projection_matching import MatchingConfig, MatchingStep
 from ..runs import Run, load_checkpoint, save_checkpoint
 from .consensus import FEWEST_FOR_HALVES, ConsensusConfig, make_consensus
 from .initial import find_models, make_initial
 from .progress import interruptible, progress, say
-from .refinement import FEWEST_TO_REFINE, refine_models, refinement_radius
+from .refinement import FEWEST_TO_REFINE, Models, on_device, refine_models, refinement_radius
 from .run_folder import opened
 from .train import Device, choose_device
 
@@ -63,71 +68,104 @@ def motion(
             most = len(ready.used) // 2 - 1
             raise InputError(f"--components {components}: give 1 to {most}, for {len(ready.used)} class averages")
         where = choose_device(device)
-        models = find_models(ready, ready.used, where)
-        whole = refine_models(ready, models, "auto", MatchingConfig(), where).whole
-        _find_motion(ready, whole, where, least=1, components=components)
+        models, initial = make_initial(ready, where)
+        poses = _poses(ready, models, initial, where)
+        evidence = _weigh(ready, poses, where)
+        say(evidence.reason)
+        _make_motion(ready, evidence, components or max(1, evidence.components), poses, where, known=_is_known(initial))
     print(f"motion: {run / 'motion'}\nvolumes: {run / 'motion' / 'volumes'}")
 
 
 def settle_motion(run: Run, device: torch.device) -> None:
-    """Find out whether the molecule moves, unless that is settled.
+    """Find out whether the molecule moves, and how, unless that is settled or it is said to be rigid.
 
     The initial model, and one map of all class averages, are made on the way. Poses in a model that may be anything
-    tell nothing: then it stays open, and the molecule is taken to move.
+    do not tell whether it moves; it is taken to.
     """
-    if run.rigid is not None:
+    if run.config.rigid or (run.motion_folder / "motion.json").exists():
         return
-    _, initial = make_initial(run, device)
-    if initial.answer == "unknown" and len(run.used) >= FEWEST_FOR_HALVES:
-        say("whether the molecule moves cannot be told from such an initial model; it is taken to move")
-        return
-    if len(run.used) >= FEWEST_FOR_HALVES:
-        whole = make_consensus(run, ConsensusConfig(), MatchingConfig(), device, rows=run.used).whole
-        evidence = _find_motion(run, whole, device)
+    models, initial = make_initial(run, device)
+    known, config = _is_known(initial), ConsensusConfig(halves=bool(models.halves))
+    if known and len(run.used) >= FEWEST_TO_REFINE:
+        poses = _Poses.of(make_consensus(run, config, MatchingConfig(), device, rows=run.used).whole)
     else:
-        evidence = too_few(len(run.used))
+        poses = _Poses.of(models.whole)
+    evidence = _weigh(run, poses, device) if models.halves else too_few(len(run.used))
+    if known:
         say(evidence.reason)
-        if len(run.used) >= FEWEST_TO_REFINE:
-            make_consensus(run, ConsensusConfig(halves=False), MatchingConfig(), device, rows=run.used)
-        with replacing_folder(run.motion_folder) as folder:
-            _write_evidence(folder, evidence)
-    say(f"taken as {'moving' if evidence.moves else 'rigid'}; `scoretomo run --rigid {evidence.moves}` overrules")
+    else:
+        say("whether the molecule moves cannot be told from such an initial model; it is taken to move")
+    moves = run.config.rigid is False or evidence.moves or not known
+    if run.config.rigid is None and known:
+        say(f"taken as {'moving' if moves else 'rigid'}; `scoretomo run --rigid {moves}` overrules")
+    components = min(max(1, evidence.components), len(run.used) - 1) if moves else 0
+    _make_motion(run, evidence, components, poses, device, known=known)
 
 
-def _find_motion(
-    run: Run, whole: MatchingStep, device: torch.device, *, least: int = 0, components: int | None = None
-) -> MotionEvidence:
-    """Weigh motion models against one map, and write the best with its volumes if it has any component."""
-    radius = refinement_radius(run, find_models(run, run.used, device).whole)
-    evidence = _weigh(run, whole, radius, device)
-    say(evidence.reason)
-    count = components or max(least, evidence.components)
-    model = _fit(run, whole, count, radius, device) if count else None
+def find_motion(run: Run, device: torch.device) -> MotionModel:
+    """Read the motion model that was made; or fit one without a component, where the molecule is rigid."""
+    path = run.motion_folder / "motion.json"
+    components = json.loads(path.read_text(encoding="utf-8"))["components_fitted"] if path.exists() else 0
+    return _fit(run, components, None, device)
+
+
+def motion_volumes(run: Run, model: MotionModel, device: torch.device) -> NeighbourVolumes:
+    """Make what makes the volume of each class average, in its frame and on the working grid."""
+    radius = refinement_radius(run, find_models(run, run.used, device, halves=False).whole)
+    return NeighbourVolumes(run.images[run.used].to(device), model, radius=radius)
+
+
+@dataclass(frozen=True)
+class _Poses:
+    """Where class averages are seen in one map, which is known up to a band."""
+
+    rotations: Float[Tensor, "n 3 3"]
+    shifts_pixels: Float[Tensor, "n 2"]
+    band: int
+
+    @staticmethod
+    def of(found: InitialModel | MatchingStep) -> "_Poses":
+        """Take them from a model."""
+        return _Poses(found.rotations, found.shifts_pixels, int(found.band))
+
+
+def _is_known(initial: InitialEvidence) -> bool:
+    return initial.answer != "unknown"
+
+
+def _poses(run: Run, models: Models, initial: InitialEvidence, device: torch.device) -> _Poses:
+    """Take poses from the refined map; or from the initial model, where refining it says nothing."""
+    if not _is_known(initial) or len(run.used) < FEWEST_TO_REFINE:
+        return _Poses.of(models.whole)
+    return _Poses.of(refine_models(run, models, "auto", MatchingConfig(), device, halves=bool(models.halves)).whole)
+
+
+def _make_motion(
+    run: Run, evidence: MotionEvidence, components: int, poses: _Poses, device: torch.device, *, known: bool
+) -> None:
+    """Write RUN/motion: what was found, and the model with its volumes if it has any component."""
+    model = _fit(run, components, poses, device) if components else None
     with replacing_folder(run.motion_folder) as folder:
-        _write_evidence(folder, evidence)
+        table = {"moves": evidence.moves if known else None, "components_fitted": components, **asdict(evidence)}
+        write_json(folder / "motion.json", table)
         if model is not None:
             _write(folder, run, model)
-            _write_volumes(folder / "volumes", run, model, radius, device)
-    return evidence
+            _write_volumes(folder / "volumes", run, motion_volumes(run, model, device))
 
 
-def _write_evidence(folder: Path, evidence: MotionEvidence) -> None:
-    write_json(folder / "motion.json", {"moves": evidence.moves, **asdict(evidence)})
-
-
-def _weigh(run: Run, whole: MatchingStep, radius: float, device: torch.device) -> MotionEvidence:
+def _weigh(run: Run, poses: _Poses, device: torch.device) -> MotionEvidence:
     """Weigh motion models, or take up what an earlier command has found of the same images at the same poses."""
     path = run.folder / "checkpoint" / "motion.pt"
-    made_of = {"rows": run.used, "seed": run.config.seed, "rotations": whole.rotations.cpu().flatten().tolist()}
+    made_of = {"rows": run.used, "seed": run.config.seed, "rotations": poses.rotations.cpu().flatten().tolist()}
     saved = load_checkpoint(path)
     if saved is not None and saved["made_of"] == made_of:
         return MotionEvidence(**saved["evidence"])
     steps = weigh_motion_progressive(
         run.images[run.used].to(device),
-        whole.rotations,
-        whole.shifts_pixels,
-        radius=radius,
-        band=min(whole.band, _MOST_BAND),
+        poses.rotations,
+        poses.shifts_pixels,
+        radius=refinement_radius(run, find_models(run, run.used, device).whole),
+        band=min(poses.band, _MOST_BAND),
         seed=run.config.seed,
     )
     with interruptible() as check, progress("one map or a motion") as report:
@@ -139,15 +177,24 @@ def _weigh(run: Run, whole: MatchingStep, radius: float, device: torch.device) -
     return step
 
 
-def _fit(run: Run, whole: MatchingStep, components: int, radius: float, device: torch.device) -> MotionModel:
-    """Fit the motion model of all class averages, to the band of the map."""
+def _fit(run: Run, components: int, poses: _Poses | None, device: torch.device) -> MotionModel:
+    """Fit the motion model of all class averages, or take up the one that an earlier command has fitted.
+
+    Poses are looked for where they are not given.
+    """
+    path = run.folder / "checkpoint" / "motion_model.pt"
+    made_of = {"rows": run.used, "seed": run.config.seed, "components": components}
+    saved = load_checkpoint(path)
+    if saved is not None and saved["made_of"] == made_of:
+        return MotionModel(**on_device(saved["model"], device))
+    poses = poses or _poses(run, *make_initial(run, device), device)
     steps = motion_model_progressive(
         run.images[run.used].to(device),
-        whole.rotations,
-        whole.shifts_pixels,
+        poses.rotations,
+        poses.shifts_pixels,
         components,
-        radius=radius,
-        band=whole.band,
+        radius=refinement_radius(run, find_models(run, run.used, device, halves=False).whole),
+        band=(run.images.shape[-1] - 1) // 2 if components else poses.band,
         first_band=_MOST_BAND,
         seed=run.config.seed,
     )
@@ -155,6 +202,7 @@ def _fit(run: Run, whole: MatchingStep, components: int, radius: float, device: 
         for step in steps:
             check()
             report(step.iteration / step.total, f"{components} components  {step.unexplained:.1%} unexplained")
+    save_checkpoint(path, {"made_of": made_of, "model": vars(step.model)})
     return step.model
 
 
@@ -172,12 +220,11 @@ def _write(folder: Path, run: Run, model: MotionModel) -> None:
     write_table(folder / "coordinates.csv", rows)
 
 
-def _write_volumes(folder: Path, run: Run, model: MotionModel, radius: float, device: torch.device) -> None:
+def _write_volumes(folder: Path, run: Run, volumes: NeighbourVolumes) -> None:
     """Write the volume of each class average, in its frame and in the units of the input."""
     folder.mkdir()
-    volumes = neighbour_volumes(run.images[run.used].to(device), model, radius=radius)
     with interruptible() as check, progress("volumes of the motion") as report:
-        for done, (index, volume) in enumerate(zip(run.used, volumes, strict=True), 1):
+        for place, index in enumerate(run.used):
             check()
-            write_volume(folder / f"volume_{index:04d}.mrc", restore_volume(volume.cpu(), run.preprocessing))
-            report(done / len(run.used), f"{done} of {len(run.used)}")
+            write_volume(folder / f"volume_{index:04d}.mrc", restore_volume(volumes(place).cpu(), run.preprocessing))
+            report((place + 1) / len(run.used), f"{place + 1} of {len(run.used)}")

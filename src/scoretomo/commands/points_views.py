@@ -26,6 +26,8 @@ from ..runs import Run, open_run
 
 # Views are chosen among so many of the best matches for each that is wanted, or among this part of all.
 _CANDIDATES_PER_VIEW, _CANDIDATES = 3, 0.25
+# How a map is found in images.
+_SEARCH = PoseSearchConfig(refinements=3, kept=1, low_radius=8.0, high_radius=16.0)
 # Shifts are searched from minus to plus this part of the box, so many along each axis.
 _SHIFT_EXTENT, _SHIFTS = 0.06, 5
 # Rival poses that are followed: the few views must be right, and an elongated object looks much alike end to end.
@@ -129,8 +131,7 @@ def views_of_run(folder: Path, image: int | None, count: int, reduce: Reduce, *,
         raise InputError(f"{chosen.path}: has voxels of {sizes}; make the volumes again with `scoretomo reconstruct`")
     used = run.used
     _check_count(folder, len(used), count)
-    matching = run.config.growth.matching
-    poses = _match(run.images[used], working_volume(volume.voxels, record), matching, device)
+    poses = _match(run.images[used], working_volume(volume.voxels, record), _SEARCH, device)
     if chosen.index in used:  # its own class average sees it from the front, and matches best
         own = used.index(chosen.index)
         poses.rotations[own], poses.shifts_pixels[own], poses.scores[own] = torch.eye(3), 0, 1.0
@@ -266,7 +267,7 @@ def _match(
     search: PoseSearchConfig,
     device: torch.device,
 ) -> _Poses:
-    """Poses of images against a volume, as growth finds parents, but with shifts."""
+    """Poses of images against a volume, with shifts."""
     extent = search.shift_extent_pixels or _SHIFT_EXTENT * images.shape[-1]
     search = replace(search, kept=_KEPT, shift_extent_pixels=extent, shift_count=_SHIFTS)
     found = find_poses(images.to(device), voxel_slices(voxels.to(device)), search)

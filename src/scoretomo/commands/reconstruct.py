@@ -1,7 +1,6 @@
 """``scoretomo reconstruct``: a trained run in, one volume per class average out."""
 
 import hashlib
-import json
 import math
 import shutil
 import time
@@ -16,28 +15,26 @@ from typing import Annotated, Any
 import tomli_w
 import torch
 import tyro
-from jaxtyping import Float
-from torch import Tensor
 
 from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import EDMDenoiser
-from ..ensemble.growth import PARENTS, GrowthStep, grow_progressive
+from ..ensemble.growth import Beginning, GrowthConfig, GrowthStep, grow_progressive
 from ..ensemble.memory import is_out_of_memory, volumes_at_once
-from ..ensemble.stages import GrowthConfig, growth_stages
-from ..io.files import write_json, write_text
+from ..io.files import write_text
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
+from ..methods.neighbour_volumes import nearest
 from ..networks.unet import supports_fast_bfloat16
 from ..runs import Run, load_denoiser
 from .growth_folder import GrowthFolder
-from .initial import find_models
-from .motion import settle_motion
+from .motion import find_motion, motion_volumes, settle_motion
 from .progress import Pace, Report, interruptible, progress, say
 from .run_folder import opened
 from .train import Device, choose_device
+from .volume_choice import choose_volumes
 
-# Part of the free memory that volumes may take: the rest is for matching parents, and for what others begin meanwhile.
+# Part of the free memory that volumes may take: the rest is for what they begin with, and for what others begin.
 _FILLED = 0.8
 # Free memory of a processor where nothing says it: enough for the few volumes that it advances at once.
 _UNKNOWN_MEMORY = 2**32
@@ -98,8 +95,8 @@ def reconstruct(
     run
         Run folder that `scoretomo train` has made.
     growth
-        Settings of the reconstruction; those of the run unless given. If the molecule is rigid, which is found out
-        first where it is not known, all class averages serve as anchors to the end, and there is no specialising.
+        Settings of the reconstruction; those of the run unless given. Of a rigid molecule, which is found out first
+        where it is not known, all class averages serve as anchors.
     selection
         Which volumes to make.
     device
@@ -115,29 +112,54 @@ def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, de
     indices = selected_images(run, selection)
     if growth.initial:
         processes.by_main(partial(settle_motion, run, device))
-    if run.rigid:  # steps that were asked for stay as they are
-        growth = growth.for_rigid(longer=growth == run.config.growth)
-    denoiser = trained_denoiser(run, device)
-    processes.by_main(lambda: _settle(run, growth, overwrite=selection.overwrite))
-    images, chunk = run.images[run.used].to(device), 0
-    for seed in range(selection.seeds):
-        there = processes.by_main(partial(_count_volumes, run, indices, seed))
-        of_seed = f" (seed {seed})" if seed else ""
-        if there == len(indices):
-            say(f"all {there} volumes are there{of_seed}")
-            continue
-        if there:
-            say(f"{there} of {len(indices)} volumes are there{of_seed}")
-        processes.by_main(partial(_forget_others, run, growth, indices, seed))
-        with _one_volume_fits(images.shape[-1], device):
-            chunk = chunk or chunk_size(denoiser, images, growth, len(indices))
-            chunk = _reconstruct_seed(run, denoiser, images, growth, indices, seed, chunk)
+    growth = growth.settled(rigid=bool(run.rigid))
+    denoiser, weights = trained_denoiser(run, device), _hash_denoiser(run)
+    processes.by_main(lambda: _settle(run, growth, weights, overwrite=selection.overwrite))
+    seeds = [seed for seed in range(selection.seeds) if not _all_there(run, indices, seed)]
+    if not seeds:
+        return
+    beginning = _find_beginning(run, growth, device) if growth.initial else None
+    with _one_volume_fits(run.images.shape[-1], device):
+        chunk = chunk_size(denoiser, run.images.shape[-1], growth, len(indices), device)
+        kind = choose_volumes(run, denoiser, weights, growth, device, chunk=chunk)
+        for seed in seeds:
+            if kind == "motion" and seed:
+                say("the volumes of the motion model do not depend on the seed: there is one for each class average")
+                return
+            folder = GrowthFolder(run, seed, beginning.volume if beginning and kind == "mean" else None)
+            if beginning and kind == "motion":
+                _put_motion(folder, beginning, indices)
+            else:
+                chunk = _reconstruct_seed(folder, denoiser, growth, beginning, indices, device, chunk)
 
 
-def _initial_volume(run: Run, device: torch.device) -> Float[Tensor, "n n n"]:
-    """Read the initial model, which the main process makes if it is not there."""
-    processes.by_main(lambda: find_models(run, run.used, device, halves=False) and None)
-    return find_models(run, run.used, device, halves=False).whole.volume
+def _all_there(run: Run, indices: list[int], seed: int) -> bool:
+    there = processes.by_main(partial(_count_volumes, run, indices, seed))
+    of_seed = f" (seed {seed})" if seed else ""
+    if there == len(indices):
+        say(f"all {there} volumes are there{of_seed}")
+    elif there:
+        say(f"{there} of {len(indices)} volumes are there{of_seed}")
+    return there == len(indices)
+
+
+def _put_motion(folder: GrowthFolder, beginning: Beginning, indices: list[int]) -> None:
+    """Make the volumes of the motion model the result."""
+    share = folder.share([folder.run.used.index(index) for index in indices])
+    with interruptible() as check, progress("volumes of the motion") as report:
+        for done, item in enumerate(share.mine, 1):
+            check()
+            folder.put(item, beginning.volume(item))
+            report(done / len(share.mine), f"{done} of {len(share.mine)}")
+    folder.wait()
+
+
+def _find_beginning(run: Run, growth: GrowthConfig, device: torch.device) -> Beginning:
+    """Say what volumes begin with; the main process makes it if it is not there."""
+    processes.by_main(lambda: find_motion(run, device) and None)
+    model = find_motion(run, device)
+    volumes = motion_volumes(run, model, device)
+    return Beginning(volumes, model.rotations, model.shifts_pixels, nearest(model.z, growth.neighbours))
 
 
 def trained_denoiser(run: Run, device: torch.device) -> EDMDenoiser:
@@ -147,22 +169,22 @@ def trained_denoiser(run: Run, device: torch.device) -> EDMDenoiser:
 
 
 def _reconstruct_seed(
-    run: Run,
+    folder: GrowthFolder,
     denoiser: EDMDenoiser,
-    images: Float[Tensor, "k n n"],
     growth: GrowthConfig,
+    beginning: Beginning | None,
     indices: list[int],
-    seed: int,
+    device: torch.device,
     chunk: int,
 ) -> int:
     """All volumes of one repeat, from where an earlier command has stopped; returns the chunk that the memory holds."""
-    folder = GrowthFolder(run, seed)
+    run, seed = folder.run, folder.seed
     steps = grow_progressive(
         denoiser,
-        images,
-        growth,
+        run.images[run.used].to(device),
+        growth.distil,
         seed=run.config.seed + _SEED_STEP * (seed + 1),
-        initial=_initial_volume(run, images.device) if growth.initial else None,
+        beginning=beginning,
         wanted=[run.used.index(index) for index in indices],  # growth knows no others than those it is given
         store=folder,
         chunk=chunk,
@@ -205,7 +227,7 @@ class _Log:
 
     def __init__(self, folder: GrowthFolder, report: Report) -> None:
         self.run, self.phase, self.report = folder.run, f"reconstruct_seed{folder.seed}", report
-        self.resumed = any(folder.folder.glob("*/*.pt"))
+        self.resumed = any(folder.folder.glob("*.pt"))
         self.metrics: Metrics | None = None
         self.pace = Pace()
         self.shown_at = self.written_at = -math.inf
@@ -213,20 +235,20 @@ class _Log:
     def add(self, step: GrowthStep) -> None:
         """Take in a step."""
         if self.resumed:
-            say(f"going on with the reconstruction at stage {step.stage.number + 1} of {step.stages}")
+            say("going on with the reconstruction")
             self.resumed = False
         speed = self.pace(step.done)
         if step.advancing is None or not (step.complete or time.monotonic() - self.shown_at >= _SECONDS_BETWEEN_NOTES):
             return
         self.shown_at = time.monotonic()
         self.metrics = self.metrics or Metrics(self.run.folder, self.phase, resumed_at=step.done - 1)
-        name, now = step.stage.name, step.advancing.step
+        now = step.advancing.step
         base_error, score_error = torch.stack([now.base_error, now.score_error]).mean(1).tolist()
         residuals = f"class averages {base_error:.3f}, denoiser {score_error:.3f}"
-        self.report(step.done / step.total, f"{name}  {speed:.0f} volume-steps/s  residuals: {residuals}")
+        self.report(step.done / step.total, f"{speed:.0f} volume-steps/s  residuals: {residuals}")
         if step.complete or self.shown_at - self.written_at >= _SECONDS_BETWEEN_METRICS:
             errors = {"base_error": base_error, "score_error": score_error}
-            self.metrics.write(step.done, {"stage": name, **errors, "volume_steps_per_second": speed})
+            self.metrics.write(step.done, {**errors, "volume_steps_per_second": speed})
             self.written_at = self.shown_at
 
     def close(self) -> None:
@@ -235,17 +257,16 @@ class _Log:
             self.metrics.close()
 
 
-def chunk_size(denoiser: EDMDenoiser, images: Float[Tensor, "k n n"], growth: GrowthConfig, wanted: int) -> int:
+def chunk_size(denoiser: EDMDenoiser, side: int, growth: GrowthConfig, wanted: int, device: torch.device) -> int:
     """Volumes to advance together: what the memory holds of this process's share, and is of use."""
-    members = max(len(stage.members) for stage in growth_stages(growth, len(images), range(wanted)))
-    free = free_memory(images.device)
+    free = free_memory(device)
     volumes, taken = volumes_at_once(
         denoiser,
-        images.shape[-1],
-        [settings for _, settings in growth.stages],
-        images.device,
+        side,
+        growth.distil,
+        device,
         budget=round(_FILLED * free),
-        most=-(-members // processes.count()),
+        most=-(-wanted // processes.count()),
     )
     company = f" in each of {processes.count()} processes" if processes.count() > 1 else ""
     say(f"advancing {volumes} volumes at a time ({taken / 1e9:.1f} GB of {free / 1e9:.0f} GB){company}")
@@ -308,21 +329,6 @@ def _one_volume_fits(side: int, device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _forget_others(run: Run, growth: GrowthConfig, indices: list[int], seed: int) -> None:
-    """Begin again where a reconstruction of other images was interrupted: its parents come from other volumes.
-
-    Once the parents of the polish are there, they serve any image.
-    """
-    folder = run.growth_folder(seed)
-    path, chosen = folder / "images.json", GrowthFolder(run, seed).result(PARENTS, growth.polish_number)
-    others = path.exists() and json.loads(path.read_text(encoding="utf-8")) != indices
-    if others and growth.rounds and growth.initial and not chosen.exists():
-        say("beginning again: an earlier reconstruction of other images was interrupted")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, indices)
-
-
 def selected_images(run: Run, selection: Selection) -> list[int]:
     """Images whose volumes are to be made.
 
@@ -364,12 +370,13 @@ def refuse_replacing(run: Run, selection: Selection) -> None:
         )
 
 
-def _settle(run: Run, growth: GrowthConfig, *, overwrite: bool) -> None:
+def _settle(run: Run, growth: GrowthConfig, denoiser_hash: str, *, overwrite: bool) -> None:
     """Compare with what earlier volumes were made with, and write down what these are made with."""
     path = run.folder / "reconstruction.toml"
-    table: dict[str, Any] = {"denoiser_sha256": _hash_denoiser(run), "growth": to_table(growth)}
+    table: dict[str, Any] = {"denoiser_sha256": denoiser_hash, "growth": to_table(growth)}
     if path.exists():
         before = tomllib.loads(path.read_text(encoding="utf-8"))
+        table |= {"volumes": before["volumes"]} if "volumes" in before else {}
         changed = differences(before["growth"], table["growth"])
         if before["denoiser_sha256"] != table["denoiser_sha256"]:
             changed.insert(0, "the denoiser has been trained further")
@@ -383,6 +390,7 @@ def _settle(run: Run, growth: GrowthConfig, *, overwrite: bool) -> None:
                 stale.unlink()
             for stale in run.folder.glob("checkpoint/growth_*"):
                 shutil.rmtree(stale)
+            table.pop("volumes", None)
     write_text(path, tomli_w.dumps(table))
 
 

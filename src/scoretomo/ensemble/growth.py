@@ -1,10 +1,9 @@
-"""Growing a set of volumes from an initial model: grow, select, polish, specialise.
+"""A volume for each class average by Algorithm 1, begun where the motion model, or one rigid map, puts it.
 
-Cold starts of Algorithm 1 lock one after another and many never do. An initial model shows most of what every image
-needs: found in an image (pose search), turned into its frame and adapted to it by Algorithm 1, it replaces thousands of
-steps, and all volumes have its hand. While growing, a volume is also shown other class averages in the poses in which
-they match (anchors); what all conformations share comes out sharp. The polish, without them, lets each volume find its
-own conformation; then it specialises, with those class averages as anchors that show this conformation (kin.py).
+Cold starts of Algorithm 1 lock one after another and many never do. What all class averages together tell, a volume at
+each one's place in the motion, replaces thousands of steps, and all volumes have its frame and hand. On the way a
+volume is also shown other class averages, in the poses in which they match (anchors): those that are near in the
+motion, or all of a rigid molecule. What they share comes out sharp, and the denoiser adds what is between them.
 
 What is made goes into a store (store.py). From there an interrupted growth is taken up, and through it processes share
 the work; they have no other exchange.
@@ -12,39 +11,80 @@ the work; they have no other exchange.
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
-from ..imaging.slices import image_coefficients
-from ..methods.pose_search import band, normalise
-from ..methods.score_tomography import Anchors, ReconstructionStep, reconstruct_progressive
-from .kin import Usual, choose_kin, explained, usually_explained
+from ..imaging.fourier import translate
+from ..methods.score_tomography import Anchors, ReconstructionConfig, ReconstructionStep, reconstruct_progressive
 from .memory import is_out_of_memory
-from .parents import Matches, anchor_to_matches, match_parents, sharpest, sharpness, start_from_parents
-from .stages import VOLUMES, GrowthConfig, Stage, growth_stages
-from .store import MemoryStore, Store, Tensors, split_evenly
+from .store import MemoryStore, Store, split_evenly
 
-PARENTS = "parents"
-"""What a store calls the volumes that a stage starts from, by the number of the stage."""
-_USUAL = "usual"  # what a store calls how well each image is explained by the volumes that a stage goes on with
-# Images that are matched at a time: what processes share, and what is not done again after an interruption. Each time,
-# all slices of a parent are made.
-_MATCHED_TOGETHER = 128
+# Views of other class averages in every update of a rigid molecule; by experiment, docs/validation.md.
+_RIGID_ANCHORS = 4
+
+
+@dataclass(frozen=True)
+class GrowthConfig:
+    """What volumes begin from, and how Algorithm 1 goes on."""
+
+    initial: bool = True
+    """Begin with the volumes of the motion, or with the one map of a rigid molecule. No (--growth.no-initial) starts
+    every volume from nothing: the paper's way."""
+    distil: ReconstructionConfig = field(
+        default_factory=lambda: ReconstructionConfig(steps=80, sigma=0.3, final_sigma=0.3, anchors=2, average=0.5)
+    )
+    """Algorithm 1."""
+    neighbours: float = 0.1
+    """Part of the class averages, the nearest in the motion, that serve a volume as anchors."""
+    volumes: Literal["auto", "motion", "score", "mean"] = "auto"
+    """Volumes of a molecule that moves: those of the motion model, of the score model, or their mean; auto takes those
+    that predict class averages best that were left out."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.neighbours <= 1:
+            raise InputError(f"neighbours must be above 0 and up to 1, not {self.neighbours}")
+
+    def settled(self, *, rigid: bool) -> "GrowthConfig":
+        """Make it fit what is known: all class averages are anchors of a rigid molecule, none of one from nothing."""
+        if not self.initial:
+            return replace(self, distil=replace(self.distil, anchors=0))
+        if rigid:
+            return replace(self, neighbours=1.0, distil=replace(self.distil, anchors=_RIGID_ANCHORS))
+        return self
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What volumes begin with.
+
+    Attributes
+    ----------
+    volume
+        Makes the volume of an image, ``(n, n, n)``, in the frame of the image.
+    rotations, shifts_pixels
+        ``(k, 3, 3)`` and ``(k, 2)``, ``[x, y]``: pose of each image, in a frame that all volumes share.
+    neighbours
+        ``(k, m)``, images that serve each image as anchors.
+    """
+
+    volume: Callable[[int], Float[Tensor, "n n n"]]
+    rotations: Float[Tensor, "k 3 3"]
+    shifts_pixels: Float[Tensor, "k 2"]
+    neighbours: Int[Tensor, "k m"]
 
 
 @dataclass(frozen=True)
 class Advancing:
     """Volumes that advance together, and how far they are: all that is needed to take them up again."""
 
-    stage: Stage
     members: list[int]
     step: ReconstructionStep
     generators: UInt8[Tensor, "b bytes"]
@@ -56,15 +96,15 @@ class Advancing:
         for row, member in enumerate(self.members):
             state = {name: value[row] for name, value in fields.items()}
             state |= {"step": torch.tensor(self.step.step), "generator": self.generators[row]}
-            store.keep(self.stage.task, member, state)
+            store.keep(member, state)
 
 
 @dataclass(frozen=True)
 class GrowthStep:
     """Where the growth stands after one update of the volumes that advance together."""
 
-    stage: Stage
-    stages: int
+    steps: int
+    """Updates of each volume."""
     done: int
     """Volume-steps done so far by all processes, if the others are as fast as this one."""
     total: int
@@ -77,59 +117,42 @@ class GrowthStep:
     @property
     def complete(self) -> bool:
         """Whether these volumes are complete and in the store, so that there is nothing left to keep."""
-        return self.advancing is None or self.advancing.step.step == self.stage.settings.steps
+        return self.advancing is None or self.advancing.step.step == self.steps
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What all stages have in common."""
+    """What all volumes have in common; images lie about the origin."""
 
     denoiser: Denoiser
     images: Float[Tensor, "k n n"]
-    config: GrowthConfig
+    config: ReconstructionConfig
     seed: int
+    beginning: Beginning | None
     store: Store
     mask_radius: float | None
-    stages: list[Stage]
-    wanted: list[int]
-    """Images whose volumes were not there when the job began."""
 
-
-@dataclass(frozen=True)
-class _Parents:
-    """What a stage starts from: volumes that were found in all images."""
-
-    volumes: Float[Tensor, "p n n n"]
-    matches: Matches
-
-
-@dataclass(frozen=True)
-class _Kin:
-    """What a stage goes on with: how the frames of all images are related, and how well each is usually explained."""
-
-    matches: Matches
-    usual: Usual
-
-
-_Beginning = _Parents | _Kin | None
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
 
 
 def grow_progressive(
     denoiser: Denoiser,
     images: Float[Tensor, "k n n"],
-    config: GrowthConfig,
+    config: ReconstructionConfig,
     *,
     seed: int,
-    initial: Float[Tensor, "n n n"] | None = None,
+    beginning: Beginning | None = None,
     wanted: Sequence[int] | None = None,
     store: Store | None = None,
     chunk: int = 64,
     mask_radius: float | None = None,
 ) -> Iterator[GrowthStep]:
-    """Reconstruct one volume per image, all from an initial model or each from nothing; they come into the store.
+    """Reconstruct one volume per image; they come into the store.
 
-    Processes with a store in common share the work. A volume depends neither on their number nor on the chunk, up to
-    rounding: what it meets is drawn from the seed, the stage and its image alone.
+    Processes with a store in common share the work. A volume depends neither on their number, nor on the chunk, nor on
+    which others are wanted, up to rounding: what it meets is drawn from the seed and its image alone.
 
     Parameters
     ----------
@@ -138,56 +161,65 @@ def grow_progressive(
     images
         ``(k, n, n)``, background 0: all class averages.
     config
-        Stages and their settings.
+        Settings of Algorithm 1.
     seed
-        Decides, with the stage and the index of an image, the rotations and noise that the volume of the image meets.
-    initial
-        ``(n, n, n)``, where all volumes start; None where the settings say that they start from nothing.
+        Decides, with the index of an image, the rotations and noise that the volume of the image meets.
+    beginning
+        What volumes begin with; nothing if not given.
     wanted
-        Indices of the images whose volumes to make; all if not given. The others serve as anchors. The kin
-        of a volume are found by comparing it with those that are made in the same call.
+        Indices of the images whose volumes to make; all if not given. The others serve as anchors.
     store
-        Where volumes come, ``store.get(VOLUMES, index)["volume"]``, and where there may be some already, or the
-        beginnings of some, from an earlier call; the memory if not given.
+        Where volumes come, and where there may be some already, or the beginnings of some, from an earlier call; the
+        memory if not given.
     chunk
         Volumes that advance together; halved when the memory does not hold so many.
     mask_radius
         Radius in pixels beyond which the images are 0; half the side if not given.
-
-    Raises
-    ------
-    InputError
-        An initial model is wanted and not given, or the other way round.
     """
-    if config.initial != (initial is not None):
-        raise InputError("growth starts from an initial model, or from nothing: give the one that the settings want")
     store = MemoryStore() if store is None else store
-    stages = growth_stages(config, len(images), wanted)
-    missing = store.share(VOLUMES, stages[-1].members).missing
-    if not missing:
-        return
-    job = _Job(denoiser, images, config, seed, store, mask_radius, stages, missing)
-    if initial is not None:
-        _shared(store, PARENTS, [0], lambda _: {"volumes": initial[None], "sharpness": sharpness(initial[None])})
-    for stage in stages[_first_stage(job) :]:
-        chunk = yield from _grow_stage(job, stage, _begin(job, stage), chunk)
-        store.wait()
-        if stage is not stages[-1] and not stages[stage.number + 1].goes_on:
-            _shared(store, PARENTS, [stage.number + 1], partial(_choose_parents, job))
-            store.drop(stage.task)
-            store.drop(_matches_of(stage))
-        if stage.goes_on:
-            store.drop(stages[stage.number - 1].task)
-            store.drop(_scores_of(stage))
+    members = list(range(len(images))) if wanted is None else list(wanted)
+    if beginning is not None:
+        images = translate(images, -beginning.shifts_pixels)
+    job, share = _Job(denoiser, images, config, seed, beginning, store, mask_radius), store.share(members)
+    total, made = len(members) * config.steps, {member: _steps_made(job, member) for member in share.mine}
+
+    def report(advancing: Advancing | None) -> GrowthStep:
+        there = (len(members) - len(share.missing)) * config.steps
+        now = sum(made.values()) * len(share.missing) // len(made)
+        return GrowthStep(config.steps, there + now, total, chunk, advancing)
+
+    # volumes that have begun come first; those that are equally far advance together
+    order = sorted(made, key=lambda member: -made[member])
+    queue = deque(list(group) for _, group in groupby(order, key=made.__getitem__))
+    while queue:
+        together = queue.popleft()
+        if len(together) > chunk:
+            queue.extendleft(reversed(split_evenly(together, -(-len(together) // chunk))))
+            continue
+        advancing = None
+        try:
+            for advancing in _advance(job, together):
+                made.update(dict.fromkeys(together, advancing.step.step))
+                yield report(advancing)
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(together) == 1:
+                raise
+            if advancing is not None:
+                advancing.keep(store)
+        advancing, chunk = None, (len(together) + 1) // 2
+        queue.appendleft(together)
+        yield report(None)
+    store.wait()
 
 
 def grow(
     denoiser: Denoiser,
     images: Float[Tensor, "k n n"],
-    config: GrowthConfig,
+    config: ReconstructionConfig,
     *,
     seed: int,
-    initial: Float[Tensor, "n n n"] | None = None,
+    beginning: Beginning | None = None,
     wanted: Sequence[int] | None = None,
     chunk: int = 64,
     mask_radius: float | None = None,
@@ -199,7 +231,7 @@ def grow(
         images,
         config,
         seed=seed,
-        initial=initial,
+        beginning=beginning,
         wanted=wanted,
         store=store,
         chunk=chunk,
@@ -207,197 +239,78 @@ def grow(
     )
     deque(steps, maxlen=0)
     indices = range(len(images)) if wanted is None else wanted
-    return torch.stack([store.get(VOLUMES, index)["volume"] for index in indices])
+    return torch.stack([store.volumes[index] for index in indices])
 
 
-def volume_generator(seed: int, stage: int, index: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Make the generator of all draws for the volume of image ``index`` in a stage.
+def volume_generator(seed: int, index: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Make the generator of all draws for the volume of image ``index``.
 
-    Its seed is the 8-byte BLAKE2b hash of the three numbers as text, ``"SEED STAGE INDEX"``, read as a big-endian
-    integer, so that neither the number of processes nor the chunks decide what a volume meets.
+    Its seed is the 8-byte BLAKE2b hash of the two numbers as text, ``"SEED INDEX"``, read as a big-endian integer, so
+    that neither the number of processes nor the chunks decide what a volume meets.
     """
-    digest = hashlib.blake2b(f"{seed} {stage} {index}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest))
 
 
-def _first_stage(job: _Job) -> int:
-    """Find the stage to begin or to go on with: the last one that has what it needs."""
-    stages, store = job.stages, job.store
-    for stage in reversed(stages):
-        if stage.goes_on and not store.share(stages[stage.number - 1].task, job.wanted).missing:
-            return stage.number
-    unknown = store.share(PARENTS, range(1, job.config.polish_number + 1)).missing
-    return max((k for k in range(1, job.config.polish_number + 1) if k not in unknown), default=0)
-
-
-def _begin(job: _Job, stage: Stage) -> _Beginning:
-    """Find what the volumes of a stage need besides themselves; processes share the work."""
-    if stage.goes_on:
-        return _find_kin(job, stage)
-    return _find_parents(job, stage) if job.config.initial else None
-
-
-def _grow_stage(job: _Job, stage: Stage, beginning: _Beginning, chunk: int) -> Generator[GrowthStep, None, int]:
-    """Make this process's share of the volumes of a stage; returns the chunk that the memory holds."""
-    # earlier stages make the volumes from which parents are chosen, later ones only what leads to a missing volume
-    needed = stage.members if stage.number < job.config.polish_number else job.wanted
-    share, steps = job.store.share(stage.task, needed), stage.settings.steps
-    made = {member: _steps_made(job, stage, member) for member in share.mine}
-
-    def report(advancing: Advancing | None) -> GrowthStep:
-        there = (len(stage.members) - len(share.missing)) * steps
-        now = sum(made.values()) * len(share.missing) // len(made)
-        return GrowthStep(stage, len(job.stages), stage.before + there + now, job.stages[-1].after, chunk, advancing)
-
-    # volumes that have begun come first; those that are equally far advance together
-    order = sorted(made, key=lambda member: -made[member])
-    queue = deque(list(members) for _, members in groupby(order, key=made.__getitem__))
-    while queue:
-        members = queue.popleft()
-        if len(members) > chunk:
-            queue.extendleft(reversed(split_evenly(members, -(-len(members) // chunk))))
-            continue
-        advancing = None
-        try:
-            for advancing in _advance(job, stage, members, beginning):
-                made.update(dict.fromkeys(members, advancing.step.step))
-                yield report(advancing)
-            continue
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or len(members) == 1:
-                raise
-            if advancing is not None:
-                advancing.keep(job.store)
-        advancing, chunk = None, (len(members) + 1) // 2
-        queue.appendleft(members)
-        yield report(None)
-    return chunk
-
-
-def _advance(job: _Job, stage: Stage, members: list[int], beginning: _Beginning) -> Iterator[Advancing]:
-    """Advance volumes together to the end of the stage, where they come into the store."""
-    device = job.images.device
-    generators = [volume_generator(job.seed, stage.number, member, device) for member in members]
-    begun = _steps_made(job, stage, members[0]) > 0
+def _advance(job: _Job, members: list[int]) -> Iterator[Advancing]:
+    """Advance volumes together to the end, where they come into the store."""
+    generators = [volume_generator(job.seed, member, job.device) for member in members]
+    begun = _steps_made(job, members[0]) > 0
     # volumes to begin with are nowhere held but in the call, which lets go of them
     for step in reconstruct_progressive(
         job.denoiser,
-        job.images[torch.tensor(members, device=device)],
-        stage.settings,
+        job.images[torch.tensor(members, device=job.device)],
+        job.config,
         generators=generators,
-        start=None if begun else _start(job, stage, members, beginning),
-        resume=_resume(job, stage, members, generators) if begun else None,
-        anchors=_anchor(job, stage, members, beginning) if stage.settings.anchors else None,
+        start=None if begun else _start(job, members),
+        resume=_resume(job, members, generators) if begun else None,
+        anchors=_anchor(job, members) if job.config.anchors else None,
         mask_radius=job.mask_radius,
     ):
-        if step.step == stage.settings.steps:
-            for member, volume, sharp in zip(members, step.result, sharpness(step.result), strict=True):
-                job.store.put(stage.task, member, {"volume": volume, "sharpness": sharp})
-        yield Advancing(stage, members, step, torch.stack([generator.get_state() for generator in generators]))
+        if step.step == job.config.steps:
+            for member, volume in zip(members, step.result, strict=True):
+                job.store.put(member, _move(job, volume, member, 1))
+        yield Advancing(members, step, torch.stack([generator.get_state() for generator in generators]))
 
 
-def _start(job: _Job, stage: Stage, members: list[int], beginning: _Beginning) -> Float[Tensor, "b n n n"] | None:
-    """Give the volumes that a stage begins with; None for nothing."""
-    if isinstance(beginning, _Parents):
-        return start_from_parents(beginning.volumes, beginning.matches, torch.tensor(members, device=job.images.device))
-    if beginning is None:
+def _move(job: _Job, volume: Float[Tensor, "n n n"], member: int, sign: int) -> Float[Tensor, "n n n"]:
+    """Move a volume from the origin to where its image has it, or back."""
+    if job.beginning is None:
+        return volume
+    shift = sign * job.beginning.shifts_pixels[member]
+    return translate(volume[None], torch.nn.functional.pad(shift, (0, 1))[None])[0]
+
+
+def _start(job: _Job, members: list[int]) -> Float[Tensor, "b n n n"] | None:
+    """Give the volumes to begin with; None for nothing."""
+    if job.beginning is None:
         return None
-    before = job.stages[stage.number - 1].task
-    return torch.stack([job.store.get(before, member)["volume"].to(job.images.device) for member in members])
+    return torch.stack([_move(job, job.beginning.volume(member), member, -1) for member in members])
 
 
-def _anchor(job: _Job, stage: Stage, members: list[int], beginning: _Beginning) -> Anchors | None:
-    """Find the images that volumes are fitted to besides their own: all, or their kin."""
-    if beginning is None:
+def _anchor(job: _Job, members: list[int]) -> Anchors | None:
+    """Find the images that volumes are fitted to besides their own."""
+    if job.beginning is None:
         return None
-    device = job.images.device
-    chosen = torch.tensor(members, device=device)
-    anchors = anchor_to_matches(job.images, beginning.matches, chosen)
-    if isinstance(beginning, _Parents):
-        return anchors
-    scores = torch.stack([job.store.get(_scores_of(stage), member)["scores"].to(device) for member in members])
-    return anchors.only(choose_kin(scores, beginning.usual, chosen, job.config.kin))
+    rotations, chosen = job.beginning.rotations, job.beginning.neighbours[members]
+    return Anchors(job.images, rotations[chosen] @ rotations[members, None].mT, chosen)
 
 
-def _steps_made(job: _Job, stage: Stage, member: int) -> int:
+def _steps_made(job: _Job, member: int) -> int:
     """Count the steps of a volume that were made before an interruption, with generators of the kind of this device."""
-    kept = job.store.kept(stage.task, member)
-    if kept is None or len(kept["generator"]) != len(torch.Generator(job.images.device).get_state()):
+    kept = job.store.kept(member)
+    if kept is None or len(kept["generator"]) != len(torch.Generator(job.device).get_state()):
         return 0
     return int(kept["step"])
 
 
-def _resume(job: _Job, stage: Stage, members: list[int], generators: list[torch.Generator]) -> ReconstructionStep:
+def _resume(job: _Job, members: list[int], generators: list[torch.Generator]) -> ReconstructionStep:
     """Take up volumes that are equally far."""
-    kept = [job.store.kept(stage.task, member) or {} for member in members]
+    kept = [job.store.kept(member) or {} for member in members]
     fields = {name: torch.stack([state[name] for state in kept]) for name in kept[0]}
     for generator, state in zip(generators, fields.pop("generator"), strict=True):
         generator.set_state(state.clone())  # PyTorch 2.13 misreads, or crashes on, a part of a tensor
     step, average = int(fields.pop("step")[0]), fields.pop("average", None)
-    on_device = {name: value.to(job.images.device) for name, value in fields.items()}
-    average = None if average is None else average.to(job.images.device)
+    on_device = {name: value.to(job.device) for name, value in fields.items()}
+    average = None if average is None else average.to(job.device)
     return ReconstructionStep(step=step, average=average, **on_device)
-
-
-def _find_parents(job: _Job, stage: Stage) -> _Parents:
-    """Find the parents of a stage in all images; processes share out the images."""
-    device, store = job.images.device, job.store
-    volumes = store.get(PARENTS, stage.number)["volumes"].to(device)
-
-    def match(first: int) -> Tensors:
-        part = job.images[first : first + _MATCHED_TOGETHER]
-        return vars(match_parents(volumes, part, job.config.matching))
-
-    parts = _shared(store, _matches_of(stage), range(0, len(job.images), _MATCHED_TOGETHER), match)
-    matches = {name: torch.cat([part[name] for part in parts], dim=1).to(device) for name in parts[0]}
-    return _Parents(volumes, Matches(**matches))
-
-
-def _find_kin(job: _Job, stage: Stage) -> _Kin:
-    """See how well the volumes that a stage goes on with explain all images; processes share out the volumes."""
-    device, store, before = job.images.device, job.store, job.stages[stage.number - 1]
-    matches = _find_parents(job, job.stages[job.config.polish_number]).matches
-    frequencies = band(job.images, job.config.matching.high_radius)
-    targets = normalise(image_coefficients(job.images, frequencies))
-
-    def score(member: int) -> Tensors:
-        volume = store.get(before.task, member)["volume"].to(device)
-        (rotations,) = anchor_to_matches(job.images, matches, torch.tensor([member], device=device)).rotations
-        return {"scores": explained(volume, rotations, targets, frequencies)}
-
-    scores = _shared(store, _scores_of(stage), job.wanted, score)
-
-    def summarise(_: int) -> Tensors:
-        return vars(usually_explained(torch.stack([one["scores"] for one in scores])))
-
-    (usual,) = _shared(store, _USUAL, [stage.number], summarise)
-    return _Kin(matches, Usual(**{name: value.to(device) for name, value in usual.items()}))
-
-
-def _matches_of(stage: Stage) -> str:
-    return f"stage{stage.number}_matches"
-
-
-def _scores_of(stage: Stage) -> str:
-    return f"stage{stage.number}_scores"
-
-
-def _choose_parents(job: _Job, number: int) -> Tensors:
-    """Take the parents of a stage from the volumes of the one before."""
-    store, stage = job.store, job.stages[number - 1]
-    own = torch.tensor([float(store.get(stage.task, member)["sharpness"]) for member in stage.members])
-    earlier = store.get(PARENTS, stage.number)
-    chosen = sharpest(own, earlier["sharpness"].cpu(), job.config.parents).tolist()
-    volumes = [
-        store.get(stage.task, stage.members[k])["volume"] if k < len(own) else earlier["volumes"][k - len(own)]
-        for k in chosen
-    ]
-    return {"volumes": torch.stack(volumes), "sharpness": torch.cat([own, earlier["sharpness"].cpu()])[chosen]}
-
-
-def _shared(store: Store, task: str, items: Sequence[int], make: Callable[[int], Tensors]) -> list[Tensors]:
-    """Make the items of a task, each in one process, and give the results to all."""
-    for item in store.share(task, items).mine:
-        store.put(task, item, make(item))
-    store.wait()
-    return [store.get(task, item) for item in items]

@@ -1,6 +1,6 @@
 """How many volumes advance together: as many as the memory holds, measured on a GPU, worked out on a processor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,7 +20,7 @@ _VALUES_OF_A_PIXEL, _VALUES_IN_DENOISER = 10, 700
 def volumes_at_once(
     denoiser: Denoiser,
     side: int,
-    stages: Sequence[ReconstructionConfig],
+    config: ReconstructionConfig,
     device: torch.device,
     *,
     budget: int,
@@ -34,8 +34,8 @@ def volumes_at_once(
         As Algorithm 1 takes it; runs on ``device``.
     side
         Of the volumes, in voxels.
-    stages
-        Settings of Algorithm 1, of which the most expensive counts.
+    config
+        Settings of Algorithm 1.
     device
         On a GPU a few steps are made and measured.
     budget
@@ -48,7 +48,7 @@ def volumes_at_once(
     int, int
         Volumes, one at least; bytes that they take, those of the denoiser included.
     """
-    views = max(max(settings.views, settings.final_views) + settings.anchors for settings in stages)
+    views = max(config.views, config.final_views) + config.anchors
     if device.type == "cuda":
         return largest_that_fits(lambda count: _bytes_on_gpu(denoiser, side, views, count, device), budget, most)
     most = min(most, max(1, _PIXELS_ON_CPU // side**2))

@@ -10,25 +10,21 @@ one another; what noise, blur or wrong poses make is not.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ..imaging.slices import voxel_slices
 from ..methods.motion_model import MotionConfig, MotionModel, motion_model
 from ..methods.posed_images import PosedImages
 from .initial_evidence import halves_of
+from .left_out import prediction_errors
 
 # Most components that are tried: whether it moves at all shows in the first few.
 _MOST = 3
 # Standard errors by which a motion model must be better.
 _ERRORS = 3.0
-# Sectors of a half turn, of which every other one tells the coordinates.
-_SECTORS = 6
-# Precision of the coefficients of a filter about 1.
-_FILTER_PRECISION = 4.0
 _POSES = MotionConfig(iterations=6, refinements=5)
 _FIT = MotionConfig(iterations=6, refinements=3)
 
@@ -185,22 +181,12 @@ class _LeftOut:
         slice_fn, one = voxel_slices(volumes), voxel_slices(volumes[0])
         slices = posed.slices(slice_fn, rotations)
         targets = posed.targets(rows, self.base.shifts_pixels[rows])
-        derivatives, prior = posed.pose_derivatives(
-            slices[0], lambda turned: posed.slices(one, turned)[0], rotations, targets
+        return prediction_errors(
+            posed,
+            targets,
+            slices[0],
+            lambda turned: posed.slices(one, turned)[0],
+            rotations,
+            noise,
+            components=slices[1:],
         )
-        columns = torch.cat([derivatives, slices[0][:, None] * posed.hats, slices[1:].transpose(0, 1)], 1)
-        filters = torch.full_like(posed.hats[:, 0], _FILTER_PRECISION)
-        prior = torch.diag(torch.cat([prior, filters, torch.ones(len(slices) - 1).to(prior)]))
-        rest, precision, error = targets - slices[0], posed.precision(noise), torch.zeros_like(targets[:, 0])
-        for told in (self._sectors, ~self._sectors):
-            weighted = columns * (precision * told)
-            found = torch.linalg.solve(weighted @ columns.mT + prior, (weighted @ rest[..., None])[..., 0])
-            left = rest - (found[:, None] @ columns)[:, 0]
-            error += (left.square() * precision * ~told).sum(1) / 4
-        return error
-
-    @cached_property
-    def _sectors(self) -> Bool[Tensor, " p"]:
-        """Every other sector of the disc; a coefficient and its partner at -k are in the same."""
-        x, y = self.posed.grid.frequencies.unbind(-1)
-        return (torch.atan2(y, x) % math.pi * (_SECTORS / math.pi)).long() % 2 == 0

@@ -26,7 +26,7 @@ from ..imaging.projection import project
 from ..imaging.resampling import rotate_volumes
 from ..methods.pose_search import PoseSearchConfig
 from .agreement import agreement_in_frame
-from .parents import Matches, match_parents, sharpness
+from .matches import Matches, match, sharpness
 from .score_consistency import ScoreConsistency, hemisphere_views
 
 # Side of the grid on which volumes are compared and matched.
@@ -236,7 +236,7 @@ def gather_evidence_progressive(
     small_images = resize(images, small.shape[-1], 2)
     found = []
     for done, volume in enumerate(small, start=seeds * count):
-        found.append(match_parents(volume[None], small_images, config.matching))
+        found.append(match(volume[None], small_images, config.matching))
         yield EvidenceStep(done + 1, total)
     matches = Matches(*(torch.cat([getattr(each, name.name) for each in found]) for name in fields(Matches)))
     neighbours = []

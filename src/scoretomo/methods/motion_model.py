@@ -136,10 +136,19 @@ def motion_model(
     radius: float,
     band: int,
     seed: int,
+    coordinates: Float[Tensor, "n k"] | None = None,
 ) -> MotionModel:
     """Fit a motion model to the end; see :func:`motion_model_progressive`."""
     *_, last = motion_model_progressive(
-        images, rotations, shifts_pixels, components, config, radius=radius, band=band, seed=seed
+        images,
+        rotations,
+        shifts_pixels,
+        components,
+        config,
+        radius=radius,
+        band=band,
+        seed=seed,
+        coordinates=coordinates,
     )
     return last.model
 
@@ -156,6 +165,7 @@ def motion_model_progressive(
     band: int,
     seed: int,
     first_band: int | None = None,
+    coordinates: Float[Tensor, "n k"] | None = None,
 ) -> Iterator[MotionStep]:
     """Fit a motion model, yielding after each iteration.
 
@@ -175,6 +185,8 @@ def motion_model_progressive(
         Highest frequency in Fourier pixels, and that of the first iteration, the same if not given.
     seed
         Of the coordinates to begin with.
+    coordinates
+        ``(n, k)``, to begin with, in the place of the likeliest of several starts.
 
     Raises
     ------
@@ -185,7 +197,9 @@ def motion_model_progressive(
         raise InputError(f"{len(images)} images cannot tell {components} components")
     band = min(band, (images.shape[-1] - 1) // 2)
     first = band if first_band is None else min(first_band, band)
-    z = _first_coordinates(images, rotations, shifts_pixels, components, config, seed, radius=radius, band=first)
+    z = coordinates
+    if z is None:
+        z = _first_coordinates(images, rotations, shifts_pixels, components, config, seed, radius=radius, band=first)
     fit = _Fit(PosedImages.of(images, band, radius), rotations, shifts_pixels, z, config)
     for iteration in range(config.iterations):
         progress = iteration / max(1, config.iterations - 1)

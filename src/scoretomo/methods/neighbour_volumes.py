@@ -5,10 +5,8 @@ conformation from different sides; each volume is brought nearer to them (kernel
 prior, so that where they say nothing it stays.
 """
 
-from collections.abc import Iterator
-
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..imaging.resampling import turn_into_view
@@ -26,38 +24,51 @@ _LEAST_WEIGHT = 0.01
 _RIDGE = 0.3
 
 
-@torch.no_grad()
-def neighbour_volumes(
-    images: Float[Tensor, "n side side"], model: MotionModel, *, radius: float
-) -> Iterator[Float[Tensor, "side side side"]]:
-    """Make the volume of each image, in the frame of the image, one after the other.
+class NeighbourVolumes:
+    """Makes the volume of each image, in the frame of the image.
 
     Parameters
     ----------
     images
         ``(n, side, side)``, axes ``[y, x]``, background 0: those that the model was made of.
     model
-        Mean, components, coordinates and poses.
+        Mean, components, coordinates and poses. Without a component all volumes are the mean.
     radius
         Of the sphere that holds the molecule, in pixels.
     """
-    posed = PosedImages.of(images, len(model.noise) - 1, radius)
-    grid = posed.grid
-    fit, rows = ComponentFit(grid, float(grid.band)), torch.arange(len(images), device=images.device)
-    targets = posed.targets(rows, model.shifts_pixels)
-    values, volumes = Regressors.of(model.z).values, grid.coarse(model.volumes)
-    expected = torch.einsum("vq,qvp->vp", values, posed.slices(voxel_slices(volumes), model.rotations))
-    filters = posed.filters_of(expected, targets, posed.precision(model.noise))
-    filters = filters / filters.mean(0)
-    ridge = torch.full((1,), _RIDGE).to(images)
-    for i in range(len(images)):
-        weights = _weights(model.z, i)
-        near = weights > _LEAST_WEIGHT
-        own = torch.einsum("q,qxyz->xyz", values[i], volumes)[None]
-        alone = Regressors.of(model.z[near, :0])
-        poses = model.rotations[near], targets[near], filters[near], weights[near]
-        (volume,) = fit.improve(own, *poses, alone, ridge, about=own)
-        yield turn_into_view(grid.fine(volume), model.rotations[i], model.shifts_pixels[i]).clamp(min=0)
+
+    @torch.no_grad()
+    def __init__(self, images: Float[Tensor, "n side side"], model: MotionModel, *, radius: float) -> None:
+        self.model = model
+        posed = PosedImages.of(images, len(model.noise) - 1, radius)
+        self._fit, rows = ComponentFit(posed.grid, float(posed.grid.band)), torch.arange(len(images)).to(images.device)
+        self._targets = posed.targets(rows, model.shifts_pixels)
+        self._values, self._volumes = Regressors.of(model.z).values, posed.grid.coarse(model.volumes)
+        slices = posed.slices(voxel_slices(self._volumes), model.rotations)
+        expected = torch.einsum("vq,qvp->vp", self._values, slices)
+        filters = posed.filters_of(expected, self._targets, posed.precision(model.noise))
+        self._filters = filters / filters.mean(0)
+        self._ridge = torch.full((1,), _RIDGE).to(images)
+
+    @torch.no_grad()
+    def __call__(self, image: int) -> Float[Tensor, "side side side"]:
+        """Make the volume of an image."""
+        model, grid = self.model, self._fit.grid
+        volume = torch.einsum("q,qxyz->xyz", self._values[image], self._volumes)
+        if model.z.shape[1]:
+            weights = _weights(model.z, image)
+            near, own = weights > _LEAST_WEIGHT, volume[None]
+            views = model.rotations[near], self._targets[near], self._filters[near], weights[near]
+            (volume,) = self._fit.improve(own, *views, Regressors.of(model.z[near, :0]), self._ridge, about=own)
+        return turn_into_view(grid.fine(volume), model.rotations[image], model.shifts_pixels[image]).clamp(min=0)
+
+
+def nearest(z: Float[Tensor, "n k"], part: float) -> Int[Tensor, "n m"]:
+    """Find, for each image, the part of the others that are nearest in the coordinates; one at least, nearest first."""
+    distances = torch.cdist(z, z).fill_diagonal_(torch.inf)
+    count = min(max(1, round(part * len(z))), len(z) - 1)
+    found: Tensor = distances.topk(count, largest=False).indices
+    return found
 
 
 def _weights(z: Float[Tensor, "n k"], image: int) -> Float[Tensor, " n"]:

@@ -49,7 +49,7 @@ def sentences(run: RunSummary) -> list[str]:
     if run.initial is not None:
         said.append(f"The initial model: {run.initial['answer']}. {run.initial['reason']}")
     if run.motion is not None:
-        overruled = run.table["settings"].get("rigid") == run.motion["moves"]
+        overruled = run.motion["moves"] is not None and run.table["settings"].get("rigid") == run.motion["moves"]
         said.append(str(run.motion["reason"]) + (" This was overruled by --rigid." if overruled else ""))
     if run.volumes and run.consensus is not None and run.consensus.get("resolution_angstrom"):
         images = run.consensus.get("images_used")

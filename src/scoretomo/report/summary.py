@@ -126,7 +126,7 @@ class RunSummary:
     def rigid(self) -> bool:
         """Whether the molecule is taken to keep its shape, as the settings say or as was found."""
         said = self.table["settings"].get("rigid")
-        return bool(said) if said is not None else not (self.motion or {}).get("moves", True)
+        return bool(said) if said is not None else (self.motion or {}).get("moves") is False
 
     @property
     def ensemble(self) -> Path:

@@ -1,0 +1,85 @@
+"""Choosing between the volumes of the motion model and those of the score model, for ``scoretomo reconstruct``."""
+
+import tomllib
+
+import tomli_w
+import torch
+
+from .. import processes
+from ..diffusion.edm import EDMDenoiser
+from ..ensemble.growth import GrowthConfig
+from ..ensemble.volume_choice import (
+    FEWEST_TO_CHOOSE,
+    Kind,
+    VolumeChoice,
+    choose_volumes_progressive,
+    too_few_to_choose,
+)
+from ..io.files import write_text
+from ..io.settings import to_table
+from ..runs import Run, load_checkpoint, save_checkpoint
+from .initial import find_models
+from .motion import find_motion
+from .progress import interruptible, progress, say
+from .refinement import refinement_radius
+
+
+def choose_volumes(
+    run: Run, denoiser: EDMDenoiser, denoiser_hash: str, growth: GrowthConfig, device: torch.device, *, chunk: int
+) -> Kind:
+    """Say which volumes are made: as the settings say, or those that predict class averages best that were left out.
+
+    Of a rigid molecule there is no choice: the one map is what its volumes begin with. What was found, and why, is
+    written into RUN/reconstruction.toml.
+    """
+    if not growth.initial or run.rigid:
+        return "score"
+    if growth.volumes != "auto":
+        return growth.volumes
+    made_of = {"rows": run.used, "seed": run.config.seed, "denoiser": denoiser_hash, **to_table(growth)}
+    choice = processes.by_main(lambda: _choose(run, denoiser, growth, device, made_of, chunk))
+    return choice.chosen
+
+
+def _choose(
+    run: Run,
+    denoiser: EDMDenoiser,
+    growth: GrowthConfig,
+    device: torch.device,
+    made_of: dict[str, object],
+    chunk: int,
+) -> VolumeChoice:
+    path = run.folder / "checkpoint" / "choice.pt"
+    saved = load_checkpoint(path)
+    if saved is not None and saved["made_of"] == made_of:
+        choice = VolumeChoice(**saved["choice"])
+    elif len(run.used) < FEWEST_TO_CHOOSE:
+        choice = too_few_to_choose(len(run.used))
+    else:
+        choice = _compare(run, denoiser, growth, device, chunk)
+        save_checkpoint(path, {"made_of": made_of, "choice": vars(choice)})
+    say(choice.reason)
+    record = run.folder / "reconstruction.toml"
+    table = tomllib.loads(record.read_text(encoding="utf-8"))
+    table["volumes"] = {"chosen": choice.chosen, "reason": choice.reason}
+    write_text(record, tomli_w.dumps(table))
+    return choice
+
+
+def _compare(run: Run, denoiser: EDMDenoiser, growth: GrowthConfig, device: torch.device, chunk: int) -> VolumeChoice:
+    steps = choose_volumes_progressive(
+        denoiser,
+        run.images[run.used].to(device),
+        find_motion(run, device),
+        growth,
+        radius=refinement_radius(run, find_models(run, run.used, device, halves=False).whole),
+        seed=run.config.seed,
+        chunk=chunk,
+        mask_radius=run.mask_radius,
+    )
+    with interruptible() as check, progress("motion model or score model") as report:
+        for step in steps:
+            check()
+            report(step if isinstance(step, float) else 1.0, "class averages that were left out")
+    assert isinstance(step, VolumeChoice)
+    return step

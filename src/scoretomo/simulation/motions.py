@@ -15,8 +15,14 @@ from torch import Tensor
 
 from ..datatypes import Volume
 from ..geometry.rotations import from_rotation_vectors
-from ..imaging.fourier import hartley, translate
-from ..imaging.slices import SliceFn, voxel_slices
+from ..imaging.slices import (
+    SliceFn,
+    ball_frequencies,
+    from_coefficients,
+    slice_coefficients,
+    translate_coefficients,
+    voxel_slices,
+)
 from .phantoms import THUMB_HINGE, sample, thumb_axis, thumb_distance, thumb_middle, thumbless_distance
 
 # Atoms of two parts touch within this distance; half of it and more lies between atoms that are bonded.
@@ -91,23 +97,16 @@ def assemble(parts: Sequence[RigidPart], angles: Sequence[float]) -> Iterator[Vo
     Within the sphere of Nyquist's frequency, as the images of
     :func:`scoretomo.simulation.single_particles.noisy_images` are within its disc: they are its projections.
     """
-    voxels, pixel_size = parts[0].density.voxels, parts[0].density.pixel_size_angstrom
-    side = len(voxels)
-    axis = (torch.arange(side, device=voxels.device, dtype=voxels.dtype) - side // 2) / side
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    frequencies = torch.stack([x, y, z], dim=-1)
-    # samples at -0.5 have no partner at +0.5 to make a turned density real with
-    inside = (frequencies.norm(dim=-1) <= 0.5) & (frequencies.amin(-1) > -0.5)
+    density = parts[0].density
+    frequencies = ball_frequencies(density.side, density.voxels.device)
     slices = [part_slices(part) for part in parts]
     for angle in angles:
-        total = torch.zeros_like(voxels)
+        total = frequencies.new_zeros(1, len(frequencies))
         for part, slice_fn in zip(parts, slices, strict=True):
-            rotations, centres = place(part, voxels.new_tensor([angle]))
-            transform = torch.zeros_like(voxels)
-            transform[inside] = slice_fn(frequencies[inside] @ rotations[0])  # k_part = R^T k, for rows
-            turned = hartley(transform, 3) / side**3  # the Hartley transform is its own inverse but for the number
-            total += translate(turned[None], centres / pixel_size)[0]
-        yield Volume(total, pixel_size)
+            rotations, centres = place(part, frequencies.new_tensor([angle]))
+            turned = slice_coefficients(slice_fn, rotations, frequencies)
+            total += translate_coefficients(turned, frequencies, centres / density.pixel_size_angstrom)
+        yield Volume(from_coefficients(total, frequencies, density.side)[0], density.pixel_size_angstrom)
 
 
 def hand_parts(side: int, pixel_size_angstrom: float) -> tuple[RigidPart, RigidPart]:

@@ -132,10 +132,13 @@ def test_reach_is_the_radius_of_the_sphere_that_the_motion_needs() -> None:
     coordinates = torch.tensor([[0.0, 0.0, 0.0], [10.0, 5.0, 0.0]])
     hinge = Hinge(torch.tensor([10.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0]))
     moving = torch.tensor([False, True])
-    assert reach(coordinates, moving, hinge, 0.0) == pytest.approx(math.hypot(10, 5))
-    assert reach(coordinates, moving, hinge, -math.pi / 2) == pytest.approx(15)
-    assert reach(coordinates, moving, hinge, -math.pi) == pytest.approx(15, rel=4e-3)
-    assert reach(coordinates, ~moving, None, 3.0) == pytest.approx(math.hypot(10, 5))
+    turning = [(moving, hinge)]
+    assert reach(coordinates, turning, 0.0) == pytest.approx(math.hypot(10, 5))
+    assert reach(coordinates, turning, -math.pi / 2) == pytest.approx(15)
+    assert reach(coordinates, turning, -math.pi) == pytest.approx(15, rel=4e-3)
+    assert reach(coordinates, [], 3.0) == pytest.approx(math.hypot(10, 5))
+    # from the middle between the two atoms, wherever the second one is
+    assert reach(coordinates, turning, -math.pi / 2, torch.ones(2)) == pytest.approx(7.5)
 
 
 def test_odd_sides_have_the_same_hand() -> None:

@@ -179,7 +179,8 @@ def from_coefficients(
     transforms = coefficients.new_zeros(*coefficients.shape[:-1], side**dimensions)
     transforms[..., grid_places(frequencies, side)] = coefficients
     # the Hartley transform is its own inverse but for the number
-    return hartley(transforms.unflatten(-1, [side] * dimensions), dimensions) / side**dimensions
+    arrays = transforms.view(*coefficients.shape[:-1], *[side] * dimensions)
+    return hartley(arrays, dimensions) / float(side) ** dimensions
 
 
 def image_coefficients(
@@ -216,8 +217,8 @@ def translate_coefficients(
     Parameters
     ----------
     frequencies
-        Rows of :func:`disc_frequencies` or :func:`ball_frequencies`, all of them or any set that holds -k with every k, in their order: the row
-        of -k must be the mirrored row.
+        Rows of :func:`disc_frequencies` or :func:`ball_frequencies`, all of them or any set that holds -k with every
+        k, in their order: the row of -k must be the mirrored row.
     """
     phases = 2 * math.pi * (shifts_pixels @ frequencies.T)
     return phases.cos() * coefficients + phases.sin() * coefficients.flip(-1)

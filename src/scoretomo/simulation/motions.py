@@ -7,6 +7,7 @@ Fourier transform is read off along turned frequencies. So images and volumes at
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from jaxtyping import Bool, Float
@@ -130,9 +131,29 @@ def beyond_the_middle(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, 
 
     Of the axis' two ends it is the one with more of the coordinate that the axis is closest to.
     """
+    return _along_the_longest(coordinates, weights) > 0
+
+
+def outer_thirds(
+    coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"]
+) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Which atoms are a third of the mass at either end of the longest principal axis: two parts to move.
+
+    The first is that of the end which :func:`beyond_the_middle` takes.
+    """
+    along = _along_the_longest(coordinates, weights)
+    order = along.argsort()
+    below = torch.empty_like(weights)
+    below[order] = (weights[order].cumsum(0) - weights[order] / 2) / weights.sum()
+    return below > 2 / 3, below < 1 / 3
+
+
+def _along_the_longest(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Place of each atom along the longest principal axis, from the centre of mass."""
     centred = coordinates - centre_of_mass(coordinates, weights)
     longest = _principal_axes(centred, weights)[:, -1]
-    return centred @ (longest * longest[longest.abs().argmax()].sign()) > 0
+    along: Tensor = centred @ (longest * longest[longest.abs().argmax()].sign())
+    return along
 
 
 def hinge_between(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"], moving: Bool[Tensor, " n"]) -> Hinge:
@@ -157,16 +178,26 @@ def hinge_between(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"
 
 
 def reach(
-    coordinates: Float[Tensor, "n 3"], moving: Bool[Tensor, " n"], hinge: Hinge | None, widest_angle: float
+    coordinates: Float[Tensor, "n 3"],
+    turning: Sequence[tuple[Bool[Tensor, " n"], Hinge]],
+    widest_angle: float,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> float:
-    """Largest distance of an atom from the origin while the moving ones turn from 0 to ``widest_angle`` radians."""
-    furthest = float(coordinates.norm(dim=1).max())
-    if hinge is not None:
-        # every 10 degrees: between them an atom at distance r from the hinge is at most 0.004 r further out
-        angles = torch.linspace(0, widest_angle, 2 + int(abs(widest_angle) / math.radians(10)))
-        for rotation in from_rotation_vectors(angles[:, None] * hinge.axis):
-            turned = (coordinates[moving] - hinge.point_angstrom) @ rotation.T + hinge.point_angstrom
-            furthest = max(furthest, float(turned.norm(dim=1).max()))
+    """Largest distance of an atom from the origin while parts turn about their hinges, from 0 to an angle in radians.
+
+    With ``weights`` the distance is from the centre of mass, wherever that comes to lie.
+    """
+    furthest = 0.0
+    # every 10 degrees: between them an atom at distance r from the hinge is at most 0.004 r further out
+    angles = torch.linspace(0, widest_angle, 2 + int(abs(widest_angle) / math.radians(10)))
+    for state in product(angles, repeat=len(turning)):
+        placed = coordinates.clone()
+        for (moving, hinge), angle in zip(turning, state, strict=True):
+            rotation = from_rotation_vectors(angle * hinge.axis)
+            placed[moving] = (coordinates[moving] - hinge.point_angstrom) @ rotation.T + hinge.point_angstrom
+        if weights is not None:
+            placed -= centre_of_mass(placed, weights)
+        furthest = max(furthest, float(placed.norm(dim=1).max()))
     return furthest
 
 

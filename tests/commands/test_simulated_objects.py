@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,3 +85,38 @@ def test_impossible_objects_are_refused(
     write_volume(tmp_path / "map.mrc", Volume(torch.ones(16, 16, 16), 2.0))
     with pytest.raises(InputError, match=message):
         build_object(source, replace(CONFIG, **changes), moving=() if moving is None else [moving])
+
+
+def test_two_named_parts_have_hinges_of_their_own_towards_what_stays(tmp_path: Path) -> None:
+    path = model(tmp_path / "two.pdb")
+    rest, long_end, short = build_object(str(path), CONFIG, moving=["A:8-10", "B"])[0]
+    assert rest.hinge is None and long_end.hinge is not None and short.hinge is not None
+    # A lies along x from the corner, where B begins
+    assert long_end.hinge.point_angstrom[0] > short.hinge.point_angstrom[0] + 20
+    assert sum(part.density.voxels.sum().item() for part in (rest, long_end, short)) == pytest.approx(108, rel=0.01)
+
+
+def test_outer_thirds_move_where_two_motions_are_asked_for(tmp_path: Path) -> None:
+    parts, _ = build_object(str(model(tmp_path / "two.pdb")), CONFIG, motions=2)
+    assert [part.hinge is not None for part in parts] == [False, True, True]
+    assert all(part.density.voxels.sum().item() == pytest.approx(36, rel=0.01) for part in parts)
+
+
+def test_trace_of_a_collection_is_an_atomic_model_of_one_weight(tmp_path: Path) -> None:
+    xyz = torch.randn(70, 3, generator=torch.Generator().manual_seed(2)).numpy() * 10
+    np.savez(tmp_path / "traces.npz", ids=np.array(["ONE", "TWO"]), offsets=np.array([0, 30, 70]), xyz=xyz)
+    for name in ("1", "TWO"):
+        parts, _ = build_object(f"{tmp_path / 'traces.npz'}:{name}", CONFIG, motions=1)
+        assert len(parts) == 2
+        assert sum(part.density.voxels.sum().item() for part in parts) == pytest.approx(40, rel=0.01)
+    with pytest.raises(InputError, match="has no chains to name"):
+        build_object(f"{tmp_path / 'traces.npz'}:1", CONFIG, moving=["A"])
+    with pytest.raises(InputError, match=r"name one, as in traces\.npz:1"):
+        build_object(str(tmp_path / "traces.npz"), CONFIG)
+
+
+def test_a_recentred_object_needs_the_room_that_its_centre_leaves_it(tmp_path: Path) -> None:
+    path = str(model(tmp_path / "two.pdb"))
+    apart = [build_object(path, CONFIG, moving=["B"], recentred=recentred)[0][0] for recentred in (False, True)]
+    sizes = [part.density.pixel_size_angstrom for part in apart]
+    assert 0.7 < sizes[1] / sizes[0] < 1.1 and sizes[0] != sizes[1]

@@ -96,6 +96,13 @@ def test_two_named_parts_have_hinges_of_their_own_towards_what_stays(tmp_path: P
     assert sum(part.density.voxels.sum().item() for part in (rest, long_end, short)) == pytest.approx(108, rel=0.01)
 
 
+def test_hinges_do_not_see_the_other_moving_part(tmp_path: Path) -> None:
+    """Residues 8 to 10 hang on 5 to 7, which move too: their hinge is halfway to residue 4."""
+    parts, _ = build_object(str(model(tmp_path / "two.pdb")), CONFIG, moving=["A:5-7", "A:8-10"])
+    near, far = (part.hinge.point_angstrom[0].item() for part in parts if part.hinge is not None)
+    assert far - near == pytest.approx(24 - 18, abs=0.5)
+
+
 def test_outer_thirds_move_where_two_motions_are_asked_for(tmp_path: Path) -> None:
     parts, _ = build_object(str(model(tmp_path / "two.pdb")), CONFIG, motions=2)
     assert [part.hinge is not None for part in parts] == [False, True, True]

@@ -1,5 +1,4 @@
 import csv
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,28 +6,19 @@ import pytest
 import torch
 
 from scoretomo import cli
-from scoretomo.commands.particle_sets import build_object, write_particle_set
-from scoretomo.datatypes import InputError, Volume
+from scoretomo.commands.particle_sets import write_particle_set
+from scoretomo.commands.simulated_objects import build_object
+from scoretomo.datatypes import InputError
 from scoretomo.imaging.fourier import translate
 from scoretomo.imaging.projection import project
-from scoretomo.io.mrc import read_images, read_volume, write_volume
+from scoretomo.io.mrc import read_images, read_volume
 from scoretomo.io.particles import read_particles
 from scoretomo.io.star import read_poses
-from scoretomo.simulation.motions import assemble
 from scoretomo.simulation.single_particles import ParticleConfig, draw_particles
 
 CONFIG = ParticleConfig(
     count=6, side=32, widest_angle_degrees=80.0, shift_range_angstrom=30.0, defocus_micrometers=(0.5, 3.0), snr=1.0
 )
-
-
-def model(path: Path) -> Path:
-    """Two chains of atoms in an L: A along x, B along y."""
-    line = "ATOM  {:5d}  CA  ALA {}{:4d}    {:8.3f}{:8.3f}{:8.3f}  1.00  0.00           C\n"
-    long = [line.format(i, "A", i, 4.0 * i, 0.0, 3.0 * (i % 2)) for i in range(1, 11)]
-    short = [line.format(i, "B", i, 0.0, 4.0 * (i - 10), 3.0 * (i % 2)) for i in range(11, 19)]
-    path.write_text("".join(long + short))
-    return path
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -102,62 +92,3 @@ def test_interrupted_set_has_no_images(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_particle_set(tmp_path / "set", parts, CONFIG, true_volumes=1, report=stop)
     assert not [path for path in (tmp_path / "set").iterdir() if path.suffix == ".mrcs"]
-
-
-def test_named_part_of_a_model_moves_and_the_rest_stays(tmp_path: Path) -> None:
-    path = model(tmp_path / "two.pdb")
-    parts, _ = build_object(str(path), CONFIG, moving="B")
-    rest, part = parts
-    assert rest.hinge is None and part.hinge is not None
-    assert rest.density.voxels.sum().item() == pytest.approx(60, rel=0.01)  # 10 carbon atoms
-    assert part.density.voxels.sum().item() == pytest.approx(48, rel=0.01)
-    # B lies along y from the corner: its middle is left of and above that of A
-    assert part.centre_angstrom[0] < rest.centre_angstrom[0] and part.centre_angstrom[1] > rest.centre_angstrom[1]
-    assert part.hinge.axis[2].abs() > 0.95
-    closed, open_ = (volume.voxels for volume in assemble(parts, [0.0, math.radians(80)]))
-    far_end = slice(None), slice(None), slice(24, 32)  # of A
-    assert (closed - open_)[far_end].abs().max() < 0.05 * closed.max()
-    assert correlation(closed, open_) < 0.9
-    whole, _ = build_object(str(path), replace(CONFIG, widest_angle_degrees=0.0))
-    assert len(whole) == 1 and whole[0].density.voxels.sum().item() == pytest.approx(108, rel=0.01)
-
-
-def test_model_moves_along_its_long_axis_where_nothing_is_named(tmp_path: Path) -> None:
-    (tmp_path / "two.pdb").write_text(model(tmp_path / "one.pdb").read_text())
-    parts, _ = build_object(str(tmp_path / "two.pdb"), CONFIG)
-    assert len(parts) == 2
-    assert sum(part.density.voxels.sum().item() for part in parts) == pytest.approx(108, rel=0.01)
-
-
-def test_what_would_leave_the_images_is_cut_off_a_map(tmp_path: Path) -> None:
-    write_volume(tmp_path / "map.mrc", Volume(torch.ones(32, 32, 32), 2.0))
-    (part,), _ = build_object(str(tmp_path / "map.mrc"), replace(CONFIG, widest_angle_degrees=0.0))
-    assert part.density.pixel_size_angstrom == 2.0
-    assert part.density.voxels[16, 16, 16] == 1 and part.density.voxels[0, 0, 0] == 0
-
-
-@pytest.mark.parametrize(
-    "source, changes, moving, message",
-    [
-        ("hand", {"widest_angle_degrees": 120.0}, None, "90 degrees at most"),
-        ("hand", {}, "A", "only an atomic model"),
-        ("map.mrc", {}, None, "no part that could move"),
-        ("two.pdb", {"widest_angle_degrees": 0.0}, "A", "--widest-angle-degrees"),
-        ("two.pdb", {"pixel_size_angstrom": 1.0}, "B", "more or larger pixels"),
-        ("two.pdb", {}, "C", "its chains are A, B"),
-        ("nowhere.mrc", {"widest_angle_degrees": 0.0}, None, "nowhere.mrc"),
-    ],
-)
-def test_impossible_objects_are_refused(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    source: str,
-    changes: dict[str, float],
-    moving: str | None,
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    model(tmp_path / "two.pdb")
-    write_volume(tmp_path / "map.mrc", Volume(torch.ones(16, 16, 16), 2.0))
-    with pytest.raises(InputError, match=message):
-        build_object(source, replace(CONFIG, **changes), moving=moving)

@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation, resolution_pixels
+from scoretomo.evaluation.fsc import (
+    area_under_curve,
+    fourier_ring_correlation,
+    fourier_shell_correlation,
+    resolution_pixels,
+)
 from scoretomo.imaging.fourier import centred_fft, centred_inverse_fft, radius_grid
 
 
@@ -79,3 +84,14 @@ def test_resolution_ends_at_nyquist_and_is_infinite_without_signal() -> None:
     curves = torch.stack([torch.ones(9), torch.cat([torch.ones(1), torch.full((8,), 0.4)])])
     assert resolution_pixels(curves).tolist() == [2, math.inf]
     assert resolution_pixels(curves, side=17).tolist() == [17 / 8, math.inf]
+
+
+def test_rings_correlate_as_shells_do(generator: torch.Generator) -> None:
+    image = torch.randn(5, 20, 20, generator=generator)
+    torch.testing.assert_close(fourier_ring_correlation(image, image), torch.ones(5, 11))
+    torch.testing.assert_close(fourier_ring_correlation(image, -image)[:, 1:], -torch.ones(5, 10))
+    noisy = image + torch.randn(5, 20, 20, generator=generator)
+    assert fourier_ring_correlation(image, noisy)[:, 5:].mean() == pytest.approx(math.sqrt(0.5), abs=0.05)
+    low = centred_inverse_fft(centred_fft(image, 2) * (radius_grid(20, 2) <= 4.5), 2)
+    found = fourier_ring_correlation(image, 2 * low - image)  # what is beyond has its sign changed
+    torch.testing.assert_close(found, torch.tensor([1.0] * 5 + [-1.0] * 6).expand(5, 11))

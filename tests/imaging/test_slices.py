@@ -9,9 +9,13 @@ from torch import Tensor
 
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging import slices as slices_module
+from scoretomo.imaging.fourier import hartley, translate
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.slices import (
+    ball_frequencies,
     disc_frequencies,
+    from_coefficients,
+    grid_places,
     image_coefficients,
     lattice_slices,
     slice_coefficients,
@@ -172,3 +176,32 @@ def test_several_volumes_are_sliced_at_once_as_each_is_alone(generator: torch.Ge
         sliced = slice_coefficients(together, rotations, frequencies)[which]
         torch.testing.assert_close(sliced, slice_coefficients(one, rotations[which], frequencies))
     assert slice_coefficients(together, rotations[:1], frequencies).shape == (3, 4, len(frequencies))
+
+
+@pytest.mark.parametrize("side", [12, 13])
+def test_coefficients_of_images_and_volumes_go_back_to_where_they_came_from(
+    side: int, generator: torch.Generator
+) -> None:
+    for frequencies, dimensions in ((disc_frequencies(side, side / 2), 2), (ball_frequencies(side), 3)):
+        torch.testing.assert_close(frequencies, -frequencies.flip(0))
+        assert frequencies.norm(dim=1).max() <= 0.5 and frequencies.abs().max() < 0.5
+        coefficients = torch.randn(2, len(frequencies), generator=generator)
+        arrays = from_coefficients(coefficients, frequencies, side)
+        assert arrays.shape == (2, *[side] * dimensions)
+        places = grid_places(frequencies, side)
+        torch.testing.assert_close(hartley(arrays, dimensions).flatten(1)[:, places], coefficients, atol=1e-4, rtol=0)
+    flat = ball_frequencies(side)
+    assert torch.equal(flat[flat[:, 2] == 0][:, :2], disc_frequencies(side, side / 2))
+
+
+def test_a_turned_and_moved_volume_projects_to_the_slice_of_the_same_pose(generator: torch.Generator) -> None:
+    side = 24
+    slice_fn, rotations = voxel_slices(_blobs(side, generator, width=2.0)), random_rotations(3, generator=generator)
+    shifts = torch.randn(3, 3, generator=generator)
+    disc, ball = disc_frequencies(side, side / 2), ball_frequencies(side)
+    image = translate_coefficients(slice_coefficients(slice_fn, rotations, disc), disc, shifts[:, :2])
+    volume = translate_coefficients(slice_coefficients(slice_fn, rotations, ball), ball, shifts)
+    images, volumes = from_coefficients(image, disc, side), from_coefficients(volume, ball, side)
+    torch.testing.assert_close(volumes.sum(1), images, atol=1e-5 * float(images.max()), rtol=0)
+    still = from_coefficients(slice_coefficients(slice_fn, rotations, ball), ball, side)
+    torch.testing.assert_close(volumes, translate(still, shifts), atol=1e-4, rtol=0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scoretomo.datatypes import InputError
-from scoretomo.io.point_collections import open_collection
+from scoretomo.io.point_collections import open_collection, read_member
 
 ATOM = "ATOM  {0:5d}  CA  ALA A{0:4d}    {1:8.3f}{2:8.3f}{3:8.3f}  1.00  0.00           C\n"
 
@@ -122,3 +122,15 @@ def test_nothing_recognised_says_what_could_be(tmp_path: Path) -> None:
     (tmp_path / "map.mrc").touch()
     with pytest.raises(InputError, match="no collection of point clouds"):
         open_collection(tmp_path / "map.mrc")
+
+
+@pytest.mark.parametrize("name", ["1", "2ABC"])
+def test_one_of_many_by_number_or_name(tmp_path: Path, name: str) -> None:
+    cloud = read_member(write_traces(tmp_path / "traces.npz"), name)
+    assert torch.equal(cloud, torch.arange(6.0, 15.0).view(3, 3))
+
+
+@pytest.mark.parametrize("name", ["2", "-1", "3ABC", ""])
+def test_one_that_is_not_there_is_refused_with_how_to_name_one(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"traces\.npz: has no .*name one, as in traces\.npz:1, of 0 to 1"):
+        read_member(write_traces(tmp_path / "traces.npz"), name)

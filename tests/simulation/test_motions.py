@@ -16,6 +16,7 @@ from scoretomo.simulation.motions import (
     centre_of_mass,
     hand_parts,
     hinge_between,
+    outer_thirds,
     place,
     reach,
 )
@@ -128,14 +129,28 @@ def test_parts_in_one_line_bend_about_the_shortest_axis(generator: torch.Generat
     assert hinge.axis.norm() == pytest.approx(1)
 
 
+def test_outer_thirds_hold_a_third_of_the_mass_each(generator: torch.Generator) -> None:
+    rod = (torch.rand(600, 3, generator=generator) - 0.5) * torch.tensor([10.0, 100.0, 30.0])
+    weights = torch.where(rod[:, 1] > 0, 3.0, 1.0)  # the heavy end has its third in fewer atoms
+    first, second = outer_thirds(rod, weights)
+    assert not (first & second).any()
+    assert weights[first].sum() / weights.sum() == pytest.approx(1 / 3, abs=0.01)
+    assert weights[second].sum() / weights.sum() == pytest.approx(1 / 3, abs=0.01)
+    assert rod[first][:, 1].min() > rod[~first & ~second][:, 1].max() - 5 and first.sum() < 0.5 * second.sum()
+    assert (first & beyond_the_middle(rod, weights)).sum() == first.sum()
+
+
 def test_reach_is_the_radius_of_the_sphere_that_the_motion_needs() -> None:
     coordinates = torch.tensor([[0.0, 0.0, 0.0], [10.0, 5.0, 0.0]])
     hinge = Hinge(torch.tensor([10.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0]))
     moving = torch.tensor([False, True])
-    assert reach(coordinates, moving, hinge, 0.0) == pytest.approx(math.hypot(10, 5))
-    assert reach(coordinates, moving, hinge, -math.pi / 2) == pytest.approx(15)
-    assert reach(coordinates, moving, hinge, -math.pi) == pytest.approx(15, rel=4e-3)
-    assert reach(coordinates, ~moving, None, 3.0) == pytest.approx(math.hypot(10, 5))
+    turning = [(moving, hinge)]
+    assert reach(coordinates, turning, 0.0) == pytest.approx(math.hypot(10, 5))
+    assert reach(coordinates, turning, -math.pi / 2) == pytest.approx(15)
+    assert reach(coordinates, turning, -math.pi) == pytest.approx(15, rel=4e-3)
+    assert reach(coordinates, [], 3.0) == pytest.approx(math.hypot(10, 5))
+    # from the middle between the two atoms, wherever the second one is
+    assert reach(coordinates, turning, -math.pi / 2, torch.ones(2)) == pytest.approx(7.5)
 
 
 def test_odd_sides_have_the_same_hand() -> None:

@@ -128,7 +128,7 @@ def test_draws_are_uniform_in_their_ranges() -> None:
 def test_images_made_a_few_at_a_time_are_those_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, count=11, snr=0.5, defocus_micrometers=(1.0, 2.0))
     at_once = simulate(config)
-    monkeypatch.setattr(single_particles, "_SAMPLES_AT_ONCE", 3000)
+    monkeypatch.setattr(single_particles, "SAMPLES_AT_ONCE", 3000)
     truth, generator = draw(config)
     parts = list(noisy_images(HAND, truth, config, generator))
     assert max(len(part) for part in parts) < 5

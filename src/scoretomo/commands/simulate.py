@@ -6,20 +6,23 @@ from typing import Annotated
 
 import tyro
 
-from ..datatypes import InputError, Volume
+from ..datatypes import InputError
 from ..io.atoms import density_of_atoms, read_atoms
-from ..io.mrc import read_volume, write_images, write_volume
-from ..io.star import write_particles
-from ..io.tables import write_table
+from ..io.mrc import read_volume, write_images
+from ..simulation.averages import AverageConfig, simulate_averages
 from ..simulation.particles import Simulation, SimulationConfig, simulate_box, simulate_capsid, simulate_map
 from ..simulation.single_particles import ParticleConfig
-from .particle_sets import build_object, write_particle_set
+from .average_sets import build_moving_object, write_averages
+from .particle_sets import write_particle_set
 from .progress import progress, say
+from .simulated_objects import build_object
+from .truth_files import write_truth
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
 _DEFAULT = SimulationConfig()
 Settings = Annotated[SimulationConfig, tyro.conf.arg(name="")]
 _DEFAULT_PARTICLES = ParticleConfig()
+_DEFAULT_AVERAGES = AverageConfig()
 
 
 def box(output: Output, settings: Settings = _DEFAULT, widest_angle_degrees: float = 150.0) -> None:
@@ -142,7 +145,13 @@ def particles(
         True volumes that are written of a moving object, at evenly spaced angles.
     """
     _refuse_existing(output)
-    parts, notes = build_object(source, settings, moving=moving, resolution=resolution, map_pixel_size=map_pixel_size)
+    parts, notes = build_object(
+        source,
+        settings,
+        moving=() if moving is None else (moving,),
+        resolution=resolution,
+        map_pixel_size=map_pixel_size,
+    )
     for note in notes:
         say(f"note: {note}")
     with progress("simulate") as report:
@@ -150,22 +159,64 @@ def particles(
     _announce(output)
 
 
+def averages(
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="box|capsid|hand|MAP|MODEL")],
+    output: Output,
+    settings: Annotated[AverageConfig, tyro.conf.arg(name="")] = _DEFAULT_AVERAGES,
+    moving: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PART")] = (),
+    motions: int | None = None,
+    resolution: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    map_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+) -> None:
+    """Simulate realistic class averages: misaligned, of mixed states, phase-flipped, off centre, with junk if wanted.
+
+    Box, capsid, map and atoms make clean projections; here each average is the mean of many noisy particles.
+
+    Parameters
+    ----------
+    source
+        The box or the capsid (the words), a hand with a moving thumb, a map (.mrc), an atomic model (.pdb or .cif, may
+        be compressed), or one trace of many (FILE.npz:NUMBER, from 0).
+    output
+        Folder for images.mrcs, its halves images_even.mrcs and images_odd.mrcs, particles.star with poses, truth.csv,
+        truth/volume_NNNN.mrc, and model.star and data.star as of a 2D classification.
+    settings
+        Number and size of averages, motion, and what is wrong with them.
+    moving
+        Part of the atomic model that turns: chains or residues, as in B or A:1-120,B. Give it twice for two parts, each
+        of which turns about a hinge of its own.
+    motions
+        How many parts of a model turn where none is named: 1 is what lies beyond the middle of its long axis, 2 are
+        the outer thirds.
+    resolution
+        Resolution in Angstrom of the density that is made of an atomic model; 2 pixels if not given.
+    map_pixel_size
+        Pixel size of the map in Angstrom, where its file says none or a wrong one.
+    """
+    _refuse_existing(output)
+    found, notes = build_moving_object(
+        source,
+        settings,
+        moving=moving,
+        motions=motions,
+        resolution=resolution,
+        map_pixel_size=map_pixel_size,
+    )
+    for note in notes:
+        say(f"note: {note}")
+    write_averages(output, found, simulate_averages(found, settings, track=show), settings)
+    _announce(output)
+
+
 def write_simulation(folder: Path, simulation: Simulation) -> None:
     """Write images, true poses, true conformations and true volumes."""
-    (folder / "truth").mkdir(parents=True, exist_ok=True)
-    pixel_size = simulation.stack.pixel_size_angstrom
-    for index, voxels in enumerate(simulation.truth):
-        write_volume(folder / "truth" / f"volume_{index:04d}.mrc", Volume(voxels, pixel_size))
-    names = simulation.conformation_names
-    conformations = enumerate(simulation.conformations.tolist())
-    rows = [{"image": index, **dict(zip(names, values, strict=True))} for index, values in conformations]
-    write_table(folder / "truth.csv", rows)
-    write_particles(
-        folder / "particles.star",
-        "images.mrcs",
+    write_truth(
+        folder,
+        simulation.truth,
         simulation.poses,
-        pixel_size_angstrom=pixel_size,
-        side=simulation.stack.side,
+        simulation.conformations,
+        simulation.conformation_names,
+        pixel_size_angstrom=simulation.stack.pixel_size_angstrom,
     )
     write_images(folder / "images.mrcs", simulation.stack)
 
@@ -192,6 +243,7 @@ SOURCES: dict[str, Callable[..., None]] = {
     "capsid": capsid,
     "map": density_map,
     "atoms": atoms,
+    "averages": averages,
     "particles": particles,
 }
 """What can be simulated."""

@@ -22,9 +22,20 @@ def fourier_shell_correlation(
     Tensor
         ``(..., n // 2 + 1)``, shell ``k`` at ``k / n`` cycles per pixel; 0 where either volume has no power.
     """
+    return _correlate(first, second, 3)
+
+
+def fourier_ring_correlation(
+    first: Float[Tensor, "*#batch n n"], second: Float[Tensor, "*#batch n n"]
+) -> Float[Tensor, "*batch k"]:
+    """Correlate two images ring by ring: :func:`fourier_shell_correlation` in two dimensions, axes ``[y, x]``."""
+    return _correlate(first, second, 2)
+
+
+def _correlate(first: Tensor, second: Tensor, dimensions: int) -> Float[Tensor, "*batch k"]:
     side = first.shape[-1]
-    shells = shell_index(side, 3, first.device).flatten()
-    spectra = [centred_fft(volumes, 3).flatten(-3) for volumes in (first, second)]
+    shells = shell_index(side, dimensions, first.device).flatten()
+    spectra = [centred_fft(arrays, dimensions).flatten(-dimensions) for arrays in (first, second)]
     cross = shell_sum((spectra[0] * spectra[1].conj()).real, shells, side // 2 + 1)
     power = [shell_sum(spectrum.abs() ** 2, shells, side // 2 + 1) for spectrum in spectra]
     # roots first: the product of two weak shells would underflow

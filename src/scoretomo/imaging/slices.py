@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .fourier import hartley, recentre_crop
@@ -149,25 +149,59 @@ def disc_frequencies(side: int, radius: float, device: torch.device | str = "cpu
     return torch.stack([x[inside], y[inside]], dim=-1) / side
 
 
+def ball_frequencies(side: int, device: torch.device | str = "cpu") -> Float[Tensor, "p 3"]:
+    """Frequencies ``(p, 3)``, xyz in cycles per voxel, of a volume's Fourier samples within Nyquist's sphere.
+
+    As with :func:`disc_frequencies`, the row for -k is the mirrored row and samples at -0.5 cycles, which have no
+    partner, are left out; those with z = 0 are the rows of ``disc_frequencies(side, side / 2)``.
+    """
+    reach = (side - 1) // 2
+    axis = torch.arange(-reach, reach + 1, device=device)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    inside = 4 * (x**2 + y**2 + z**2) <= side**2
+    return torch.stack([x[inside], y[inside], z[inside]], dim=-1) / side
+
+
+def grid_places(frequencies: Float[Tensor, "p d"], side: int) -> Int[Tensor, " p"]:
+    """Places of frequencies, xy or xyz, among the flattened Fourier samples of an image or a volume."""
+    index = (frequencies * side).round().long() + side // 2
+    places = index[:, -1]
+    for axis in range(index.shape[1] - 2, -1, -1):  # x is the last axis
+        places = places * side + index[:, axis]
+    return places
+
+
+def from_coefficients(
+    coefficients: Float[Tensor, "*batch p"], frequencies: Float[Tensor, "p d"], side: int
+) -> Float[Tensor, "..."]:
+    """Images, or volumes if ``d`` is 3, that have these Hartley coefficients, and none elsewhere."""
+    dimensions = frequencies.shape[1]
+    transforms = coefficients.new_zeros(*coefficients.shape[:-1], side**dimensions)
+    transforms[..., grid_places(frequencies, side)] = coefficients
+    # the Hartley transform is its own inverse but for the number
+    arrays = transforms.view(*coefficients.shape[:-1], *[side] * dimensions)
+    return hartley(arrays, dimensions) / float(side) ** dimensions
+
+
 def image_coefficients(
     images: Float[Tensor, "*batch side side"], frequencies: Float[Tensor, "p 2"]
 ) -> Float[Tensor, "*batch p"]:
     """Hartley transform of images at ``frequencies``, rows of :func:`disc_frequencies` for the same side."""
-    side = images.shape[-1]
-    column, row = ((frequencies * side).round().long() + side // 2).unbind(-1)
-    return hartley(images, 2)[..., row, column]
+    return hartley(images, 2).flatten(-2)[..., grid_places(frequencies, images.shape[-1])]
 
 
 def slice_coefficients(
-    slice_fn: SliceFn, rotations: Float[Tensor, "*#batch 3 3"], frequencies: Float[Tensor, "p 2"]
+    slice_fn: SliceFn, rotations: Float[Tensor, "*#batch 3 3"], frequencies: Float[Tensor, "p d"]
 ) -> Float[Tensor, "*#batch p"]:
     """Hartley transform of the projections of a volume under ``rotations``, at image ``frequencies``.
 
-    The frequency of the object under an image frequency is ``R^T (kx, ky, 0)`` (Fourier-slice theorem).
+    The frequency of the object under an image frequency is ``R^T (kx, ky, 0)`` (Fourier-slice theorem). At frequencies
+    with a z it is the transform of the turned volumes, whose sums over z are these projections.
     """
-    if isinstance(slice_fn, _Lattice):
+    dimensions = frequencies.shape[1]
+    if isinstance(slice_fn, _Lattice) and dimensions == 2:
         return slice_fn.slices(rotations, frequencies)
-    return slice_fn(frequencies @ rotations[..., :2, :])
+    return slice_fn(frequencies @ rotations[..., :dimensions, :])
 
 
 @torch.no_grad()
@@ -221,10 +255,10 @@ def back_project_slices(
 
 def translate_coefficients(
     coefficients: Float[Tensor, "*#batch p"],
-    frequencies: Float[Tensor, "p 2"],
-    shifts_pixels: Float[Tensor, "*#batch 2"],
+    frequencies: Float[Tensor, "p d"],
+    shifts_pixels: Float[Tensor, "*#batch d"],
 ) -> Float[Tensor, "*batch p"]:
-    """Hartley coefficients of images moved by ``shifts_pixels``, xy, positive to larger index.
+    """Hartley coefficients of images moved by ``shifts_pixels``, xy (of volumes: xyz), positive to larger index.
 
     The Fourier coefficient F(k) is multiplied by ``exp(-2 pi i k.t)``; with H = Re F - Im F this is
     ``H'(k) = cos(2 pi k.t) H(k) + sin(2 pi k.t) H(-k)``. The norm over the disc does not change.
@@ -232,8 +266,8 @@ def translate_coefficients(
     Parameters
     ----------
     frequencies
-        Rows of :func:`disc_frequencies`, all of them or any set that holds -k with every k, in their order: the row
-        of -k must be the mirrored row.
+        Rows of :func:`disc_frequencies` or :func:`ball_frequencies`, all of them or any set that holds -k with every
+        k, in their order: the row of -k must be the mirrored row.
     """
     phases = 2 * math.pi * (shifts_pixels @ frequencies.T)
     return phases.cos() * coefficients + phases.sin() * coefficients.flip(-1)

@@ -82,6 +82,23 @@ def open_collection(path: Path) -> Collection:
     return _models(models)
 
 
+def read_member(path: Path, name: str) -> Float[Tensor, "n 3"]:
+    """Read one cloud of a collection, by its name or its number from 0; xyz in the source's unit.
+
+    Raises
+    ------
+    InputError
+        As for :func:`open_collection`; or the collection has no such cloud, or none was named.
+    """
+    collection = open_collection(path)
+    if name in collection.names:
+        return collection.read(collection.names.index(name))
+    if not name.isdecimal() or int(name) >= len(collection.names):
+        last = len(collection.names) - 1
+        raise InputError(f"{path}: has no {name or '(none)'!r}; name one, as in {path.name}:{last}, of 0 to {last}")
+    return collection.read(int(name))
+
+
 def _models(files: list[Path]) -> Collection:
     names = tuple(file.name.split(".")[0] for file in files)
     if len(set(names)) < len(files):  # 1abc.pdb beside 1abc.cif

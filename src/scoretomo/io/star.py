@@ -263,9 +263,14 @@ def write_particles(
         **({} if ctf is None else _ctf_columns(ctf)),
         **(extra or {}),
     }
-    text = starfile.to_string({"optics": optics, "particles": pd.DataFrame(particles)})
+    write_text(path, star_text({"optics": optics, "particles": pd.DataFrame(particles)}))
+
+
+def star_text(blocks: Mapping[str, pd.DataFrame | Mapping[str, Any]]) -> str:
+    """Text of a STAR file of tables and of blocks of single values, by name."""
+    text: str = starfile.to_string(dict(blocks))
     # RELION tells the layout of the tables by this line
-    write_text(path, text.replace("\ndata_", "\n# version 30001\n\ndata_"))
+    return text.replace("\ndata_", "\n# version 30001\n\ndata_")
 
 
 def _ctf_columns(ctf: CTFParams) -> dict[str, Any]:

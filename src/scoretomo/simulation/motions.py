@@ -7,6 +7,7 @@ Fourier transform is read off along turned frequencies. So images and volumes at
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,8 +16,14 @@ from torch import Tensor
 
 from ..datatypes import Volume
 from ..geometry.rotations import from_rotation_vectors
-from ..imaging.fourier import hartley, translate
-from ..imaging.slices import SliceFn, voxel_slices
+from ..imaging.slices import (
+    SliceFn,
+    ball_frequencies,
+    from_coefficients,
+    slice_coefficients,
+    translate_coefficients,
+    voxel_slices,
+)
 from .phantoms import THUMB_HINGE, sample, thumb_axis, thumb_distance, thumb_middle, thumbless_distance
 
 # Atoms of two parts touch within this distance; half of it and more lies between atoms that are bonded.
@@ -91,23 +98,16 @@ def assemble(parts: Sequence[RigidPart], angles: Sequence[float]) -> Iterator[Vo
     Within the sphere of Nyquist's frequency, as the images of
     :func:`scoretomo.simulation.single_particles.noisy_images` are within its disc: they are its projections.
     """
-    voxels, pixel_size = parts[0].density.voxels, parts[0].density.pixel_size_angstrom
-    side = len(voxels)
-    axis = (torch.arange(side, device=voxels.device, dtype=voxels.dtype) - side // 2) / side
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    frequencies = torch.stack([x, y, z], dim=-1)
-    # samples at -0.5 have no partner at +0.5 to make a turned density real with
-    inside = (frequencies.norm(dim=-1) <= 0.5) & (frequencies.amin(-1) > -0.5)
+    density = parts[0].density
+    frequencies = ball_frequencies(density.side, density.voxels.device)
     slices = [part_slices(part) for part in parts]
     for angle in angles:
-        total = torch.zeros_like(voxels)
+        total = frequencies.new_zeros(1, len(frequencies))
         for part, slice_fn in zip(parts, slices, strict=True):
-            rotations, centres = place(part, voxels.new_tensor([angle]))
-            transform = torch.zeros_like(voxels)
-            transform[inside] = slice_fn(frequencies[inside] @ rotations[0])  # k_part = R^T k, for rows
-            turned = hartley(transform, 3) / side**3  # the Hartley transform is its own inverse but for the number
-            total += translate(turned[None], centres / pixel_size)[0]
-        yield Volume(total, pixel_size)
+            rotations, centres = place(part, frequencies.new_tensor([angle]))
+            turned = slice_coefficients(slice_fn, rotations, frequencies)
+            total += translate_coefficients(turned, frequencies, centres / density.pixel_size_angstrom)
+        yield Volume(from_coefficients(total, frequencies, density.side)[0], density.pixel_size_angstrom)
 
 
 def hand_parts(side: int, pixel_size_angstrom: float) -> tuple[RigidPart, RigidPart]:
@@ -131,9 +131,29 @@ def beyond_the_middle(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, 
 
     Of the axis' two ends it is the one with more of the coordinate that the axis is closest to.
     """
+    return _along_the_longest(coordinates, weights) > 0
+
+
+def outer_thirds(
+    coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"]
+) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Which atoms are a third of the mass at either end of the longest principal axis: two parts to move.
+
+    The first is that of the end which :func:`beyond_the_middle` takes.
+    """
+    along = _along_the_longest(coordinates, weights)
+    order = along.argsort()
+    below = torch.empty_like(weights)
+    below[order] = (weights[order].cumsum(0) - weights[order] / 2) / weights.sum()
+    return below > 2 / 3, below < 1 / 3
+
+
+def _along_the_longest(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Place of each atom along the longest principal axis, from the centre of mass."""
     centred = coordinates - centre_of_mass(coordinates, weights)
     longest = _principal_axes(centred, weights)[:, -1]
-    return centred @ (longest * longest[longest.abs().argmax()].sign()) > 0
+    along: Tensor = centred @ (longest * longest[longest.abs().argmax()].sign())
+    return along
 
 
 def hinge_between(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"], moving: Bool[Tensor, " n"]) -> Hinge:
@@ -158,16 +178,26 @@ def hinge_between(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"
 
 
 def reach(
-    coordinates: Float[Tensor, "n 3"], moving: Bool[Tensor, " n"], hinge: Hinge | None, widest_angle: float
+    coordinates: Float[Tensor, "n 3"],
+    turning: Sequence[tuple[Bool[Tensor, " n"], Hinge]],
+    widest_angle: float,
+    weights: Float[Tensor, " n"] | None = None,
 ) -> float:
-    """Largest distance of an atom from the origin while the moving ones turn from 0 to ``widest_angle`` radians."""
-    furthest = float(coordinates.norm(dim=1).max())
-    if hinge is not None:
-        # every 10 degrees: between them an atom at distance r from the hinge is at most 0.004 r further out
-        angles = torch.linspace(0, widest_angle, 2 + int(abs(widest_angle) / math.radians(10)))
-        for rotation in from_rotation_vectors(angles[:, None] * hinge.axis):
-            turned = (coordinates[moving] - hinge.point_angstrom) @ rotation.T + hinge.point_angstrom
-            furthest = max(furthest, float(turned.norm(dim=1).max()))
+    """Largest distance of an atom from the origin while parts turn about their hinges, from 0 to an angle in radians.
+
+    With ``weights`` the distance is from the centre of mass, wherever that comes to lie.
+    """
+    furthest = 0.0
+    # every 10 degrees: between them an atom at distance r from the hinge is at most 0.004 r further out
+    angles = torch.linspace(0, widest_angle, 2 + int(abs(widest_angle) / math.radians(10)))
+    for state in product(angles, repeat=len(turning)):
+        placed = coordinates.clone()
+        for (moving, hinge), angle in zip(turning, state, strict=True):
+            rotation = from_rotation_vectors(angle * hinge.axis)
+            placed[moving] = (coordinates[moving] - hinge.point_angstrom) @ rotation.T + hinge.point_angstrom
+        if weights is not None:
+            placed -= centre_of_mass(placed, weights)
+        furthest = max(furthest, float(placed.norm(dim=1).max()))
     return furthest
 
 

@@ -22,6 +22,8 @@ SignedDistance = Callable[[Float[Tensor, "n 3"], Float[Tensor, " k"]], Float[Ten
 _BOX_HALF_WIDTH = 0.178
 _BOX_HALF_HEIGHT = 0.224
 _BOX_WALL = 0.08
+BOX_LID_REACH = 0.144
+"""Furthest point of a lid from its hinge, fractions of the field of view."""
 
 _CAPSID_VERTEX = 0.25  # radius of the shell's vertices
 _CAPSID_WALL = 0.07
@@ -29,6 +31,8 @@ _ARM_LENGTH = 0.125
 _ARM_RADIUS = 0.04
 # Angle between a closed arm and the outward normal. The edge it comes to lie along leaves the vertex at 122 degrees.
 _CLOSED_ARM = math.radians(105)
+CAPSID_ARM_TRAVEL = _CLOSED_ARM * (_ARM_LENGTH + _ARM_RADIUS)
+"""How far the tip of an arm goes from closed to open, fractions of the field of view."""
 # The neighbouring vertex that each vertex's arm folds towards. Of the 120 symmetry operations of the icosahedron only
 # the identity keeps more than 6 of these arrows, and no two arms fold onto the same edge.
 _FOLDS_TOWARDS = [4, 4, 5, 1, 10, 7, 9, 2, 0, 2, 3, 1]

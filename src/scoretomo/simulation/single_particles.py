@@ -21,14 +21,20 @@ from torch import Tensor
 from ..datatypes import CTFParams, InputError, Poses
 from ..geometry.rotations import random_rotations
 from ..imaging.ctf import contrast_transfer
-from ..imaging.fourier import hartley, radius_grid
-from ..imaging.slices import SliceFn, disc_frequencies, slice_coefficients, translate_coefficients
+from ..imaging.fourier import radius_grid
+from ..imaging.slices import (
+    SliceFn,
+    disc_frequencies,
+    from_coefficients,
+    slice_coefficients,
+    translate_coefficients,
+)
 from .motions import RigidPart, part_slices, place
 
-# Fourier samples that are worked on at once: the working memory beside the densities, about 100 MB.
-_SAMPLES_AT_ONCE = 2**21
-# Images whose mean variance stands for that of all: it differs from it by a hundredth of the spread between views.
-_IMAGES_FOR_NOISE_LEVEL = 1000
+SAMPLES_AT_ONCE = 2**21
+"""Fourier samples that are worked on at once: the working memory beside the densities, about 100 MB."""
+IMAGES_FOR_NOISE_LEVEL = 1000
+"""Images whose mean variance stands for that of all: it differs by some hundredths of the spread between views."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +154,14 @@ def draw_particles(
         shifts = config.shift_std_angstrom * torch.randn(config.count, 2, generator=generator)
     angles = math.radians(config.widest_angle_degrees) * torch.rand(config.count, generator=generator)
     if recorded_ctf is None:
-        return ParticleTruth(Poses(rotations, shifts), angles, _draw_ctf(config, generator))
+        return ParticleTruth(Poses(rotations, shifts), angles, draw_ctf(config, generator))
     rounds = math.ceil(config.count / len(recorded_ctf))
     order = torch.cat([torch.randperm(len(recorded_ctf), generator=generator) for _ in range(rounds)])
     return ParticleTruth(Poses(rotations, shifts), angles, recorded_ctf.select(order[: config.count]))
 
 
-def _draw_ctf(config: ParticleConfig, generator: torch.Generator) -> CTFParams | None:
+def draw_ctf(config: ParticleConfig, generator: torch.Generator) -> CTFParams | None:
+    """Draw the contrast transfer of all images from the ranges of ``config``; None if it has none."""
     if config.defocus_micrometers is None:
         return None
     low, high = (1e4 * defocus for defocus in config.defocus_micrometers)
@@ -184,13 +191,13 @@ def _project(
     first = parts[0].density
     side, device = first.side, first.voxels.device
     frequencies = disc_frequencies(side, side / 2, device)
-    at_once = max(1, _SAMPLES_AT_ONCE // len(frequencies))
+    at_once = max(1, SAMPLES_AT_ONCE // len(frequencies))
     for chosen in torch.arange(len(truth)).split(at_once):
         coefficients = _object_slices(parts, slices, _of(truth, chosen), frequencies)
         if truth.ctf is not None:
             ctf = truth.ctf.select(chosen).to(device)
             coefficients = coefficients * contrast_transfer(ctf, frequencies / first.pixel_size_angstrom)
-        yield _to_images(coefficients, frequencies, side)
+        yield from_coefficients(coefficients, frequencies, side)
 
 
 def _of(truth: ParticleTruth, chosen: Tensor) -> ParticleTruth:
@@ -232,7 +239,7 @@ def noisy_images(
     if config.snr is None:
         yield from images
         return
-    sample = _project(parts, slices, _of(truth, torch.arange(min(len(truth), _IMAGES_FOR_NOISE_LEVEL))))
+    sample = _project(parts, slices, _of(truth, torch.arange(min(len(truth), IMAGES_FOR_NOISE_LEVEL))))
     signal = torch.cat([signal_variance(some, config.snr_radius_pixels) for some in sample]).mean()
     if not signal > 0:
         raise InputError("the images show nothing, so that no noise could have an SNR; is the density zero?")
@@ -262,13 +269,3 @@ def _object_slices(
         across = (rotations @ centres[:, :, None])[:, :2, 0] + shifts
         total += translate_coefficients(projected, frequencies, across / pixel_size)
     return total
-
-
-def _to_images(
-    coefficients: Float[Tensor, "n p"], frequencies: Float[Tensor, "p 2"], side: int
-) -> Float[Tensor, "n side side"]:
-    """Images that have these Hartley coefficients, and none elsewhere."""
-    column, row = ((frequencies * side).round().long() + side // 2).unbind(-1)
-    transforms = coefficients.new_zeros(len(coefficients), side, side)
-    transforms[:, row, column] = coefficients
-    return hartley(transforms, 2) / side**2  # the Hartley transform is its own inverse but for the number

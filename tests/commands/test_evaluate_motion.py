@@ -16,7 +16,7 @@ from scoretomo.evaluation.comparison import Comparison
 from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.io.mrc import write_volume
-from scoretomo.io.star import write_particles
+from scoretomo.io.star import read_poses, write_particles
 from scoretomo.io.tables import write_table
 
 COUNT, SIDE = 5, 16
@@ -205,6 +205,7 @@ def test_rows_are_those_of_the_volumes(folder: Path) -> None:
     assert inputs.parameters is not None and inputs.coordinates is not None and inputs.rotations is not None
     whole = read_columns(folder / "sim/truth.csv", "image", "", range(COUNT))
     torch.testing.assert_close(inputs.parameters.values, whole.values[[3, 1]])
+    torch.testing.assert_close(inputs.rotations, read_poses(folder / "sim/particles.star").rotations[[3, 1]])
     torch.testing.assert_close(inputs.coordinates.values[:, 0], -whole.values[[3, 1], 0])
 
 

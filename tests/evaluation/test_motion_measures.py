@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from scoretomo.evaluation import motion_measures as measures_module
 from scoretomo.evaluation.alignment import Alignment, align, apply_alignment
 from scoretomo.evaluation.motion_measures import (
     MotionScores,
@@ -61,7 +62,7 @@ def test_the_mean_of_the_truths_gains_nothing_and_does_not_move(truths: MovingTr
     assert measures.gain_over_rigid.abs().median() < 0.01
     for scores in (measures.volumes, measures.rigid):
         assert scores.own_difference.abs().median() < 0.15
-        assert scores.rank.median() > 0.2
+        assert scores.rank.median() > 0.1
     assert (score_motion(truths.truths, truths).fsc_auc - measures.rigid.fsc_auc).min() > 0.04
 
 
@@ -95,6 +96,7 @@ def test_exchanged_volumes_are_near_their_truths_by_chance(truths: MovingTruths)
     order = torch.randperm(len(truths), generator=torch.Generator().manual_seed(1))
     assert not (order == torch.arange(len(truths))).any()
     scores = score_motion(in_frames(truths, truths.common[order]), truths)
+    assert scores.similarity.argmax(1).tolist() == order.tolist()
     assert scores.nearest.float().mean() <= 0.2
     assert 0.2 < scores.rank.median() < 0.8
     assert scores.own_difference.median() < 0.5
@@ -145,10 +147,15 @@ def test_a_rigid_map_is_found_in_any_frame_and_hand(truths: MovingTruths, genera
     assert ((found - expected).flatten(1).norm(dim=1) < 0.05 * expected.flatten(1).norm(dim=1)).all()
 
 
-def test_a_rigid_map_lies_in_the_frame_of_truths_that_are_shifted(make_moving: Make) -> None:
+def test_a_rigid_map_lies_in_the_frame_of_truths_that_are_shifted(
+    make_moving: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is refined, which would take a little shift back."""
+    monkeypatch.setattr(measures_module, "refine_candidates", lambda mobile, reference, candidates, config: candidates)
     moving = make_moving(3, widest=1.0)
     shifted = torch.stack([moving.truths[0], moving.truths[1].roll(1, 0), moving.truths[2].roll(-1, 2)])
     truths = moving_truths(shifted)
+    assert truths.frames.shifts_pixels.norm(dim=1).max() > 0.9
     for copy, truth in zip(rigid_copies(truths), shifted, strict=True):
         assert (copy - truth).norm() < 0.3 * truth.norm()
         assert (copy - truth.roll(1, 1)).norm() > 0.4 * truth.norm()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scoretomo.datatypes import Volume
 from scoretomo.evaluation.alignment import apply_alignment
-from scoretomo.evaluation.moving_truths import back, moving_truths, turn
+from scoretomo.evaluation.moving_truths import MOVING_PART, back, moving_truths, turn
 from scoretomo.geometry.rotations import from_rotation_vectors, random_rotations
 from scoretomo.imaging.fourier import translate
 from scoretomo.simulation.particles import SimulationConfig, simulate_map
@@ -64,6 +64,8 @@ def test_images_of_one_map_do_not_move(generator: torch.Generator) -> None:
 def test_the_mask_is_where_the_blob_travels(make_moving: Make) -> None:
     moving = make_moving(8)
     mask = moving_truths(moving.truths, moving.rotations).mask
+    spread = torch.stack([moving.volume(i) for i in range(8)]).std(0)
+    assert mask[spread > 1.1 * MOVING_PART * spread.max()].min() > 0.95
     middle = SIDE // 2
     for travel in (-2.0, 0.0, 2.0):
         x, y, z = (torch.tensor([3.0, 3, 2]) + travel * torch.tensor([0.6, -0.8, 0])).round().int().tolist()

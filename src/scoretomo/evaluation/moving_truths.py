@@ -103,7 +103,9 @@ def moving_truths(truths: Float[Tensor, "n s s s"], rotations: Float[Tensor, "n 
     frames = _frames(truths, rotations)
     common = torch.cat([apply_alignment(truths[i : i + 1], _one(frames, i)) for i in range(len(truths))])
     mean = common.mean(0)
-    deviation = torch.stack([(volume - mean).square() for volume in common]).sum(0) / (len(truths) - 1)
+    deviation = torch.zeros_like(mean)
+    for volume in common:  # one at a time: the set may fill the memory
+        deviation += (volume - mean).square() / (len(truths) - 1)
     constant = torch.ones_like(mean)[None]
     columns = torch.cat([constant, mean[None], rigid_moves(mean)]).flatten(1).double()
     shared = torch.linalg.qr((columns / columns.norm(dim=1, keepdim=True)).T).Q

@@ -19,8 +19,11 @@ from scoretomo.diffusion.edm import EDMDenoiser
 from scoretomo.ensemble.growth import Beginning, grow_progressive
 from scoretomo.ensemble.store import MemoryStore
 from scoretomo.evaluation.comparison import compare, summary
+from scoretomo.evaluation.motion_measures import MotionScores, rigid_copies, score_motion
+from scoretomo.evaluation.moving_truths import MovingTruths, moving_truths
 from scoretomo.imaging.preprocess import restore_volume
 from scoretomo.io.mrc import read_volume
+from scoretomo.io.star import read_poses
 from scoretomo.methods.initial_model import initial_model
 from scoretomo.methods.motion_model import motion_model
 from scoretomo.methods.neighbour_volumes import NeighbourVolumes, nearest
@@ -67,11 +70,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Subject:
-    """What both sides work on."""
+    """What both sides work on, and what the mean of the truths, one rigid map, scores."""
 
     run: Run
     indices: list[int]
-    truth: Float[Tensor, "b n n n"]
+    truths: MovingTruths
+    rigid: MotionScores
     device: str
 
     @property
@@ -85,10 +89,12 @@ class Subject:
         return network.eval().requires_grad_(False)
 
     def accuracy(self, volumes: Float[Tensor, "b n n n"]) -> Row:
-        """FSC with the truth, after alignment."""
+        """FSC with the truth, after alignment, and whether the volumes move as it does."""
         record = self.run.preprocessing
         restored = torch.stack([restore_volume(volume, record).voxels for volume in volumes.cpu()])
-        results = summary(compare(restored.to(self.device), self.truth, record.input_pixel_size_angstrom, self.indices))
+        truths = self.truths.truths
+        compared = compare(restored.to(self.device), truths, record.input_pixel_size_angstrom, self.indices)
+        results, motion = summary(compared), score_motion((each.aligned for each in compared), self.truths)
         areas = [volume["fsc_auc"] for volume in results["volumes"]]
         resolution = results["median_resolution_pixels"]
         return {
@@ -96,6 +102,8 @@ class Subject:
             "lowest": three_digits(min(areas)),
             "highest": three_digits(max(areas)),
             "median_resolution_pixels": resolution and three_digits(resolution),
+            "gain_over_rigid": three_digits(float((motion.fsc_auc - self.rigid.fsc_auc).median())),
+            "own_difference": three_digits(float(motion.own_difference.median())),
         }
 
 
@@ -195,4 +203,7 @@ def _subject(settings: Settings) -> Subject:
         scoretomo("train", str(simulation / "images.mrcs"), "-o", str(run), *budget)
     indices = list(range(settings.volumes))
     truth = [read_volume(simulation / "truth" / f"volume_{index:04d}.mrc").volume.voxels for index in indices]
-    return Subject(open_run(run), indices, torch.stack(truth).to(settings.device), settings.device)
+    rotations = read_poses(simulation / "particles.star").rotations[indices]
+    truths = moving_truths(torch.stack(truth).to(settings.device), rotations.to(settings.device))
+    rigid = score_motion(rigid_copies(truths), truths)
+    return Subject(open_run(run), indices, truths, rigid, settings.device)

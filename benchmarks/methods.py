@@ -17,9 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scoretomo.commands.evaluate import compare_files
+from scoretomo.commands.evaluate import common_pair, compare_files
 from scoretomo.datatypes import InputError
+from scoretomo.evaluation.comparison import Comparison
+from scoretomo.evaluation.motion_measures import motion_measures
+from scoretomo.evaluation.moving_truths import FEWEST_TRUTHS, moving_truths
 from scoretomo.io.mrc import read_volume
+from scoretomo.io.star import read_poses
 from scoretomo.report.figures import new_figure, save_figure
 from scoretomo.report.isosurface import surface, tilted
 
@@ -80,6 +84,8 @@ class Compared:
         FSC-AUC.
     resolutions
         Where the FSC falls below 0.5, in pixels; infinite if it never reaches it.
+    gains, own_differences
+        What each gains over one rigid map, and how well it moves as its truth does; NaN where the truths do not move.
     shown
         The first volumes of the first seed, in the frames of their truth.
     """
@@ -87,6 +93,8 @@ class Compared:
     curves: Mapping[tuple[int, int], Array]
     areas: Mapping[tuple[int, int], float]
     resolutions: Mapping[tuple[int, int], float]
+    gains: Mapping[tuple[int, int], float]
+    own_differences: Mapping[tuple[int, int], float]
     shown: Array
 
     def of_seed(self, seed: int) -> Array:
@@ -107,7 +115,12 @@ def measure(settings: Settings) -> Iterator[Row]:
         truth[given.name] = [places["sim"] / "truth" / f"volume_{image:04d}.mrc" for _, image in common]
         cache = settings.output / given.name
         sets[given.name] = {
-            method: _compare({key: files[method][key] for key in common}, truth[given.name], cache / f"{method}.npz")
+            method: _compare(
+                {key: files[method][key] for key in common},
+                truth[given.name],
+                places["sim"] / "particles.star",
+                cache / f"{method}.npz",
+            )
             for method in METHODS
         }
         yield from rows(given.name, sets[given.name])
@@ -122,7 +135,10 @@ def rows(name: str, compared: Mapping[str, Compared]) -> Iterator[Row]:
         for seed in sorted({seed for seed, _ in each.areas}):
             areas = each.of_seed(seed)
             low, middle, high = np.quantile(areas, [0.25, 0.5, 0.75])
-            resolution = np.median([value for key, value in each.resolutions.items() if key[0] == seed])
+            resolution, gain, own = (
+                np.median([value for key, value in values.items() if key[0] == seed])
+                for values in (each.resolutions, each.gains, each.own_differences)
+            )
             yield {
                 "set": name,
                 "method": METHODS[method][0],
@@ -131,9 +147,15 @@ def rows(name: str, compared: Mapping[str, Compared]) -> Iterator[Row]:
                 "median_fsc_auc": three_digits(float(middle)),
                 "lower_quartile": three_digits(float(low)),
                 "upper_quartile": three_digits(float(high)),
-                "median_resolution_pixels": three_digits(float(resolution)) if np.isfinite(resolution) else None,
+                "median_resolution_pixels": _digits(resolution),
+                "gain_over_rigid": _digits(gain),
+                "own_difference": _digits(own),
                 "better_than_the_other": three_digits(float((areas > other.of_seed(seed)).mean())),
             }
+
+
+def _digits(value: np.floating[Any]) -> float | None:
+    return three_digits(float(value)) if np.isfinite(value) else None
 
 
 def complete(given: Path, settings: Settings) -> dict[str, Path]:
@@ -166,25 +188,46 @@ def _first(truth: list[Path]) -> Array:
     return np.stack([read_volume(path).volume.voxels.numpy() for path in truth[:_SHOWN]])
 
 
-def _compare(files: Mapping[tuple[int, int], Path], truth: list[Path], cache: Path) -> Compared:
+def _compare(files: Mapping[tuple[int, int], Path], truth: list[Path], poses: Path, cache: Path) -> Compared:
     """Align and score, or take what was found of the same files."""
     key = repr([(str(path), path.stat().st_mtime_ns) for path in files.values()])
     saved = dict(np.load(cache)) if cache.exists() else {}
-    if str(saved.get("key")) != key:
+    if str(saved.get("key")) != key or "gains" not in saved:  # or an earlier version's
         found = compare_files(list(files.values()), truth)
+        gains, own_differences = _motion(files, truth, poses, found)
         saved = {
             "key": np.array(key),
             "curves": np.stack([each.fsc.numpy() for each in found]),
             "areas": np.array([each.fsc_auc for each in found]),
             "resolutions": np.array([each.resolution_pixels for each in found]),
+            "gains": gains,
+            "own_differences": own_differences,
             "shown": np.stack([each.aligned.numpy() for each in found[:_SHOWN]]),
         }
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(cache, **saved)
-    curves, areas, resolutions = (
-        dict(zip(files, saved[name], strict=True)) for name in ("curves", "areas", "resolutions")
+    curves, areas, resolutions, gains, own_differences = (
+        dict(zip(files, saved[name], strict=True))
+        for name in ("curves", "areas", "resolutions", "gains", "own_differences")
     )
-    return Compared(curves, areas, resolutions, saved["shown"])
+    return Compared(curves, areas, resolutions, gains, own_differences, saved["shown"])
+
+
+def _motion(
+    files: Mapping[tuple[int, int], Path], truth: list[Path], poses: Path, found: list[Comparison]
+) -> tuple[Array, Array]:
+    """Gain over one rigid map and own difference of each; NaN where there are no truths that move."""
+    unknown = np.full(len(found), np.nan, dtype=np.float32)
+    if len(set(truth)) < FEWEST_TRUTHS:
+        return unknown, unknown
+    images = [image for _, image in files]
+    rotations = read_poses(poses).rotations[images] if poses.exists() else None
+    pairs = zip(files.values(), truth, strict=True)
+    truths = moving_truths(torch.stack([common_pair(*pair)[1].voxels for pair in pairs]), rotations)
+    if not truths.move:
+        return unknown, unknown
+    measures = motion_measures((each.aligned for each in found), truths)
+    return measures.gain_over_rigid.numpy(), measures.volumes.own_difference.numpy()
 
 
 def draw(path: Path, sets: Mapping[str, Mapping[str, Compared]], truth: Mapping[str, Array]) -> None:

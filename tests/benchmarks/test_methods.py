@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from scoretomo.datatypes import InputError, Volume
+from scoretomo.datatypes import InputError, Poses, Volume
+from scoretomo.evaluation.comparison import Comparison
 from scoretomo.imaging.masks import soft_ball
 from scoretomo.io.mrc import write_volume
+from scoretomo.io.star import write_particles
 
 _ROOT = Path(__file__).parents[2]
 _SIDE = 12
@@ -60,6 +62,7 @@ def test_table_and_figure_of_ready_folders(
     assert ours["volumes"] == theirs["volumes"] == 2  # of the images that both have
     assert ours["median_fsc_auc"] > 0.95 > theirs["median_fsc_auc"]
     assert (ours["better_than_the_other"], theirs["better_than_the_other"]) == (1, 0)
+    assert ours["gain_over_rigid"] is None  # two truths tell no motion
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     monkeypatch.setattr(methods, "compare_files", None)  # the second time nothing is aligned again
     assert list(methods.measure(settings)) == rows
@@ -90,9 +93,26 @@ def test_quartiles_are_those_of_the_seed(methods: Any) -> None:
     keys = [(0, 0), (0, 5), (0, 9), (1, 0), (1, 5), (1, 9)]
     areas = dict(zip(keys, [0.5, 0.7, 0.6, 0.9, 0.8, 0.7], strict=True))
     finest = dict(zip(keys, [3.0, 2.5, np.inf, 2.0, 2.0, 2.0], strict=True))
-    one = methods.Compared({}, areas, finest, np.zeros((0, 1, 1, 1)))
-    other = methods.Compared({}, dict.fromkeys(keys, 0.65), finest, np.zeros((0, 1, 1, 1)))
-    first, _, third, _ = methods.rows("box_a", {"run": one, "drgn": other})
+    gains = dict(zip(keys, [0.1, -0.2, 0.0, 0.3, 0.4, np.nan], strict=True))
+    rest = finest, gains, gains, np.zeros((0, 1, 1, 1))
+    one = methods.Compared({}, areas, *rest)
+    other = methods.Compared({}, dict.fromkeys(keys, 0.65), *rest)
+    first, second, third, _ = methods.rows("box_a", {"run": one, "drgn": other})
     assert (first["lower_quartile"], first["median_fsc_auc"], first["upper_quartile"]) == (0.55, 0.6, 0.65)
     assert (first["better_than_the_other"], third["better_than_the_other"]) == (0.333, 0.667)
     assert first["median_resolution_pixels"] == 3.0
+    assert (first["gain_over_rigid"], second["own_difference"]) == (0.0, None)  # no number where one is unknown
+
+
+def test_motion_is_measured_of_three_truths(methods: Any, folder: Path) -> None:
+    files = {(0, index): folder / f"run/volumes/volume_{index:04d}.mrc" for index in range(3)}
+    truth = [folder / f"sim/truth/volume_{index:04d}.mrc" for index in range(3)]
+    poses = folder / "sim/particles.star"
+    still = Poses(torch.eye(3).expand(3, 3, 3), torch.zeros(3, 2))
+    write_particles(poses, "images.mrcs", still, pixel_size_angstrom=4.0, side=_SIDE)
+    aligned = [Comparison(index, 1.0, 2.0, 8.0, False, 1.0, torch.ones(7), blobs(index)) for index in range(3)]
+    gains, own_differences = methods._motion(files, truth, poses, aligned)
+    assert gains.min() > 0
+    assert own_differences.min() > 0.99
+    unknown, _ = methods._motion(files, truth[:1] * 3, poses, aligned)
+    assert np.isnan(unknown).all()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scoretomo.datatypes import InputError, Volume
-from scoretomo.evaluation.comparison import compare, summary, to_common_grid
+from scoretomo.evaluation.comparison import compare, summary, to_common_grid, to_grid
 from scoretomo.evaluation.fsc import fourier_shell_correlation
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.geometry.symmetry import symmetry_group
@@ -106,3 +106,13 @@ def test_equal_sampling_is_left_alone(generator: torch.Generator) -> None:
     first, second = to_common_grid(volume, volume)
     torch.testing.assert_close(first.voxels, volume.voxels, atol=0, rtol=0)
     torch.testing.assert_close(second.voxels, volume.voxels, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("pixel_size", [2.68, 6.0])
+def test_a_volume_is_brought_to_any_grid(pixel_size: float, generator: torch.Generator) -> None:
+    """To finer pixels and to coarser ones, in a box of any side."""
+    state = generator.get_state()
+    volume = Volume(blobs(32, 4.0, generator), 4.0)
+    found = to_grid(volume, 29, pixel_size)
+    truth = blobs(29, pixel_size, generator.set_state(state))
+    torch.testing.assert_close(found[6:23, 6:23, 6:23], truth[6:23, 6:23, 6:23], atol=0.02, rtol=0)

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from scoretomo.evaluation.fsc import fourier_shell_correlation
-from scoretomo.evaluation.half_maps import compare_halves, filter_to_resolution, molecular_mask, randomise_phases
+from scoretomo.evaluation.half_maps import (
+    compare_halves,
+    filter_to_resolution,
+    molecular_mask,
+    randomise_phases,
+    soft_region,
+)
 from scoretomo.imaging.fourier import centred_fft, radius_grid, shell_index
 from scoretomo.imaging.masks import ball, soft_ball
 from scoretomo.imaging.starting_model import low_pass
@@ -87,3 +93,14 @@ def test_the_filter_weighs_by_what_is_known() -> None:
     assert torch.allclose(
         sharper[shells == 4] / centred_fft(volume, 3).abs()[shells == 4], torch.tensor(gain), rtol=1e-3
     )
+
+
+def test_a_soft_region_is_one_inside_and_falls_to_zero_beyond() -> None:
+    axis = torch.arange(24) - 12
+    region = (axis.abs() <= 2)[:, None, None] & (axis.abs() <= 2)[:, None] & (axis.abs() <= 2)
+    mask = soft_region(region, extend=1.0, edge=4.0)
+    line = mask[12, 12, 12:]
+    assert line[:4].min() > 0.99  # the region and a voxel more
+    assert 0.3 < line[5] < 0.7
+    assert line[8:].max() < 0.01
+    assert (line[:9].diff() <= 1e-5).all()

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from scoretomo.geometry.rotations import about_y, about_z, random_rotations
+from scoretomo.geometry.rotations import about_y, about_z, from_rotation_vectors, random_rotations
 from scoretomo.geometry.symmetry import symmetry_group
+from scoretomo.imaging.fourier import translate
 from scoretomo.imaging.projection import project
-from scoretomo.imaging.resampling import mirror_z, rotate_volumes, symmetrise
+from scoretomo.imaging.resampling import mirror_z, rigid_moves, rotate_volumes, symmetrise
 
 
 @pytest.mark.parametrize("side", [12, 13])
@@ -68,3 +69,14 @@ def test_a_symmetrised_volume_is_its_turned_copies_and_symmetric_itself() -> Non
     result = symmetrise(spot(3, 1, 2), symmetry_group("D2"))
     expected = (spot(3, 1, 2) + spot(-3, -1, 2) + spot(3, -1, -2) + spot(-3, 1, -2)) / 4
     assert (result - expected).abs().max() < 0.02 * expected.max()
+
+
+def test_rigid_moves_are_what_a_little_turn_and_shift_change() -> None:
+    axis = torch.arange(20.0) - 10
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    volume = torch.exp(-((x - 4) ** 2 / 6 + (y + 1) ** 2 / 8 + (z - 2) ** 2 / 10))
+    moves = rigid_moves(volume)
+    turned = rotate_volumes(volume[None], from_rotation_vectors(torch.tensor([[0.0, 0.1, 0.0]])))[0]
+    shifted = translate(volume[None], torch.tensor([[0.0, 0.0, 0.1]]))[0]
+    for change, move in ((turned - volume, moves[1]), (shifted - volume, moves[5])):
+        assert torch.cosine_similarity(change.flatten(), move.flatten(), dim=0) > 0.9

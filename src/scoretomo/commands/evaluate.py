@@ -3,16 +3,25 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from ..datatypes import InputError
+from ..datatypes import InputError, Volume
 from ..evaluation.comparison import Comparison, compare, summary, to_common_grid
 from ..io.files import write_json
 from ..io.mrc import read_volume
 from ..io.tables import write_table
 from ..report.figures import fsc_curves
+from .evaluate_motion import (
+    MotionFiles,
+    MotionInputs,
+    enough,
+    find_motion_files,
+    measure_motion,
+    motion_words,
+    read_motion_inputs,
+)
 from .progress import progress
 
 _NAME = re.compile(r"volume_(\d+)(?:_seed\d+)?\.mrc")
@@ -24,12 +33,21 @@ def evaluate(
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None,
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
     reference_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    rigid: Annotated[Path | None, tyro.conf.arg(metavar="MAP")] = None,
+    coordinates: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None,
+    true_parameters: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None,
 ) -> None:
-    """Compare volumes with a reference by Fourier shell correlation (FSC).
+    """Compare volumes with a reference by Fourier shell correlation (FSC), and with the motion of the truth.
 
     Volumes are first aligned over rotations, shifts and both hands. Writes evaluation.json, evaluation.csv and
     fsc.png, and prints a table: FSC-AUC is the area under the FSC (1 is perfect), the resolution is where the FSC falls
     below 0.5.
+
+    The FSC hides motion, since most of a molecule stands still. Of a folder of truths that move it is also said what
+    the volumes gain over one rigid map, how well what each is beyond the mean of the truths correlates with what its
+    own truth is beyond it (own difference; 1 is perfect), how they do where the truths differ, how many are nearer to
+    their own truth than to any other, and how coordinates order the class averages beside the true parameters. The true
+    poses are taken from particles.star beside the folder; without it the truths are aligned to the first.
 
     Parameters
     ----------
@@ -43,13 +61,31 @@ def evaluate(
         Pixel size of the volumes in Angstrom, where their files say none.
     reference_pixel_size
         Pixel size of the reference in Angstrom, where its file says none.
+    rigid
+        The map to gain over. None: consensus/consensus.mrc of a run folder, or the mean of the truths.
+    coordinates
+        Table with the columns index, z_1, z_2 and so on. None: motion/coordinates.csv of a run folder.
+    true_parameters
+        Table with the column image and one for each parameter. None: truth.csv beside the folder of truths.
     """
     paths = _find(volumes)
     references = _references(reference, paths)
+    folder = volumes[0] if volumes[0].is_dir() else volumes[0].parent
+    inputs = _motion_inputs(
+        folder, reference, paths, references, MotionFiles(rigid, coordinates, true_parameters), pixel_size
+    )
     comparisons = compare_files(paths, references, pixel_size, reference_pixel_size)
-    folder = output or (volumes[0] if volumes[0].is_dir() else volumes[0].parent)
-    write_evaluation(folder, paths, comparisons)
+    motion = None
+    if inputs is not None:
+        truths = [
+            common_pair(*pair, pixel_size, reference_pixel_size)[1] for pair in zip(paths, references, strict=True)
+        ]
+        motion = measure_motion(comparisons, truths, inputs)
+    folder = output or folder
+    write_evaluation(folder, paths, comparisons, motion)
     print(table(comparisons))
+    if motion is not None:
+        print(motion_words(motion["motion"]))
     print(f"results: {folder / 'evaluation.json'}, {folder / 'evaluation.csv'}, {folder / 'fsc.png'}")
 
 
@@ -63,8 +99,7 @@ def compare_files(
     comparisons = []
     with progress("evaluate") as report:
         for done, (path, reference) in enumerate(zip(paths, references, strict=True)):
-            own = read_volume(path, pixel_size_angstrom).volume
-            volume, truth = to_common_grid(own, read_volume(reference, reference_pixel_size_angstrom).volume)
+            volume, truth = common_pair(path, reference, pixel_size_angstrom, reference_pixel_size_angstrom)
             comparisons += compare(
                 volume.voxels[None], truth.voxels[None], truth.pixel_size_angstrom, [_number(path, done)]
             )
@@ -72,10 +107,26 @@ def compare_files(
     return comparisons
 
 
-def write_evaluation(folder: Path, paths: Sequence[Path], comparisons: Sequence[Comparison]) -> None:
-    """Write ``evaluation.json``, ``evaluation.csv`` and ``fsc.png``."""
+def common_pair(
+    path: Path,
+    reference: Path,
+    pixel_size_angstrom: float | None = None,
+    reference_pixel_size_angstrom: float | None = None,
+) -> tuple[Volume, Volume]:
+    """Read a volume and its reference on a grid that they have in common."""
+    own = read_volume(path, pixel_size_angstrom).volume
+    return to_common_grid(own, read_volume(reference, reference_pixel_size_angstrom).volume)
+
+
+def write_evaluation(
+    folder: Path, paths: Sequence[Path], comparisons: Sequence[Comparison], motion: dict[str, Any] | None = None
+) -> None:
+    """Write ``evaluation.json``, ``evaluation.csv`` and ``fsc.png``, with what :func:`measure_motion` makes."""
     folder.mkdir(parents=True, exist_ok=True)
     results = summary(comparisons)
+    if motion is not None:
+        volumes = [{**row, **more} for row, more in zip(results["volumes"], motion["volumes"], strict=True)]
+        results = {**results, "motion": motion["motion"], "volumes": volumes}
     write_json(folder / "evaluation.json", results)
     rows = [{"file": path.name, **row} for path, row in zip(paths, results["volumes"], strict=True)]
     write_table(folder / "evaluation.csv", rows)
@@ -125,6 +176,30 @@ def _references(reference: Path, paths: Sequence[Path]) -> list[Path]:
             raise InputError(f"{reference}: has no {truth.name}, the truth of {path}")
         found.append(truth)
     return found
+
+
+def _motion_inputs(
+    folder: Path,
+    reference: Path,
+    paths: Sequence[Path],
+    references: Sequence[Path],
+    given: MotionFiles,
+    pixel_size: float | None,
+) -> MotionInputs | None:
+    """Find and read what motion is measured with; None where the reference is one map, or its truths too few."""
+    wanted = [path for path in (given.rigid, given.coordinates, given.parameters) if path is not None]
+    if not reference.is_dir():
+        if wanted:
+            raise InputError(f"{wanted[0]}: tells nothing beside one reference; give a folder of truths")
+        return None
+    if not enough(references):
+        return None
+    files = find_motion_files(folder, reference, given)
+    if given.coordinates and files.parameters is None:
+        raise InputError(f"{given.coordinates}: has no truth to be compared with; give --true-parameters")
+    if given.parameters and files.coordinates is None:
+        raise InputError(f"{given.parameters}: has no coordinates to be compared with; give --coordinates")
+    return read_motion_inputs(files, [_number(path, row) for row, path in enumerate(paths)], pixel_size)
 
 
 def _number(path: Path, otherwise: int) -> int:

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..geometry.rotations import from_rotation_vectors
 from ..imaging.fourier import (
     centred_fft,
     centred_inverse_fft,
@@ -16,10 +15,9 @@ from ..imaging.fourier import (
     resize,
     shell_index,
     shell_sum,
-    translate,
 )
 from ..imaging.masks import soft_ball
-from ..imaging.resampling import rotate_volumes
+from ..imaging.resampling import rigid_moves
 
 # Width of the soft edge of the sphere, as a part of the side.
 _EDGE = 0.06
@@ -115,7 +113,7 @@ def fit_metric(
         # the variance of few samples is smoothed over neighbouring voxels
         varying, error = (torch.nn.functional.avg_pool3d(v[None], 3, 1, 1)[0] for v in (varying, error))
         voxel_weights = _signal_share(varying, error).clamp(min=_LEAST_SHARE / 10)
-    moves = _weighted(_rigid_moves(mean), torch.zeros_like(mean), shell_weights, voxel_weights)
+    moves = _weighted(rigid_moves(mean), torch.zeros_like(mean), shell_weights, voxel_weights)
     return Metric(mean, shell_weights, voxel_weights, torch.linalg.qr(moves.T).Q.T, from_seeds)
 
 
@@ -130,15 +128,6 @@ def _weighted(
     for own, volume in zip(vectors, volumes, strict=True):  # one spectrum at a time: sets may fill the memory
         own.copy_((_filtered(volume - mean, shell_weights, side) * voxel_weights).flatten())
     return vectors
-
-
-def _rigid_moves(mean: Float[Tensor, "s s s"]) -> Float[Tensor, "six s s s"]:
-    """Differentiate the mean in a rotation about and a shift along x, y and z, by central differences."""
-    steps = torch.eye(3).to(mean)
-    copies = mean.expand(3, -1, -1, -1)
-    angle = 2 / mean.shape[-1]  # moves the surface of the sphere by one voxel
-    forth, back = (rotate_volumes(copies, from_rotation_vectors(sign * angle * steps)) for sign in (1, -1))
-    return torch.cat([forth - back, translate(copies, 0.5 * steps) - translate(copies, -0.5 * steps)])
 
 
 def _nearest(volumes: Float[Tensor, "n s s s"], mean: Float[Tensor, "s s s"]) -> Int[Tensor, " n"]:

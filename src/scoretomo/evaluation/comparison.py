@@ -95,7 +95,7 @@ def compare(
     if references.shape[1:] != volumes.shape[1:]:
         sides = f"{volumes.shape[-1]} and {references.shape[-1]} voxels"
         raise InputError(f"volume and reference have sides of {sides}; bring them to a common grid first")
-    alignment = _align_among_copies(volumes, references)
+    alignment = align_among_copies(volumes, references)
     aligned = apply_alignment(volumes, alignment)
     curves = fourier_shell_correlation(aligned, references)
     resolutions = resolution_pixels(curves, side=volumes.shape[-1]).tolist()
@@ -123,7 +123,7 @@ def compare(
     ]
 
 
-def _align_among_copies(volumes: Float[Tensor, "b n n n"], references: Float[Tensor, "r n n n"]) -> Alignment:
+def align_among_copies(volumes: Float[Tensor, "b n n n"], references: Float[Tensor, "r n n n"]) -> Alignment:
     """Align as :func:`.alignment.align` does, with the copies of what it finds, and of no rotation, as candidates."""
     found = find_candidates(volumes, references, AlignmentConfig())
     still = torch.stack([torch.eye(3).to(volumes), mirror_matrix(volumes)])[:, None]  # (hand, 1, 3, 3)
@@ -179,10 +179,15 @@ def to_common_grid(volume: Volume, reference: Volume) -> tuple[Volume, Volume]:
     return common[0], common[1]
 
 
+def to_grid(volume: Volume, side: int, pixel_size_angstrom: float) -> Float[Tensor, "n n n"]:
+    """Bring a volume to a pixel size and a box, centre kept; what the box does not hold is cut off."""
+    return recentre_crop(_resample(volume, pixel_size_angstrom), side, 3)
+
+
 def _resample(volume: Volume, pixel_size: float) -> Float[Tensor, "m m m"]:
-    """Cut the spectrum to a larger pixel size, in a box padded until a whole number of the new pixels fits into it."""
+    """Cut or pad the spectrum to a pixel size, in a box padded until a whole number of the new pixels fits into it."""
     ratio = volume.pixel_size_angstrom / pixel_size
-    if 1 - ratio < _SAME_PIXEL_SIZE:
+    if abs(1 - ratio) < _SAME_PIXEL_SIZE:
         return volume.voxels
 
     def misfit(side: int) -> float:

@@ -122,9 +122,21 @@ def molecular_mask(
     side = volume.shape[-1]
     smooth = _convolve(volume, torch.exp(-(radius_grid(side, 3, volume.device) ** 2) / (2 * blur**2)))
     brightest = smooth.flatten().topk(max(1, smooth.numel() // 100)).values.mean()
-    dense = (smooth > _MOLECULE * brightest).to(volume)
-    grown = _reached(dense, extend + edge / 2).to(volume)
-    kernel = soft_ball(side, 3, 0.0, edge / 2 + 1, volume.device)
+    return soft_region(smooth > _MOLECULE * brightest, extend=extend, edge=edge)
+
+
+def soft_region(region: Bool[Tensor, "n n n"], *, extend: float, edge: float) -> Float[Tensor, "n n n"]:
+    """Mask that is one in a region and ``extend`` voxels beyond it, and falls as a raised cosine ``edge`` voxels wide.
+
+    Parameters
+    ----------
+    region
+        ``(n, n, n)``, away from the edge of the box, which is periodic.
+    extend, edge
+        In voxels.
+    """
+    grown = _reached(region.float(), extend + edge / 2).float()
+    kernel = soft_ball(region.shape[-1], 3, 0.0, edge / 2 + 1, region.device)
     return _convolve(grown, kernel).clamp(0, 1)
 
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..geometry.rotations import from_rotation_vectors
 from .fourier import hartley, resize, translate
 from .slices import voxel_slices
 
@@ -70,6 +71,15 @@ def turn_into_view(
     turned = torch.zeros_like(volume)
     turned[inside] = voxel_slices(volume)((frequencies[inside] @ rotation)[None])[0]
     return translate(hartley(turned, 3)[None] / side**3, torch.nn.functional.pad(shift_pixels, (0, 1))[None])[0]
+
+
+def rigid_moves(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "six n n n"]:
+    """Differentiate a volume in a rotation about and a shift along x, y and z, by central differences."""
+    steps = torch.eye(3).to(volume)
+    copies = volume.expand(3, -1, -1, -1)
+    angle = 2 / volume.shape[-1]  # moves the surface of the sphere by one voxel
+    forth, back = (rotate_volumes(copies, from_rotation_vectors(sign * angle * steps)) for sign in (1, -1))
+    return torch.cat([forth - back, translate(copies, 0.5 * steps) - translate(copies, -0.5 * steps)])
 
 
 def symmetrise(volume: Float[Tensor, "n n n"], group: Float[Tensor, "g 3 3"]) -> Float[Tensor, "n n n"]:

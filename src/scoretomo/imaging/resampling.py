@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..geometry.rotations import from_rotation_vectors
-from .fourier import hartley, resize, translate
-from .slices import voxel_slices
+from .fourier import resize, translate
+from .slices import ball_frequencies, from_coefficients, slice_coefficients, voxel_slices
 
 # Samples whose coordinates are held at once: the working memory beside the result, about 50 MB.
 _SAMPLES_AT_ONCE = 2**22
@@ -62,15 +62,11 @@ def turn_into_view(
     rotation, shift_pixels
         ``(3, 3)``, object to microscope frame, and ``(2,)``, ``[x, y]``.
     """
-    side = volume.shape[-1]
-    axis = torch.arange(side).to(volume) / side - side // 2 / side
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    frequencies = torch.stack([x, y, z], -1)
-    inside = frequencies.norm(dim=-1) <= 0.5
+    frequencies = ball_frequencies(volume.shape[-1], volume.device)
     # read off its transform, as slices are: some five times as fast as turning it at twice the sampling
-    turned = torch.zeros_like(volume)
-    turned[inside] = voxel_slices(volume)((frequencies[inside] @ rotation)[None])[0]
-    return translate(hartley(turned, 3)[None] / side**3, torch.nn.functional.pad(shift_pixels, (0, 1))[None])[0]
+    coefficients = slice_coefficients(voxel_slices(volume), rotation[None], frequencies)
+    turned = from_coefficients(coefficients, frequencies, volume.shape[-1])
+    return translate(turned, torch.nn.functional.pad(shift_pixels, (0, 1))[None])[0]
 
 
 def rigid_moves(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "six n n n"]:

@@ -30,6 +30,7 @@ BENCHMARKS = (
     "reliability",
     "synchronisation",
     "initial_model",
+    "motion",
     "methods",
     "particles",
     "point_assignment",

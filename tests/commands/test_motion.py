@@ -66,6 +66,7 @@ def test_a_run_finds_out_whether_its_molecule_moves(
     assert run.rigid is not moves
     table = json.loads((run.motion_folder / "motion.json").read_text(encoding="utf-8"))
     assert table["moves"] is moves and (table["components"] > 0) is moves and len(table["gains"]) == 3
+    assert table["components_fitted"] == table["components"]
     assert f"taken as {'moving' if moves else 'rigid'}" in said and table["reason"] in said
     assert (run.folder / "consensus" / "consensus.mrc").exists()  # one map of all of them, in either case
     names = {path.name for path in run.motion_folder.iterdir()}
@@ -124,8 +125,11 @@ def test_the_verb_makes_as_many_components_as_are_asked_for(
 def test_what_the_user_says_is_not_tested(asked: str, make_blobs: Callable[..., Any], tmp_path: Path) -> None:
     run = _start(make_blobs(12, 0.0), tmp_path, "--rigid", asked)
     settle_motion(run, torch.device("cpu"))
-    assert run.rigid is (asked == "True") and not run.motion_folder.exists()
-    assert not (run.folder / "consensus").exists()
+    assert run.rigid is (asked == "True") and run.motion_folder.exists() is (asked == "False")
+    if asked == "False":  # then there is a motion to be described, whatever the evidence
+        table = json.loads((run.motion_folder / "motion.json").read_text(encoding="utf-8"))
+        assert table["components"] == 0 and not table["moves"] and table["components_fitted"] == 1
+        assert len(list((run.motion_folder / "volumes").iterdir())) == 12
 
 
 def test_few_class_averages_are_taken_as_rigid(
@@ -172,5 +176,7 @@ def test_an_initial_model_that_may_be_anything_tells_nothing_of_a_motion(
     noise = torch.randn(12, 24, 24, generator=torch.Generator().manual_seed(8))
     run = _start(replace(blobs, images=noise), tmp_path)
     settle_motion(run, torch.device("cpu"))
-    assert run.rigid is None and not run.motion_folder.exists()
+    table = json.loads((run.motion_folder / "motion.json").read_text(encoding="utf-8"))
+    assert table["moves"] is None and table["components_fitted"] >= 1 and not run.rigid
+    assert not (run.folder / "consensus").exists()  # one map of poses that may be anything would be no result
     assert "cannot be told from such an initial model" in capsys.readouterr().err

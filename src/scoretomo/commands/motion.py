@@ -72,7 +72,9 @@ def motion(
         poses = _poses(ready, models, initial, where)
         evidence = _weigh(ready, poses, where)
         say(evidence.reason)
-        _make_motion(ready, evidence, components or max(1, evidence.components), poses, where, known=_is_known(initial))
+        _make_motion(
+            ready, evidence, components or max(1, evidence.components), poses, where, known=_is_known(models, initial)
+        )
     print(f"motion: {run / 'motion'}\nvolumes: {run / 'motion' / 'volumes'}")
 
 
@@ -85,7 +87,7 @@ def settle_motion(run: Run, device: torch.device) -> None:
     if run.config.rigid or (run.motion_folder / "motion.json").exists():
         return
     models, initial = make_initial(run, device)
-    known, config = _is_known(initial), ConsensusConfig(halves=bool(models.halves))
+    known, config = _is_known(models, initial), ConsensusConfig(halves=bool(models.halves))
     if known and len(run.used) >= FEWEST_TO_REFINE:
         poses = _Poses.of(make_consensus(run, config, MatchingConfig(), device, rows=run.used).whole)
     else:
@@ -129,13 +131,14 @@ class _Poses:
         return _Poses(found.rotations, found.shifts_pixels, int(found.band))
 
 
-def _is_known(initial: InitialEvidence) -> bool:
-    return initial.answer != "unknown"
+def _is_known(models: Models, initial: InitialEvidence) -> bool:
+    """Whether poses tell anything; of a few class averages, which make no halves, that is not known and taken so."""
+    return initial.answer != "unknown" or not models.halves
 
 
 def _poses(run: Run, models: Models, initial: InitialEvidence, device: torch.device) -> _Poses:
     """Take poses from the refined map; or from the initial model, where refining it says nothing."""
-    if not _is_known(initial) or len(run.used) < FEWEST_TO_REFINE:
+    if not _is_known(models, initial) or len(run.used) < FEWEST_TO_REFINE:
         return _Poses.of(models.whole)
     return _Poses.of(refine_models(run, models, "auto", MatchingConfig(), device, halves=bool(models.halves)).whole)
 

@@ -85,11 +85,11 @@ def run_all(source: Source, config: RunConfig, selection: Selection, *, volumes:
 
 
 def _begin(run: Run, device: torch.device) -> None:
-    """Make the initial model, and find out whether the molecule moves, unless that is known."""
-    if run.rigid is None:
-        settle_motion(run, device)
-    else:
+    """Make the initial model, and find out whether the molecule moves and how, unless it is said to be rigid."""
+    if run.config.rigid:
         make_initial(run, device)
+    else:
+        settle_motion(run, device)
 
 
 def _conclude_rigid(run: Run, device: torch.device) -> None:

@@ -218,6 +218,12 @@ def _write_ensemble(folder: Path, boxes: torch.Tensor, rotations: torch.Tensor, 
     for number, power in ((1, 1), (2, 2)):
         component = torch.einsum("n,nzyx->zyx", places**power - places.pow(power).mean(), boxes) / count
         _write(ensemble / f"component_{number}.mrc", component)
+    model = folder / "motion"
+    model.mkdir()
+    _write(model / "mean.mrc", boxes.mean(0))
+    _write(model / "component_1.mrc", torch.einsum("n,nzyx->zyx", places, boxes) / count)
+    rows = [{"index": index, "z_1": places[index].item(), "error_1": 0.1} for index in range(count)]
+    write_table(model / "coordinates.csv", rows)
     for k in (0, 1):
         _write(ensemble / "clusters" / f"cluster_{k + 1}.mrc", boxes[labels == k].mean(0))
     for number, index in enumerate(range(0, count, max(1, count // 5))):

@@ -202,7 +202,9 @@ def test_the_level_changes_all_surfaces_at_once(page: Any) -> None:
     sizes = []
     for level in (0.2, 0.5, 0.9):
         slide(page, "#level", level)
-        assert [canvas.get_attribute("data-level") for canvas in canvases] == [f"{level:.3f}"] * 4
+        # surfaces are made anew one after the other, which takes a while where the machine is busy
+        wait_until(page, f"[...document.querySelectorAll('#scenes canvas')].every((c) => c.dataset.level === '{level:.3f}')")
+        assert len(canvases) == 4
         sizes.append([canvas.evaluate(COVERED) for canvas in canvases])
     assert all(low > middle > high for low, middle, high in zip(*sizes, strict=True))
     assert page.inner_text("#level-value") == "90% of peak"
@@ -260,6 +262,15 @@ def test_the_motion_follows_its_slider_and_plays(page: Any) -> None:
     page.click("#motions button[data-value=component_2]")
     page.wait_for_timeout(300)
     assert "no more than noise" in page.inner_text("#motion-note")
+    page.click("#motions button[data-value=z_1]")
+    page.wait_for_timeout(300)
+    ends = {}
+    for place in (-1.0, 1.0):
+        slide(page, "#along", place)
+        assert page.inner_text("#along-value").endswith("1.0 sd")
+        ends[place] = canvas.evaluate("canvas => canvas.toDataURL()")
+    assert ends[-1.0] != ends[1.0] and "all class averages at once" in page.inner_text("#motion-note")
+    assert page.locator("#motion-points .point").count() == 10
 
 
 def test_curves_are_read_at_the_pointer(page: Any) -> None:

@@ -24,7 +24,7 @@ def test_tables_are_joined_by_the_number_of_the_class_average(folder: Path) -> N
     assert third.hand_certain is False and third.mirrored and not third.trusted
     assert sixth.verdict == "wrong" and sixth.cluster is None
     assert run.volumes[0].parts["seed_agreement"] == pytest.approx(0.95)
-    assert set(run.volumes[0].coordinates) == {"map_1", "map_2", "component_1", "component_2", "phase"}
+    assert set(run.volumes[0].coordinates) == {"map_1", "map_2", "component_1", "component_2", "phase", "z_1"}
     assert run.volumes[0].aligned == folder / "ensemble" / "volumes" / "volume_0000.mrc"
     assert [(image.index, image.reasons) for image in run.left_out] == [(14, ("nothing in the middle", "blurred"))]
     assert [path.name for path in run.series("component_*.mrc")] == ["component_1.mrc", "component_2.mrc"]
@@ -111,6 +111,17 @@ def test_a_motion_that_may_be_noise_is_not_announced(folder: Path) -> None:
     config = folder / "config.toml"
     config.write_text(config.read_text(encoding="utf-8").replace("rigid = false", "rigid = true"))
     assert "taken as rigid" in said(read_summary(folder)) and "motion stands out" not in said(read_summary(folder))
+
+
+def test_why_volumes_were_chosen_is_said(folder: Path) -> None:
+    assert read_summary(folder).choice is None
+    (folder / "reconstruction.toml").write_text('[volumes]\nchosen = "mean"\nreason = "Taken is the mean."\n')
+    assert "Taken is the mean." in sentences(read_summary(folder))
+
+
+def test_volumes_have_their_coordinates_in_the_motion_model(folder: Path) -> None:
+    first = read_summary(folder).volumes[0]
+    assert first.coordinates["z_1"] == pytest.approx(first.coordinates["component_1"], abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["config.toml", "preprocessing.json"])

@@ -1,8 +1,9 @@
-"""How the molecule moves, for the page: averages along the main path, and the average deformed along components."""
+"""How the molecule moves, for the page: averages along the main path, the average deformed, and the motion model."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,12 +16,15 @@ from .summary import RunSummary
 _COMPONENTS = 3
 # Along a component the average is deformed as far as the volumes go, but no further than this, in standard deviations.
 _FARTHEST = 2.5
+# Volumes that are shown along a component of the motion model.
+_PLACES = 7
 
 
 def motion_section(blocks: Blocks, run: RunSummary, grid: PageGrid) -> dict[str, Any] | None:
     """Collect what can be played; None where there is nothing. The average, if any, is in ``blocks`` as ``mean``."""
     has_mean = "mean" in blocks.densities
     ways = [*_path(blocks, run, grid), *(_components(blocks, run, grid) if has_mean else [])]
+    ways += _motion_model(blocks, run, grid)
     if not ways:
         return None
     variance = None
@@ -79,6 +83,34 @@ def _components(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[st
                 "range": _range(run, name),
                 "axis": "standard deviations",
                 "note": f"{note} It is no more than noise would give." if noise else note,
+            }
+        )
+    return found
+
+
+def _motion_model(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
+    """Take in the motion model: its mean, and what is added to it along each component."""
+    folder = run.folder / "motion"
+    paths = sorted(folder.glob("component_*.mrc"))[:_COMPONENTS]
+    if not paths:
+        return []
+    mean, found = read_voxels(folder / "mean.mrc"), []
+    for number, path in enumerate(paths, 1):
+        component, name = read_voxels(path), f"z_{number}"
+        low, high = _range(run, name)
+        frames = [
+            blocks.add_density(f"{name}-{place}", encode_volume(mean + z * component, grid), grid)
+            for place, z in enumerate(torch.linspace(low, high, _PLACES).tolist())
+        ]
+        found.append(
+            {
+                "name": name,
+                "label": f"motion model {number}",
+                "frames": frames,
+                "range": [low, high],
+                "axis": "standard deviations",
+                "note": "A straight line through the mean, fitted to all class averages at once, in the frame of the "
+                "consensus; points are the coordinates of the class averages.",
             }
         )
     return found

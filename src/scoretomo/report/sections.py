@@ -228,10 +228,10 @@ def _side_by_side(run: RunSummary, choices: list[dict[str, Any]]) -> list[str]:
 def _axes(run: RunSummary) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Name the coordinates that there are, and pairs of them to draw; a single one is drawn against itself."""
     names = list(dict.fromkeys(name for volume in run.volumes for name in volume.coordinates))
-    axes = [(name, "place along the main path" if name == "phase" else name.replace("_", " ")) for name in names]
+    axes = [(name, _axis(name)) for name in names]
     pairs = []
-    for kind in ("map", "component"):
-        of_kind = [name for name in names if name.startswith(kind)]
+    for kind in ("map", "component", "z"):
+        of_kind = [name for name in names if name.startswith(f"{kind}_")]
         pairs += list(
             zip(
                 of_kind[:-1:2] if kind == "map" else of_kind[:2],
@@ -240,6 +240,12 @@ def _axes(run: RunSummary) -> tuple[list[tuple[str, str]], list[tuple[str, str]]
             )
         )
     return axes, pairs
+
+
+def _axis(name: str) -> str:
+    if name == "phase":
+        return "place along the main path"
+    return name.replace("z_", "motion model ").replace("_", " ")
 
 
 def volume_table(run: RunSummary, correlations: Sequence[float]) -> list[dict[str, Any]]:

@@ -133,6 +133,14 @@ class RunSummary:
         """Folder of what the volumes have in common."""
         return self.folder / "ensemble"
 
+    @property
+    def choice(self) -> str | None:
+        """Why these volumes were chosen, of the motion model, the score model or both; None if that is not known."""
+        path = self.folder / "reconstruction.toml"
+        made = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        reason: str | None = made.get("volumes", {}).get("reason")
+        return reason
+
     def series(self, pattern: str) -> list[Path]:
         """Files of ``ensemble/`` that fit a pattern, in the order of their numbers."""
         return sorted(self.ensemble.glob(pattern), key=_numbers)
@@ -176,19 +184,28 @@ def read_summary(folder: Path) -> RunSummary:
 def _volumes(folder: Path) -> tuple[VolumeSummary, ...]:
     """Join the tables that have a row for each volume; without any, take the volumes that are there."""
     ensemble = folder / "ensemble"
-    judged, placed, mapped, checked = (
+    judged, placed, mapped, checked, moved = (
         {int(row["index"]): row for row in _rows(path)}
         for path in (
             ensemble / "reliability.csv",
             ensemble / "transforms.csv",
             ensemble / "landscape.csv",
             folder / "quality.csv",
+            folder / "motion" / "coordinates.csv",
         )
     )
     there = {int(match[1]) for path in folder.glob("volumes/*.mrc") if (match := _NAME.fullmatch(path.name))}
     indices = sorted(set(judged) & there if judged else there)
     return tuple(
-        _volume(folder, i, judged.get(i, {}), placed.get(i, {}), mapped.get(i, {}), checked.get(i, {})) for i in indices
+        _volume(
+            folder,
+            i,
+            judged.get(i, {}),
+            placed.get(i, {}),
+            {**mapped.get(i, {}), **moved.get(i, {})},
+            checked.get(i, {}),
+        )
+        for i in indices
     )
 
 
@@ -224,7 +241,7 @@ def _volume(
         {
             name: value
             for name, text in mapped.items()
-            if name.startswith(("map_", "component_", "phase")) and (value := _number(text)) is not None
+            if name.startswith(("map_", "component_", "phase", "z_")) and (value := _number(text)) is not None
         },
         _number(mapped.get("spread")),
         checked.get("verdict"),

@@ -203,7 +203,8 @@ def test_the_level_changes_all_surfaces_at_once(page: Any) -> None:
     for level in (0.2, 0.5, 0.9):
         slide(page, "#level", level)
         # surfaces are made anew one after the other, which takes a while where the machine is busy
-        wait_until(page, f"[...document.querySelectorAll('#scenes canvas')].every((c) => c.dataset.level === '{level:.3f}')")
+        all_there = f"every(canvas => canvas.dataset.level === '{level:.3f}')"
+        wait_until(page, f"[...document.querySelectorAll('#scenes canvas')].{all_there}")
         assert len(canvases) == 4
         sizes.append([canvas.evaluate(COVERED) for canvas in canvases])
     assert all(low > middle > high for low, middle, high in zip(*sizes, strict=True))

@@ -1,1 +1,1 @@
-"""Many volumes of one experiment: growing the set from the volumes that have locked."""
+"""Many volumes of one experiment: growing them, judging them, bringing them together."""

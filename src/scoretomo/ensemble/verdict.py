@@ -4,8 +4,7 @@ A volume is right if its FSC-AUC with the truth is at least 0.85 of what good vo
 decile. On simulated sets of boxes and capsids, grown from sharp volumes in rounds, this ratio was 0.943 on average
 with a standard deviation of 0.046 (`benchmarks/reliability.py`): the line is two of these below the mean, so that what
 noise and conformation alone make counts as right. Where many volumes never lock, there are two modes, about 0.7 and
-0.92, and the line lies in the dip between them. The better the best
-volumes are, the more fall short of them.
+0.92, and the line lies in the dip between them. The better the best volumes are, the more fall short of them.
 
 Every part of the evidence is put in units of the spread of its set. Their weighted sum says by how much the FSC-AUC of
 a volume falls short of the good ones, in units of how much the volumes of the set differ at all, which is known from

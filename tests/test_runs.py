@@ -101,8 +101,8 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path, images: 
 def test_a_run_of_a_version_with_other_settings_says_so(tmp_path: Path, images: Path) -> None:
     run = start(tmp_path / "run", images)
     path = run.folder / "config.toml"
-    path.write_text(re.sub(r"(?m)^rounds = .*\n", "", path.read_text()))
-    with pytest.raises(InputError, match=r"another version.*'rounds'"):
+    path.write_text(re.sub(r"(?m)^neighbours = .*\n", "", path.read_text()))
+    with pytest.raises(InputError, match=r"another version.*'neighbours'"):
         open_run(run.folder)
 
 

@@ -20,7 +20,7 @@ TINY = (
     "--initial.starts 2 --initial.kept 1 "
     "--optimiser.batch-size 8 --optimiser.warmup-images 16"
 )
-GROWTH = "--growth.matching.base-order 1 --growth.grow.steps 2 --growth.polish.steps 2 --growth.specialise.steps 2"
+GROWTH = "--growth.distil.steps 2"
 
 
 @pytest.fixture

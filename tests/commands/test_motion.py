@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scoretomo import cli
 from scoretomo.commands import motion as command
-from scoretomo.commands.motion import settle_motion
+from scoretomo.commands.motion import find_motion, settle_motion
 from scoretomo.datatypes import ImageStack
 from scoretomo.io.mrc import read_volume, write_images
 from scoretomo.io.tables import read_table
@@ -130,6 +130,18 @@ def test_what_the_user_says_is_not_tested(asked: str, make_blobs: Callable[..., 
         table = json.loads((run.motion_folder / "motion.json").read_text(encoding="utf-8"))
         assert table["components"] == 0 and not table["moves"] and table["components_fitted"] == 1
         assert len(list((run.motion_folder / "volumes").iterdir())) == 12
+
+
+def test_what_was_found_can_be_overruled_in_the_same_folder(make_blobs: Callable[..., Any], tmp_path: Path) -> None:
+    """A rigid molecule that is said to move gets a motion; one that moves and is said to be rigid has one map."""
+    run, device = _start(make_blobs(6, 0.0), tmp_path), torch.device("cpu")
+    settle_motion(run, device)
+    assert run.rigid and find_motion(run, device).z.shape == (6, 0)
+    moving = replace(run, config=replace(run.config, rigid=False))
+    settle_motion(moving, device)
+    assert find_motion(moving, device).z.shape == (6, 1) and (run.motion_folder / "volumes").exists()
+    assert find_motion(run, device).z.shape == (6, 0)  # nothing is said any more, and one map was found to do
+    assert find_motion(replace(run, config=replace(run.config, rigid=True)), device).z.shape == (6, 0)
 
 
 def test_few_class_averages_are_taken_as_rigid(

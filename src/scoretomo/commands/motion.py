@@ -81,17 +81,22 @@ def motion(
 def settle_motion(run: Run, device: torch.device) -> None:
     """Find out whether the molecule moves, and how, unless that is settled or it is said to be rigid.
 
+    Where it was found to be rigid, and is said not to be, a motion is fitted after all.
+
     The initial model, and one map of all class averages, are made on the way. Poses in a model that may be anything
     do not tell whether it moves; it is taken to.
     """
-    if run.config.rigid or (run.motion_folder / "motion.json").exists():
+    fitted, there = _components_fitted(run), (run.folder / "consensus").exists()
+    settled = fitted is not None and not (run.config.rigid is False and fitted == 0)
+    if run.config.rigid or (settled and there):
         return
     models, initial = make_initial(run, device)
     known, config = _is_known(models, initial), ConsensusConfig(halves=bool(models.halves))
-    if known and len(run.used) >= FEWEST_TO_REFINE:
-        poses = _Poses.of(make_consensus(run, config, MatchingConfig(), device, rows=run.used).whole)
-    else:
-        poses = _Poses.of(models.whole)
+    if known and len(run.used) >= FEWEST_TO_REFINE and not there:
+        make_consensus(run, config, MatchingConfig(), device, rows=run.used)
+    if settled:
+        return
+    poses = _poses(run, models, initial, device)
     evidence = _weigh(run, poses, device) if models.halves else too_few(len(run.used))
     if known:
         say(evidence.reason)
@@ -105,10 +110,17 @@ def settle_motion(run: Run, device: torch.device) -> None:
 
 
 def find_motion(run: Run, device: torch.device) -> MotionModel:
-    """Read the motion model that was made; or fit one without a component, where the molecule is rigid."""
+    """Read the motion model that was made; or fit one without a component, where the molecule is taken as rigid."""
+    return _fit(run, 0 if run.rigid else _components_fitted(run) or 0, None, device)
+
+
+def _components_fitted(run: Run) -> int | None:
+    """Components of the motion model that was made; None where none was sought."""
     path = run.motion_folder / "motion.json"
-    components = json.loads(path.read_text(encoding="utf-8"))["components_fitted"] if path.exists() else 0
-    return _fit(run, components, None, device)
+    if not path.exists():
+        return None
+    count: int = json.loads(path.read_text(encoding="utf-8"))["components_fitted"]
+    return count
 
 
 def motion_volumes(run: Run, model: MotionModel, device: torch.device) -> NeighbourVolumes:

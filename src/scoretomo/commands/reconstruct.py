@@ -21,9 +21,11 @@ from ..datatypes import InputError
 from ..diffusion.edm import EDMDenoiser
 from ..ensemble.growth import Beginning, GrowthConfig, GrowthStep, grow_progressive
 from ..ensemble.memory import is_out_of_memory, volumes_at_once
+from ..ensemble.volume_choice import MOST_LEFT_OUT
 from ..io.files import write_text
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
+from ..methods.motion_model import MotionModel
 from ..methods.neighbour_volumes import nearest
 from ..networks.unet import supports_fast_bfloat16
 from ..runs import Run, load_denoiser
@@ -55,10 +57,9 @@ class Selection:
     Attributes
     ----------
     images
-        Images whose volumes to make, counted from 0. None: all of them. Volumes help each other, so that a few alone
-        may come out worse.
+        Images whose volumes to make, counted from 0. None: all of them.
     seeds
-        Independent repeats. Where the volumes of an image agree between repeats, they can be trusted more.
+        Repeats with other random views and noise; all go on from the same motion model.
     overwrite
         Replace volumes that were made with other settings, or by a denoiser that has since been trained further.
 
@@ -110,27 +111,30 @@ def reconstruct(
 def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, device: torch.device) -> None:
     """Make the selected volumes that are not there yet; processes that work together share them out."""
     indices = selected_images(run, selection)
+    if growth.initial and not run.config.growth.initial:
+        raise InputError(f"{run.folder}: its volumes start from nothing; give --growth.initial to a run of its own")
     if growth.initial:
         processes.by_main(partial(settle_motion, run, device))
     growth = growth.settled(rigid=bool(run.rigid))
-    denoiser, weights = trained_denoiser(run, device), _hash_denoiser(run)
-    processes.by_main(lambda: _settle(run, growth, weights, overwrite=selection.overwrite))
-    seeds = [seed for seed in range(selection.seeds) if not _all_there(run, indices, seed)]
-    if not seeds:
-        return
-    beginning = _find_beginning(run, growth, device) if growth.initial else None
-    with _one_volume_fits(run.images.shape[-1], device):
-        chunk = chunk_size(denoiser, run.images.shape[-1], growth, len(indices), device)
-        kind = choose_volumes(run, denoiser, weights, growth, device, chunk=chunk)
-        for seed in seeds:
-            if kind == "motion" and seed:
-                say("the volumes of the motion model do not depend on the seed: there is one for each class average")
-                return
-            folder = GrowthFolder(run, seed, beginning.volume if beginning and kind == "mean" else None)
-            if beginning and kind == "motion":
-                _put_motion(folder, beginning, indices)
-            else:
-                chunk = _reconstruct_seed(folder, denoiser, growth, beginning, indices, device, chunk)
+    denoiser = trained_denoiser(run, device)
+    model = _find_motion(run, device) if growth.initial else None
+    made_with = _made_with(run, growth, model)
+    processes.by_main(lambda: _settle(run, made_with, overwrite=selection.overwrite))
+    most = len(indices) if run.rigid or model is None else max(len(indices), MOST_LEFT_OUT)
+    chunk = chunk_size(denoiser, run.images.shape[-1], growth, most, device)
+    kind = choose_volumes(run, denoiser, growth, model, made_with, device, chunk=chunk)
+    if kind == "motion" and selection.seeds > 1:
+        say("the volumes of the motion model do not depend on the seed: there is one for each class average")
+    for seed in range(1 if kind == "motion" else selection.seeds):
+        if _all_there(run, indices, seed):
+            continue
+        beginning = None if model is None else _beginning(run, model, growth, device)
+        folder = GrowthFolder(run, seed, beginning.volume if beginning and kind == "mean" else None)
+        if beginning and kind == "motion":
+            _put_motion(folder, beginning, indices)
+            continue
+        with _one_volume_fits(run.images.shape[-1], device):
+            chunk = _reconstruct_seed(folder, denoiser, growth, beginning, indices, device, chunk)
 
 
 def _all_there(run: Run, indices: list[int], seed: int) -> bool:
@@ -154,10 +158,14 @@ def _put_motion(folder: GrowthFolder, beginning: Beginning, indices: list[int]) 
     folder.wait()
 
 
-def _find_beginning(run: Run, growth: GrowthConfig, device: torch.device) -> Beginning:
-    """Say what volumes begin with; the main process makes it if it is not there."""
+def _find_motion(run: Run, device: torch.device) -> MotionModel:
+    """Read the motion model, which the main process makes if it is not there."""
     processes.by_main(lambda: find_motion(run, device) and None)
-    model = find_motion(run, device)
+    return find_motion(run, device)
+
+
+def _beginning(run: Run, model: MotionModel, growth: GrowthConfig, device: torch.device) -> Beginning:
+    """Say what volumes begin with."""
     volumes = motion_volumes(run, model, device)
     return Beginning(volumes, model.rotations, model.shifts_pixels, nearest(model.z, growth.neighbours))
 
@@ -370,16 +378,26 @@ def refuse_replacing(run: Run, selection: Selection) -> None:
         )
 
 
-def _settle(run: Run, growth: GrowthConfig, denoiser_hash: str, *, overwrite: bool) -> None:
+def _made_with(run: Run, growth: GrowthConfig, model: MotionModel | None) -> dict[str, Any]:
+    """List all that decides what volumes become."""
+    table: dict[str, Any] = {"denoiser_sha256": _hash_denoiser(run), "growth": to_table(growth)}
+    if model is not None:
+        tensors = (model.z, model.rotations, model.shifts_pixels)
+        table["motion_sha256"] = hashlib.sha256(b"".join(each.cpu().numpy().tobytes() for each in tensors)).hexdigest()
+    return table
+
+
+def _settle(run: Run, table: dict[str, Any], *, overwrite: bool) -> None:
     """Compare with what earlier volumes were made with, and write down what these are made with."""
     path = run.folder / "reconstruction.toml"
-    table: dict[str, Any] = {"denoiser_sha256": denoiser_hash, "growth": to_table(growth)}
+    chosen: dict[str, Any] = {}
     if path.exists():
         before = tomllib.loads(path.read_text(encoding="utf-8"))
-        table |= {"volumes": before["volumes"]} if "volumes" in before else {}
         changed = differences(before["growth"], table["growth"])
         if before["denoiser_sha256"] != table["denoiser_sha256"]:
             changed.insert(0, "the denoiser has been trained further")
+        if before.get("motion_sha256") != table.get("motion_sha256"):
+            changed.insert(0, "the motion model is another")
         if changed and any(run.volumes.glob("*.mrc")) and not overwrite:
             raise InputError(
                 f"{run.volumes}: these volumes were made otherwise ({'; '.join(changed)}); "
@@ -390,8 +408,9 @@ def _settle(run: Run, growth: GrowthConfig, denoiser_hash: str, *, overwrite: bo
                 stale.unlink()
             for stale in run.folder.glob("checkpoint/growth_*"):
                 shutil.rmtree(stale)
-            table.pop("volumes", None)
-    write_text(path, tomli_w.dumps(table))
+        elif "volumes" in before:
+            chosen = {"volumes": before["volumes"]}
+    write_text(path, tomli_w.dumps({**table, **chosen}))
 
 
 def _hash_denoiser(run: Run) -> str:

@@ -1,6 +1,7 @@
 """Choosing between the volumes of the motion model and those of the score model, for ``scoretomo reconstruct``."""
 
 import tomllib
+from typing import Any
 
 import tomli_w
 import torch
@@ -16,37 +17,46 @@ from ..ensemble.volume_choice import (
     too_few_to_choose,
 )
 from ..io.files import write_text
-from ..io.settings import to_table
+from ..methods.motion_model import MotionModel
 from ..runs import Run, load_checkpoint, save_checkpoint
 from .initial import find_models
-from .motion import find_motion
 from .progress import interruptible, progress, say
 from .refinement import refinement_radius
 
 
 def choose_volumes(
-    run: Run, denoiser: EDMDenoiser, denoiser_hash: str, growth: GrowthConfig, device: torch.device, *, chunk: int
+    run: Run,
+    denoiser: EDMDenoiser,
+    growth: GrowthConfig,
+    model: MotionModel | None,
+    made_with: dict[str, Any],
+    device: torch.device,
+    *,
+    chunk: int,
 ) -> Kind:
     """Say which volumes are made: as the settings say, or those that predict class averages best that were left out.
 
-    Of a rigid molecule there is no choice: the one map is what its volumes begin with. What was found, and why, is
-    written into RUN/reconstruction.toml.
+    Of a rigid molecule, and from nothing, there is no choice. What was found, and why, is written into
+    RUN/reconstruction.toml.
     """
-    if not growth.initial or run.rigid:
+    if model is None or run.rigid:
         return "score"
     if growth.volumes != "auto":
+        choice = VolumeChoice(growth.volumes, (), (), f"Volumes of the kind {growth.volumes!r} were asked for.")
+        processes.by_main(lambda: _record(run, choice))
         return growth.volumes
-    made_of = {"rows": run.used, "seed": run.config.seed, "denoiser": denoiser_hash, **to_table(growth)}
-    choice = processes.by_main(lambda: _choose(run, denoiser, growth, device, made_of, chunk))
-    return choice.chosen
+    made_of = {"rows": run.used, "seed": run.config.seed, **made_with}
+    kind: Kind = processes.by_main(lambda: _choose(run, denoiser, growth, model, made_of, device, chunk)).chosen
+    return kind
 
 
 def _choose(
     run: Run,
     denoiser: EDMDenoiser,
     growth: GrowthConfig,
+    model: MotionModel,
+    made_of: dict[str, Any],
     device: torch.device,
-    made_of: dict[str, object],
     chunk: int,
 ) -> VolumeChoice:
     path = run.folder / "checkpoint" / "choice.pt"
@@ -56,21 +66,27 @@ def _choose(
     elif len(run.used) < FEWEST_TO_CHOOSE:
         choice = too_few_to_choose(len(run.used))
     else:
-        choice = _compare(run, denoiser, growth, device, chunk)
+        choice = _compare(run, denoiser, growth, model, device, chunk)
         save_checkpoint(path, {"made_of": made_of, "choice": vars(choice)})
     say(choice.reason)
+    _record(run, choice)
+    return choice
+
+
+def _record(run: Run, choice: VolumeChoice) -> None:
     record = run.folder / "reconstruction.toml"
     table = tomllib.loads(record.read_text(encoding="utf-8"))
     table["volumes"] = {"chosen": choice.chosen, "reason": choice.reason}
     write_text(record, tomli_w.dumps(table))
-    return choice
 
 
-def _compare(run: Run, denoiser: EDMDenoiser, growth: GrowthConfig, device: torch.device, chunk: int) -> VolumeChoice:
+def _compare(
+    run: Run, denoiser: EDMDenoiser, growth: GrowthConfig, model: MotionModel, device: torch.device, chunk: int
+) -> VolumeChoice:
     steps = choose_volumes_progressive(
         denoiser,
         run.images[run.used].to(device),
-        find_motion(run, device),
+        model,
         growth,
         radius=refinement_radius(run, find_models(run, run.used, device, halves=False).whole),
         seed=run.config.seed,

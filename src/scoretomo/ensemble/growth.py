@@ -43,20 +43,24 @@ class GrowthConfig:
     )
     """Algorithm 1."""
     neighbours: float = 0.1
-    """Part of the class averages, the nearest in the motion, that serve a volume as anchors."""
+    """Part of the class averages, the nearest in the motion, that serve a volume as anchors; of a rigid molecule all,
+    and four anchors, where this and the anchors of distil are not set."""
     volumes: Literal["auto", "motion", "score", "mean"] = "auto"
     """Volumes of a molecule that moves: those of the motion model, of the score model, or their mean; auto takes those
-    that predict class averages best that were left out."""
+    that predict class averages best that were left out. Those of a rigid molecule are of the score model."""
 
     def __post_init__(self) -> None:
         if not 0 < self.neighbours <= 1:
             raise InputError(f"neighbours must be above 0 and up to 1, not {self.neighbours}")
+        if not self.initial and self.volumes not in ("auto", "score"):
+            raise InputError(f"volumes that start from nothing are those of the score model, and not of {self.volumes}")
 
     def settled(self, *, rigid: bool) -> "GrowthConfig":
         """Make it fit what is known: all class averages are anchors of a rigid molecule, none of one from nothing."""
         if not self.initial:
             return replace(self, distil=replace(self.distil, anchors=0))
-        if rigid:
+        usual = GrowthConfig()
+        if rigid and (self.neighbours, self.distil.anchors) == (usual.neighbours, usual.distil.anchors):
             return replace(self, neighbours=1.0, distil=replace(self.distil, anchors=_RIGID_ANCHORS))
         return self
 
@@ -239,7 +243,7 @@ def grow(
     )
     deque(steps, maxlen=0)
     indices = range(len(images)) if wanted is None else wanted
-    return torch.stack([store.volumes[index] for index in indices])
+    return torch.stack([store.volumes[index] for index in indices]).to(images.device)
 
 
 def volume_generator(seed: int, index: int, device: torch.device | str = "cpu") -> torch.Generator:

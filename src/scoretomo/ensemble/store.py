@@ -68,8 +68,8 @@ class MemoryStore:
         return Share(missing, missing)
 
     def put(self, item: int, volume: Tensor) -> None:
-        """Keep a volume."""
-        self.volumes[item] = volume
+        """Keep a volume, where it takes no memory of a GPU."""
+        self.volumes[item] = volume.cpu()
         self.states.pop(item, None)
 
     def keep(self, item: int, state: Tensors) -> None:

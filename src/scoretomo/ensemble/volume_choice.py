@@ -2,7 +2,8 @@
 
 The score model knows what projections look like, and adds what few linear components cannot tell; of noisy class
 averages it learns the noise too. Which of the two counts more is tried: some class averages have no part in motion
-model and volumes, and each is compared with the projection of the volume that is nearest to it in the motion.
+model and volumes, and each is compared with the projection of the volume that is nearest to it in the motion. The
+denoiser was trained on them as on all others: if that makes a difference, it favours the score model.
 """
 
 import math
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..diffusion.edm import Denoiser
 from ..imaging.slices import voxel_slices
 from ..methods.motion_model import MotionModel, motion_model
-from ..methods.neighbour_volumes import NeighbourVolumes, nearest
+from ..methods.neighbour_volumes import EXACT, NeighbourVolumes, nearest
 from ..methods.posed_images import PosedImages
 from .growth import Beginning, GrowthConfig, grow_progressive
 from .left_out import prediction_errors
@@ -25,8 +26,9 @@ from .store import MemoryStore
 
 Kind = Literal["motion", "score", "mean"]
 
-# Every fifth class average is left out, and so many at most.
-_EVERY, _MOST = 5, 40
+MOST_LEFT_OUT = 40
+"""Class averages that are left out at most."""
+_EVERY = 5  # of fewer, every fifth
 FEWEST_TO_CHOOSE = 20
 """Class averages below which too few are left out for a choice: the volumes of the motion model are taken."""
 # Standard errors by which volumes that take longer must be better.
@@ -90,7 +92,7 @@ def choose_volumes_progressive(
     chunk, mask_radius
         As there.
     """
-    left = torch.arange(0, len(images), max(_EVERY, math.ceil(len(images) / _MOST)))
+    left = torch.arange(0, len(images), max(_EVERY, math.ceil(len(images) / MOST_LEFT_OUT)))
     kept = torch.tensor([row for row in range(len(images)) if row not in set(left.tolist())])
     part = _without(images, model, kept, radius, seed)
     near = _nearest_of(images, model, part, left, radius)
@@ -109,10 +111,10 @@ def choose_volumes_progressive(
         mask_radius=mask_radius,
     ):
         yield step.done / step.total
-    of_motion = {row: volumes(row) for row in wanted}
+    of_motion = {row: volumes(row).cpu() for row in wanted}
     errors = []
     for weight in (0.0, 1.0, 0.5):
-        made = [torch.lerp(of_motion[row], store.volumes[row].to(images), weight) for row in near.tolist()]
+        made = [torch.lerp(of_motion[row], store.volumes[row], weight) for row in near.tolist()]
         errors.append(_errors(images, model, part, left, near, made, radius))
     yield _choose(errors[0] - errors[1], errors[0] - errors[2])
 
@@ -141,7 +143,8 @@ def _nearest_of(
     rotations, targets = model.rotations[left], posed.targets(left, model.shifts_pixels[left])
     (mean,) = posed.slices(voxel_slices(volumes[0]), rotations)
     filters = posed.filters_of(mean, targets, precision)
-    found: Tensor = torch.cdist(posed.expect(volumes, rotations, targets, filters, precision).z, part.z).argmin(1)
+    z = posed.expect(volumes, rotations, targets, filters, precision).z
+    found: Tensor = torch.cdist(z, part.z, compute_mode=EXACT).argmin(1)
     return found
 
 
@@ -162,7 +165,7 @@ def _errors(
     carried = (turns @ shift[..., None])[:, :2, 0]
     targets = posed.targets(left, model.shifts_pixels[left] - carried)
     for row, volume in enumerate(volumes):
-        one, slice_fn = slice(row, row + 1), voxel_slices(posed.grid.coarse(volume))
+        one, slice_fn = slice(row, row + 1), voxel_slices(posed.grid.coarse(volume.to(images)))
         slices = posed.slices(slice_fn, turns[one])[0]
 
         def turned(rotations: Tensor, slice_fn: object = slice_fn) -> Tensor:

@@ -15,6 +15,10 @@ from .component_fit import ComponentFit, Regressors
 from .motion_model import MotionModel
 from .posed_images import PosedImages
 
+EXACT = "donot_use_mm_for_euclid_dist"
+"""How distances of coordinates are computed: by products of matrices, near ones would come out as zero."""
+# Images that are worked on at once: the working memory.
+_IMAGES_AT_ONCE = 64
 # Width of the kernel: distance of the image within which this part of all images lies.
 _WITHIN = 0.1
 _FEWEST_WITHIN = 2
@@ -44,10 +48,13 @@ class NeighbourVolumes:
         self._fit, rows = ComponentFit(posed.grid, float(posed.grid.band)), torch.arange(len(images)).to(images.device)
         self._targets = posed.targets(rows, model.shifts_pixels)
         self._values, self._volumes = Regressors.of(model.z).values, posed.grid.coarse(model.volumes)
-        slices = posed.slices(voxel_slices(self._volumes), model.rotations)
-        expected = torch.einsum("vq,qvp->vp", self._values, slices)
-        filters = posed.filters_of(expected, self._targets, posed.precision(model.noise))
-        self._filters = filters / filters.mean(0)
+        slice_fn, precision, filters = voxel_slices(self._volumes), posed.precision(model.noise), []
+        for some in rows.split(_IMAGES_AT_ONCE):
+            slices = posed.slices(slice_fn, model.rotations[some])
+            expected = torch.einsum("vq,qvp->vp", self._values[some], slices)
+            filters.append(posed.filters_of(expected, self._targets[some], precision))
+        self._filters = torch.cat(filters)
+        self._filters /= self._filters.mean(0)
         self._ridge = torch.full((1,), _RIDGE).to(images)
 
     @torch.no_grad()
@@ -65,7 +72,7 @@ class NeighbourVolumes:
 
 def nearest(z: Float[Tensor, "n k"], part: float) -> Int[Tensor, "n m"]:
     """Find, for each image, the part of the others that are nearest in the coordinates; one at least, nearest first."""
-    distances = torch.cdist(z, z).fill_diagonal_(torch.inf)
+    distances = torch.cdist(z, z, compute_mode=EXACT).fill_diagonal_(torch.inf)
     count = min(max(1, round(part * len(z))), len(z) - 1)
     found: Tensor = distances.topk(count, largest=False).indices
     return found

@@ -11,7 +11,7 @@ from ..io.mrc import read_volume
 from .density import PageGrid, encode_difference, encode_volume
 from .headline import explained_shares
 from .page import Blocks
-from .summary import RunSummary
+from .summary import RunSummary, in_order
 
 _COMPONENTS = 3
 # Along a component the average is deformed as far as the volumes go, but no further than this, in standard deviations.
@@ -24,7 +24,7 @@ def motion_section(blocks: Blocks, run: RunSummary, grid: PageGrid) -> dict[str,
     """Collect what can be played; None where there is nothing. The average, if any, is in ``blocks`` as ``mean``."""
     has_mean = "mean" in blocks.densities
     ways = [*_path(blocks, run, grid), *(_components(blocks, run, grid) if has_mean else [])]
-    ways += _motion_model(blocks, run, grid)
+    ways += [] if run.rigid else _motion_model(blocks, run, grid)
     if not ways:
         return None
     variance = None
@@ -91,7 +91,7 @@ def _components(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[st
 def _motion_model(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
     """Take in the motion model: its mean, and what is added to it along each component."""
     folder = run.folder / "motion"
-    paths = sorted(folder.glob("component_*.mrc"))[:_COMPONENTS]
+    paths = in_order(folder.glob("component_*.mrc"))[:_COMPONENTS]
     if not paths:
         return []
     mean, found = read_voxels(folder / "mean.mrc"), []
@@ -118,6 +118,5 @@ def _motion_model(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[
 
 def _range(run: RunSummary, name: str) -> list[float]:
     places = [volume.coordinates[name] for volume in run.volumes if volume.trusted and name in volume.coordinates]
-    if not places:
-        return [-2.0, 2.0]
-    return [max(-_FARTHEST, min(places)), min(_FARTHEST, max(places))]
+    low, high = max(-_FARTHEST, min(places, default=0.0)), min(_FARTHEST, max(places, default=0.0))
+    return [low, high] if low < high else [-2.0, 2.0]

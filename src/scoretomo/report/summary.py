@@ -4,7 +4,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ class RunSummary:
 
     def series(self, pattern: str) -> list[Path]:
         """Files of ``ensemble/`` that fit a pattern, in the order of their numbers."""
-        return sorted(self.ensemble.glob(pattern), key=_numbers)
+        return in_order(self.ensemble.glob(pattern))
 
 
 def read_summary(folder: Path) -> RunSummary:
@@ -295,5 +295,6 @@ def _words(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(";") if part.strip())
 
 
-def _numbers(path: Path) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", path.stem)]
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Sort files by the numbers in their names."""
+    return sorted(paths, key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)])

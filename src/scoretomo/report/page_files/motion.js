@@ -15,7 +15,8 @@ async function startMotion() {
     if (!way) return;
     const place = +along.value;
     const field = way.density ? sum(mean, place, series[0]) : between(series, partOf(way, place) * (series.length - 1));
-    const coloured = variance && byId("variable").checked;
+    // the motion model lies in the frame of the consensus, and not in that of the variance
+    const coloured = variance && !way.name.startsWith("z_") && byId("variable").checked;
     scene.show(field, { colour: "#7fa6d8", second: coloured ? variance : null, most: coloured ? 0.6 * variance.peak : 1 });
     byId("along-value").textContent = way.axis === "standard deviations" ? `${place >= 0 ? "+" : "−"}${Math.abs(place).toFixed(1)} sd` : percent(partOf(way, place));
     byId("motion-scene").dataset.place = place.toFixed(2);

@@ -92,11 +92,12 @@ def settle_motion(run: Run, device: torch.device) -> None:
         return
     models, initial = make_initial(run, device)
     known, config = _is_known(models, initial), ConsensusConfig(halves=bool(models.halves))
+    poses = None
     if known and len(run.used) >= FEWEST_TO_REFINE and not there:
-        make_consensus(run, config, MatchingConfig(), device, rows=run.used)
+        poses = _Poses.of(make_consensus(run, config, MatchingConfig(), device, rows=run.used).whole)
     if settled:
         return
-    poses = _poses(run, models, initial, device)
+    poses = poses or _poses(run, models, initial, device)
     evidence = _weigh(run, poses, device) if models.halves else too_few(len(run.used))
     if known:
         say(evidence.reason)

@@ -175,7 +175,9 @@ def test_where_a_motion_was_sought_first_a_run_of_a_rigid_molecule_makes_its_map
 ) -> None:
     run = _start(make_blobs(6, 0.0), tmp_path)
     run.motion_folder.mkdir()
-    (run.motion_folder / "motion.json").write_text(json.dumps({"moves": False, "reason": "One map explains all."}))
+    (run.motion_folder / "motion.json").write_text(
+        json.dumps({"moves": False, "components_fitted": 0, "reason": "One map explains all."})
+    )
     again = ["run", str(tmp_path / "averages.mrcs"), "-o", str(run.folder), "--budget", "8", *_TINY.split()]
     assert cli.main([*again, *_SEARCH.split()]) == 0
     assert (run.folder / "consensus" / "consensus.mrc").exists() and not run.volumes.exists()

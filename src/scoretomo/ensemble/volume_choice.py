@@ -95,7 +95,8 @@ def choose_volumes_progressive(
     left = torch.arange(0, len(images), max(_EVERY, math.ceil(len(images) / MOST_LEFT_OUT)))
     kept = torch.tensor([row for row in range(len(images)) if row not in set(left.tolist())])
     part = _without(images, model, kept, radius, seed)
-    near = _nearest_of(images, model, part, left, radius)
+    posed = PosedImages.of(images, len(part.noise) - 1, radius)
+    near = _nearest_of(posed, model, part, left)
     volumes = NeighbourVolumes(images[kept], part, radius=radius)
     neighbours = nearest(part.z, config.neighbours)
     store, wanted = MemoryStore(), sorted(set(near.tolist()))
@@ -115,7 +116,7 @@ def choose_volumes_progressive(
     errors = []
     for weight in (0.0, 1.0, 0.5):
         made = [torch.lerp(of_motion[row], store.volumes[row], weight) for row in near.tolist()]
-        errors.append(_errors(images, model, part, left, near, made, radius))
+        errors.append(_errors(posed, model, part, left, near, made))
     yield _choose(errors[0] - errors[1], errors[0] - errors[2])
 
 
@@ -131,14 +132,9 @@ def _without(
 
 
 def _nearest_of(
-    images: Float[Tensor, "n side side"],
-    model: MotionModel,
-    part: MotionModel,
-    left: Int[Tensor, " v"],
-    radius: float,
+    posed: PosedImages, model: MotionModel, part: MotionModel, left: Int[Tensor, " v"]
 ) -> Int[Tensor, " v"]:
     """Find, for each image that was left out, the one of those that were kept that is nearest in the motion."""
-    posed = PosedImages.of(images, len(part.noise) - 1, radius)
     volumes, precision = posed.grid.coarse(part.volumes), posed.precision(part.noise)
     rotations, targets = model.rotations[left], posed.targets(left, model.shifts_pixels[left])
     (mean,) = posed.slices(voxel_slices(volumes[0]), rotations)
@@ -149,23 +145,22 @@ def _nearest_of(
 
 
 def _errors(
-    images: Float[Tensor, "n side side"],
+    posed: PosedImages,
     model: MotionModel,
     part: MotionModel,
     left: Int[Tensor, " v"],
     near: Int[Tensor, " v"],
     volumes: list[Float[Tensor, "side side side"]],
-    radius: float,
 ) -> Float[Tensor, " v"]:
     """Compare each image that was left out with the volume near it, which lies in the frame of its own image."""
-    posed, found = PosedImages.of(images, len(part.noise) - 1, radius), []
+    found = []
     # from the frame of the volume's image to that of the image that was left out, and what its shift becomes there
     turns = model.rotations[left] @ part.rotations[near].mT
     shift = torch.nn.functional.pad(part.shifts_pixels[near], (0, 1))
     carried = (turns @ shift[..., None])[:, :2, 0]
     targets = posed.targets(left, model.shifts_pixels[left] - carried)
     for row, volume in enumerate(volumes):
-        one, slice_fn = slice(row, row + 1), voxel_slices(posed.grid.coarse(volume.to(images)))
+        one, slice_fn = slice(row, row + 1), voxel_slices(posed.grid.coarse(volume.to(targets)))
         slices = posed.slices(slice_fn, turns[one])[0]
 
         def turned(rotations: Tensor, slice_fn: object = slice_fn) -> Tensor:

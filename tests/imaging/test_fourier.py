@@ -9,6 +9,7 @@ from torch import Tensor
 from scoretomo.imaging.fourier import (
     centred_fft,
     centred_inverse_fft,
+    filter_by_radius,
     hartley,
     radius_grid,
     recentre_crop,
@@ -63,6 +64,22 @@ def test_hartley_is_the_sum_with_cos_plus_sin_and_its_own_inverse(side: int, gen
     transform = hartley(image, 2)
     torch.testing.assert_close(transform[side // 2 + 2, side // 2 - 3], direct)
     torch.testing.assert_close(hartley(transform, 2) / side**2, image)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("side", [8, 9])
+def test_hartley_is_the_real_less_the_imaginary_part(side: int, dimensions: int, generator: torch.Generator) -> None:
+    arrays = torch.rand(2, *[side] * dimensions, generator=generator)
+    spectra = centred_fft(arrays, dimensions)
+    torch.testing.assert_close(hartley(arrays, dimensions), spectra.real - spectra.imag, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_a_filter_by_radius_multiplies_the_spectrum(side: int, generator: torch.Generator) -> None:
+    volumes = torch.rand(2, side, side, side, generator=generator)
+    factors = 1 / (1 + radius_grid(side, 3))
+    filtered = filter_by_radius(volumes, factors)
+    torch.testing.assert_close(filtered, centred_inverse_fft(centred_fft(volumes, 3) * factors, 3))
 
 
 @pytest.mark.parametrize(

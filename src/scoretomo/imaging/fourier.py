@@ -25,9 +25,26 @@ def centred_inverse_fft(spectra: Complex[Tensor, "..."], dimensions: int) -> Flo
 
 
 def hartley(arrays: Float[Tensor, "..."], dimensions: int) -> Float[Tensor, "..."]:
-    """Centred Hartley transform: real minus imaginary part of :func:`centred_fft` (004, section 3)."""
-    spectra = centred_fft(arrays, dimensions)
-    return spectra.real - spectra.imag
+    """Hartley transform of squares or cubes: real minus imaginary part of :func:`centred_fft` (004, section 3)."""
+    axes = tuple(range(-dimensions, 0))
+    side, leading = arrays.shape[-1], axes[:-1]
+    # of real arrays half of the spectrum tells the other half: H(-k) = Re F(k) + Im F(k)
+    half = torch.fft.fftshift(torch.fft.rfftn(torch.fft.ifftshift(arrays, dim=axes), dim=axes), dim=leading)
+    mirrored = (half.real + half.imag)[..., 1 : side // 2 + 1].flip(axes)
+    if side % 2 == 0:
+        mirrored = mirrored.roll((1,) * len(leading), leading)  # the row of the Nyquist frequency is its own mirror
+    transform: Tensor = torch.cat([mirrored, (half.real - half.imag)[..., : side - side // 2]], dim=-1)
+    return transform
+
+
+def filter_by_radius(
+    arrays: Float[Tensor, "*batch n n n"], factors: Float[Tensor, "n n n"]
+) -> Float[Tensor, "*batch n n n"]:
+    """Multiply the spectra of volumes by centred ``factors``, alike at k and -k, as what depends on radius alone is."""
+    axes = (-3, -2, -1)
+    half = torch.fft.ifftshift(factors)[..., : factors.shape[-1] // 2 + 1]
+    filtered: Tensor = torch.fft.irfftn(torch.fft.rfftn(arrays, dim=axes) * half, s=arrays.shape[-3:], dim=axes)
+    return filtered
 
 
 def resize(arrays: Float[Tensor, "..."], side: int, dimensions: int) -> Float[Tensor, "..."]:

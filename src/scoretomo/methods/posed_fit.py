@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
+from scipy.fft import next_fast_len
 from torch import Tensor
 
-from ..imaging.fourier import centred_fft, centred_inverse_fft, hartley, resize, shell_index, shell_sum
+from ..imaging.fourier import filter_by_radius, resize, shell_index, shell_sum
 from ..imaging.masks import soft_ball
 from ..imaging.slices import (
     back_project_slices,
@@ -127,7 +128,7 @@ def band_images(images: Float[Tensor, "n full full"], band: int, radius: float) 
         Of the sphere that holds the molecule, in pixels of ``images``.
     """
     full = images.shape[-1]
-    side = min(full, 2 * band + 4)
+    side = min(full, 2 * next_fast_len(band + 2, real=True))  # a length with a large prime costs several times as much
     small = resize(images, side, 2)
     frequencies = disc_frequencies(side, float(band), images.device).to(images.dtype)
     shells = (frequencies.norm(dim=-1) * side).round().long()
@@ -181,8 +182,10 @@ class PosedFit:
         prior = torch.cat([prior, 10 * (data + prior)[-1:]])[shells]  # beyond the band there are no data
         curvature = prior + torch.cat([data, data.new_zeros(1)])[shells]
 
-        def pull(inner: Tensor) -> Tensor:  # of the prior; a Hartley transform is its own adjoint
-            return support * hartley(prior * hartley(support * inner, 3), 3)
+        def pull(
+            inner: Tensor,
+        ) -> Tensor:  # of the prior, on Hartley coefficients, whose squares sum up to side^3 times
+            return support * filter_by_radius(support * inner, prior) * grid.side**3
 
         def normal(inner: Tensor) -> Tensor:
             slice_fn = voxel_slices(support * inner)
@@ -193,7 +196,7 @@ class PosedFit:
             return pull(inner) + support * self._sum_up(views, weighted)
 
         def precondition(residual: Tensor) -> Tensor:
-            return support * centred_inverse_fft(centred_fft(residual, 3) / curvature, 3) / grid.side**3
+            return support * filter_by_radius(residual, 1 / curvature) / grid.side**3
 
         quadratic, linear = weights * scales**2, weights * scales * views.targets
         right = support * self._sum_up(views, lambda rows, _: linear[rows, None])

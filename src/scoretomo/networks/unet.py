@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import UNet2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
+
+if TYPE_CHECKING:  # diffusers takes four seconds to import, which what makes no network need not wait for
+    from diffusers import UNet2DModel
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class UNetConfig:
 class PatchUNet(nn.Module):
     """``UNet2DModel`` for single-channel images ``(b, side, side)``; its channels are the pixels of a patch."""
 
-    def __init__(self, unet: UNet2DModel) -> None:
+    def __init__(self, unet: "UNet2DModel") -> None:
         super().__init__()
         self.unet = unet
         self.patch = isqrt(unet.config.in_channels)
@@ -48,6 +51,8 @@ class PatchUNet(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> "PatchUNet":
         """Read what :meth:`save` has written."""
+        from diffusers import UNet2DModel
+
         # otherwise diffusers recommends `accelerate` to users who need nothing of it
         options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
         return cls(UNet2DModel.from_pretrained(folder, **options))
@@ -65,6 +70,8 @@ def build_unet(config: UNetConfig, side: int) -> PatchUNet:
     """
     if side % config.side_multiple:
         raise ValueError(f"the network takes sides that are a multiple of {config.side_multiple}, not {side}")
+    from diffusers import UNet2DModel
+
     plain = len(config.channels) - 1
     unet = UNet2DModel(
         sample_size=side // config.patch,

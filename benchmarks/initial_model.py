@@ -25,7 +25,7 @@ from torch import Tensor
 
 from scoretomo.datatypes import ImageStack, Volume
 from scoretomo.ensemble.initial_evidence import halves_of, views_apart, weigh_initial_model
-from scoretomo.evaluation.self_correlation import copies_of
+from scoretomo.evaluation.near_symmetry import copies_of
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging.preprocess import PreprocessConfig, preprocess
 from scoretomo.imaging.projection import project

@@ -66,7 +66,7 @@ def test_a_run_finds_out_whether_its_molecule_moves(
     assert run.rigid is not moves
     table = json.loads((run.motion_folder / "motion.json").read_text(encoding="utf-8"))
     assert table["moves"] is moves and (table["components"] > 0) is moves and len(table["gains"]) == 3
-    assert table["components_fitted"] == table["components"]
+    assert table["components_fitted"] == table["components"] and table["copies"] is None
     assert f"taken as {'moving' if moves else 'rigid'}" in said and table["reason"] in said
     assert (run.folder / "consensus" / "consensus.mrc").exists()  # one map of all of them, in either case
     names = {path.name for path in run.motion_folder.iterdir()}
@@ -142,6 +142,29 @@ def test_what_was_found_can_be_overruled_in_the_same_folder(make_blobs: Callable
     assert find_motion(moving, device).z.shape == (6, 1) and (run.motion_folder / "volumes").exists()
     assert find_motion(run, device).z.shape == (6, 0)  # nothing is said any more, and one map was found to do
     assert find_motion(replace(run, config=replace(run.config, rigid=True)), device).z.shape == (6, 0)
+
+
+def test_poses_of_a_nearly_symmetric_map_are_brought_into_one_frame(
+    make_blobs: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map that is said to have a two-fold axis: poses that are right are not torn into two frames."""
+    blobs = make_blobs(80, 3.0)
+    run = _start(blobs, tmp_path, "--rigid", "False")
+    said: list[str] = []
+    monkeypatch.setattr(command, "MatchingConfig", partial(MatchingConfig, iterations=5, global_searches=3))
+    monkeypatch.setattr(command, "say", said.append)
+    half_turn = torch.stack([torch.eye(3), torch.diag(torch.tensor([-1.0, -1.0, 1.0]))])
+    monkeypatch.setattr(command, "copies_of", lambda volume, mirrored: (half_turn, torch.zeros(2, 3)))
+    settle_motion(run, torch.device("cpu"))
+    found = json.loads((run.motion_folder / "motion.json").read_text(encoding="utf-8"))["copies"]
+    assert (found["rotations"], found["mirrorings"]) == (2, 0)
+    assert min(found["changed"], 1 - found["changed"]) < 0.1
+    assert "nearly the same under 2 rotations and 0 mirrorings" in "\n".join(said)
+    checkpoint = run.folder / "checkpoint" / "motion_model.pt"
+    before = find_motion(run, torch.device("cpu")).rotations
+    checkpoint.unlink()  # fitted again, the same poses are taken up
+    monkeypatch.setattr(command, "choose_copies_progressive", None)
+    assert torch.equal(find_motion(run, torch.device("cpu")).rotations, before)
 
 
 def test_few_class_averages_are_taken_as_rigid(

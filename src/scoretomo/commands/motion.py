@@ -3,10 +3,13 @@
 One map is refined, and compared with motion models on class averages that are left out. RUN/motion has what was found:
 motion.json, and of a molecule that moves mean.mrc, component_1.mrc and so on (what one standard deviation of a
 coordinate adds to the mean), coordinates.csv (where each class average lies, with errors) and volumes/.
+
+Where the map nearly has a symmetry, which a motion may break, the poses are settled anew: which copy of the core each
+class average shows is chosen by the motion that they make together.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +22,12 @@ from .. import processes
 from ..datatypes import InputError
 from ..ensemble.initial_evidence import InitialEvidence
 from ..ensemble.motion_evidence import MotionEvidence, too_few, weigh_motion_progressive
+from ..evaluation.near_symmetry import copies_of, poses_of_copies
 from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
 from ..io.tables import write_table
+from ..methods.copy_choice import choose_copies_progressive
 from ..methods.initial_model import InitialModel
 from ..methods.motion_model import MotionModel, motion_model_progressive
 from ..methods.neighbour_volumes import NeighbourVolumes
@@ -37,6 +42,8 @@ from .train import Device, choose_device
 
 # Highest frequency at which a motion is looked for, in Fourier pixels: it shows at low ones first, and noise at high.
 _MOST_BAND = 12
+# And that at which copies of the core are told apart.
+_COPIES_BAND = 6
 
 
 def motion(
@@ -72,6 +79,8 @@ def motion(
         poses = _poses(ready, models, initial, where)
         evidence = _weigh(ready, poses, where)
         say(evidence.reason)
+        poses = _among_copies(ready, poses, where)
+        evidence = _weigh_again(ready, poses, evidence, where)
         _make_motion(
             ready, evidence, components or max(1, evidence.components), poses, where, known=_is_known(models, initial)
         )
@@ -106,6 +115,9 @@ def settle_motion(run: Run, device: torch.device) -> None:
     moves = run.config.rigid is False or evidence.moves or not known
     if run.config.rigid is None and known:
         say(f"taken as {'moving' if moves else 'rigid'}; `scoretomo run --rigid {moves}` overrules")
+    if moves:
+        poses = _among_copies(run, poses, device)
+        evidence = _weigh_again(run, poses, evidence, device)
     components = min(max(1, evidence.components), len(run.used) - 1) if moves else 0
     _make_motion(run, evidence, components, poses, device, known=known)
 
@@ -132,16 +144,18 @@ def motion_volumes(run: Run, model: MotionModel, device: torch.device) -> Neighb
 
 @dataclass(frozen=True)
 class _Poses:
-    """Where class averages are seen in one map, which is known up to a band."""
+    """Where class averages are seen in one map, which is known up to a band; and what was found of its copies."""
 
+    volume: Float[Tensor, "side side side"]
     rotations: Float[Tensor, "n 3 3"]
     shifts_pixels: Float[Tensor, "n 2"]
     band: int
+    copies: dict[str, int | float] | None = None
 
     @staticmethod
     def of(found: InitialModel | MatchingStep) -> "_Poses":
         """Take them from a model."""
-        return _Poses(found.rotations, found.shifts_pixels, int(found.band))
+        return _Poses(found.volume, found.rotations, found.shifts_pixels, int(found.band))
 
 
 def _is_known(models: Models, initial: InitialEvidence) -> bool:
@@ -162,16 +176,69 @@ def _make_motion(
     """Write RUN/motion: what was found, and the model with its volumes if it has any component."""
     model = _fit(run, components, poses, device) if components else None
     with replacing_folder(run.motion_folder) as folder:
-        table = {"moves": evidence.moves if known else None, "components_fitted": components, **asdict(evidence)}
+        moves = evidence.moves if known else None
+        table = {"moves": moves, "components_fitted": components, "copies": poses.copies, **asdict(evidence)}
         write_json(folder / "motion.json", table)
         if model is not None:
             _write(folder, run, model)
             _write_volumes(folder / "volumes", run, motion_volumes(run, model, device))
 
 
+def _among_copies(run: Run, poses: _Poses, device: torch.device) -> _Poses:
+    """Give each class average the pose, among those that show the same of the core, that fits a common motion best."""
+    copies = copies_of(poses.volume, mirrored=True)
+    if len(copies[0]) == 1:
+        return poses
+    rotations, shifts = poses_of_copies(poses.rotations, poses.shifts_pixels, copies)
+    path = run.folder / "checkpoint" / "copies.pt"
+    made_of = {"rows": run.used, "seed": run.config.seed, "rotations": poses.rotations.cpu().flatten().tolist()}
+    saved = load_checkpoint(path)
+    if saved is not None and saved["made_of"] == made_of:
+        copy: Tensor = saved["copy"].to(device)
+    else:
+        steps = choose_copies_progressive(
+            run.images[run.used].to(device),
+            rotations,
+            shifts,
+            radius=refinement_radius(run, find_models(run, run.used, device, halves=False).whole),
+            band=min(poses.band, _COPIES_BAND),
+            seed=run.config.seed,
+        )
+        with interruptible() as check, progress("copies of the core") as report:
+            for step in steps:
+                check()
+                report(step.done, f"{len(copies[0])} for each class average")
+        assert step.result is not None
+        copy = step.result.copy
+        save_checkpoint(path, {"made_of": made_of, "copy": copy.cpu()})
+    mirrorings = int((torch.linalg.det(copies[0]) < 0).sum())
+    found = {
+        "rotations": len(copies[0]) - mirrorings,
+        "mirrorings": mirrorings,
+        "changed": float((copy != 0).float().mean()),
+    }
+    say(
+        f"the map is nearly the same under {found['rotations']} rotations and {mirrorings} mirrorings, which a motion "
+        f"may break; {found['changed']:.0%} of the class averages were given another of these poses"
+    )
+    rows = torch.arange(len(copy), device=copy.device)
+    return replace(poses, rotations=rotations[rows, copy], shifts_pixels=shifts[rows, copy], copies=found)
+
+
+def _weigh_again(run: Run, poses: _Poses, before: MotionEvidence, device: torch.device) -> MotionEvidence:
+    """Weigh motions at poses that were settled anew; what was found before stands where they tell no more."""
+    if poses.copies is None or not before.gains:
+        return before
+    evidence = _weigh(run, poses, device)
+    if not evidence.moves:
+        return before
+    say(evidence.reason)
+    return evidence
+
+
 def _weigh(run: Run, poses: _Poses, device: torch.device) -> MotionEvidence:
     """Weigh motion models, or take up what an earlier command has found of the same images at the same poses."""
-    path = run.folder / "checkpoint" / "motion.pt"
+    path = run.folder / "checkpoint" / ("motion.pt" if poses.copies is None else "motion_copies.pt")
     made_of = {"rows": run.used, "seed": run.config.seed, "rotations": poses.rotations.cpu().flatten().tolist()}
     saved = load_checkpoint(path)
     if saved is not None and saved["made_of"] == made_of:
@@ -203,7 +270,9 @@ def _fit(run: Run, components: int, poses: _Poses | None, device: torch.device) 
     saved = load_checkpoint(path)
     if saved is not None and saved["made_of"] == made_of:
         return MotionModel(**on_device(saved["model"], device))
-    poses = poses or _poses(run, *make_initial(run, device), device)
+    if poses is None:
+        poses = _poses(run, *make_initial(run, device), device)
+        poses = _among_copies(run, poses, device) if components else poses
     steps = motion_model_progressive(
         run.images[run.used].to(device),
         poses.rotations,

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..evaluation.alignment import AlignmentConfig, Candidates, find_candidates, refine_candidates
-from ..evaluation.self_correlation import copies_of
+from ..evaluation.near_symmetry import copies_of, turned
 from ..geometry.grids import healpix_angles
 from ..geometry.rotations import angle_between, mirror_matrix
 from ..imaging.fourier import recentre_crop, resize
@@ -106,7 +106,7 @@ def weigh_initial_model(
     config
         Of all three.
     """
-    copies = copies_of(whole.starts[0].volume)[0]
+    copies = copies_of(whole.starts[0].volume, mirrored=True)[0]
     winner, others = whole.starts[0], whole.starts[1:]
     angles = [float(views_apart(other.rotations, winner.rotations, copies).median()) for other in others]
     rivals = [other.first_score for other, angle in zip(others, angles, strict=True) if angle >= _START_DEGREES]
@@ -139,7 +139,7 @@ def widest_gap(rotations: Float[Tensor, "n 3 3"], copies: Float[Tensor, "k 3 3"]
     rotations
         Poses; the slice of each is perpendicular to its viewing direction.
     copies
-        Rotations under which the molecule does not change: each pose stands for as many.
+        Rotations and mirrorings under which the molecule does not change: each pose stands for as many.
     """
     polar, longitude = healpix_angles(3).to(rotations).unbind(-1)
     directions = torch.stack([polar.sin() * longitude.cos(), polar.sin() * longitude.sin(), polar.cos()], -1)
@@ -158,7 +158,8 @@ def views_apart(
     rotations, like
         ``(n, 3, 3)``, poses of the same images in both.
     copies
-        ``(k, 3, 3)``, rotations that take the second map nearly onto itself: poses that differ by one are the same.
+        ``(k, 3, 3)``, rotations, and mirrorings, that take the second map nearly onto itself: poses that differ by one
+        are the same.
     """
     return _degrees(_moved(rotations, _move(rotations, like, copies)), like, copies)
 
@@ -254,4 +255,4 @@ def _degrees(
     first: Float[Tensor, "n 3 3"], second: Float[Tensor, "n 3 3"], copies: Float[Tensor, "k 3 3"]
 ) -> Float[Tensor, " n"]:
     """Angle between two poses of each image, modulo the copies."""
-    return angle_between(first[:, None] @ copies.to(first), second[:, None]).amin(1)
+    return angle_between(turned(first, copies.to(first)), second[:, None]).amin(1)

@@ -23,7 +23,7 @@ from .alignment import (
     refine_candidates,
 )
 from .fsc import area_under_curve, fourier_shell_correlation, resolution_pixels
-from .self_correlation import copies_of
+from .near_symmetry import copies_of
 
 # Relative difference of pixel sizes that is taken as none: a twentieth of a voxel at the edge of a box of 100.
 _SAME_PIXEL_SIZE = 1e-3

@@ -30,8 +30,6 @@ _LEAST_DEGREES = 22.5
 _SEPARATE_DEGREES = 20.0
 _SAME_DEGREES = 6.0
 _COEFFICIENTS_AT_ONCE = 2**22
-# Rotations that copies_of looks at, and the correlation that makes one a copy: asymmetric molecules stay below it.
-_MOST_COPIES, _LIKE_ITSELF = 64, 0.5
 
 
 @dataclass(frozen=True)
@@ -162,37 +160,20 @@ def peaks(
     hand = torch.diag(torch.tensor([1.0, 1.0, -1.0 if mirrored else 1.0])).to(subject.cut)
     grid = so3_grid(2).to(subject.cut) @ hand
     starts = grid[_separate(self_correlations(subject, grid, shell=_SEARCH_SHELL), grid, count, _SEPARATE_DEGREES)]
-    shells = (_SEARCH_SHELL, max(_SEARCH_SHELL, subject.highest_shell))
-    config = AlignmentConfig(shells=shells, kept=(len(starts),) * 2, iterations=5)
-    still = starts.new_zeros(1, 1, len(starts), 3)
-    cut = subject.cut[None]
-    found = refine_candidates(cut, cut, Candidates(starts[None, None], still, still[..., 0]), config)
-    matrices, shifts = found.matrices[0, 0], found.shifts_pixels[0, 0]
+    matrices, shifts = registered(subject, starts)
     correlations = self_correlations(subject, matrices, shifts)
     chosen = _separate(correlations, matrices, len(matrices), _SAME_DEGREES)
     return matrices[chosen], shifts[chosen], correlations[chosen]
 
 
-def copies_of(volume: Float[Tensor, "n n n"]) -> tuple[Float[Tensor, "k 3 3"], Float[Tensor, "k 3"]]:
-    """Rotations that take a volume nearly onto itself, so that poses that differ by one are hard to tell apart.
-
-    Those of its symmetry, and of what a moving or small part of it breaks.
-
-    Returns
-    -------
-    Tensor
-        ``(k, 3, 3)``, no rotation first.
-    Tensor
-        ``(k, 3)``, xyz in pixels: the shifts that follow them about the origin.
-    """
-    subject = prepare(volume)
-    rotations, shifts, correlations = peaks(subject, _MOST_COPIES, mirrored=False)
-    rotations, shifts = rotations[correlations >= _LIKE_ITSELF], shifts[correlations >= _LIKE_ITSELF]
-    shifts = shifts + subject.centre - rotations @ subject.centre  # they turn about the centre of the molecule
-    inverse = rotations.mT  # of a rotation and its inverse, peaks gives one
-    back = -(inverse @ shifts[..., None])[..., 0]
-    none = torch.eye(3).to(rotations)[None]
-    return torch.cat([none, rotations, inverse]), torch.cat([torch.zeros_like(none[:, 0]), shifts, back])
+def registered(subject: Subject, starts: Float[Tensor, "k 3 3"]) -> tuple[Float[Tensor, "k 3 3"], Float[Tensor, "k 3"]]:
+    """Move orthogonal matrices, and shifts after them, to where they take the volume best onto itself."""
+    shells = (_SEARCH_SHELL, max(_SEARCH_SHELL, subject.highest_shell))
+    config = AlignmentConfig(shells=shells, kept=(len(starts),) * 2, iterations=5)
+    still = starts.new_zeros(1, 1, len(starts), 3)
+    cut = subject.cut[None]
+    found = refine_candidates(cut, cut, Candidates(starts[None, None], still, still[..., 0]), config)
+    return found.matrices[0, 0], found.shifts_pixels[0, 0]
 
 
 def fixed_point(matrices: Float[Tensor, "k 3 3"], shifts: Float[Tensor, "k 3"]) -> Float[Tensor, "3"]:

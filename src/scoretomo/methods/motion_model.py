@@ -200,7 +200,7 @@ def motion_model_progressive(
     z = coordinates
     if z is None:
         z = _first_coordinates(images, rotations, shifts_pixels, components, config, seed, radius=radius, band=first)
-    fit = _Fit(PosedImages.of(images, band, radius), rotations, shifts_pixels, z, config)
+    fit = MotionFit(PosedImages.of(images, band, radius), rotations, shifts_pixels, z, config)
     for iteration in range(config.iterations):
         progress = iteration / max(1, config.iterations - 1)
         fit.maximise(first + (band - first) * min(1.0, progress / _MARCH))
@@ -227,7 +227,7 @@ def _first_coordinates(
     best, found = torch.inf, rotations.new_zeros(len(images), components)
     for _ in range(config.starts if components else 0):
         z = torch.randn(len(images), components, generator=generator).to(rotations)
-        fit = _Fit(posed, rotations, shifts_pixels, z, config)
+        fit = MotionFit(posed, rotations, shifts_pixels, z, config)
         for _ in range(config.first_iterations):
             fit.maximise(float(band))
             fit.standardise()
@@ -237,8 +237,8 @@ def _first_coordinates(
     return found
 
 
-class _Fit:
-    """Model and coordinates by turns."""
+class MotionFit:
+    """Model and coordinates by turns, from poses and coordinates to begin with."""
 
     def __init__(
         self,
@@ -249,9 +249,8 @@ class _Fit:
         config: MotionConfig,
     ) -> None:
         self.posed, self.config = posed, config
-        self.rotations, self.shifts = rotations, shifts_pixels
         self.rows = torch.arange(len(posed), device=rotations.device)
-        self.targets = posed.targets(self.rows, shifts_pixels)
+        self.pose(rotations, shifts_pixels)
         self.filters = torch.ones_like(self.targets)
         self.noise = _FIRST_NOISE * posed.power
         components = z.shape[1]
@@ -259,6 +258,16 @@ class _Fit:
         self.ridge = torch.tensor([config.ridge] + [config.component_ridge] * components).to(rotations)
         self.volumes = rotations.new_zeros(1 + components, *[posed.grid.side] * 3)
         self.residual: Tensor
+
+    def pose(self, rotations: Float[Tensor, "n 3 3"], shifts_pixels: Float[Tensor, "n 2"]) -> None:
+        """Give images other poses."""
+        self.rotations, self.shifts = rotations, shifts_pixels
+        self.targets = self.posed.targets(self.rows, shifts_pixels)
+
+    @property
+    def precision(self) -> Float[Tensor, " p"]:
+        """Weight of each coefficient in the band."""
+        return self.posed.precision(self.noise) * self.within
 
     def maximise(self, band: float) -> None:
         """Make volumes from coordinates; the mean is not negative."""
@@ -278,7 +287,7 @@ class _Fit:
     def expect(self) -> None:
         """Find filters, coordinates and noise from volumes."""
         (mean,) = self.posed.slices(voxel_slices(self.volumes[0]), self.rotations)
-        precision = self.posed.precision(self.noise) * self.within
+        precision = self.precision
         self.filters = self.posed.filters_of(mean, self.targets, precision)
         self._take(self.posed.expect(self.volumes, self.rotations, self.targets, self.filters, precision))
         self.noise = self.posed.noise_of(self.residual)
@@ -295,7 +304,7 @@ class _Fit:
         own = self.filters * torch.einsum("vq,qvp->vp", values, slices)
         derivatives, prior = posed.pose_derivatives(own, turned, self.rotations, self.targets)
         columns = torch.cat([derivatives, (self.filters * slices[1:]).transpose(0, 1)], 1)
-        precision = posed.precision(self.noise) * self.within
+        precision = self.precision
         weighted = columns * precision
         normal = weighted @ columns.mT + torch.diag(torch.cat([prior, torch.ones_like(self.z[0])]))
         right = (weighted @ (self.targets - own)[..., None])[..., 0]

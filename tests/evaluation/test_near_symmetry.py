@@ -1,13 +1,14 @@
-"""Near-symmetries of a volume, and the shifts that go with them where the molecule is not in the middle."""
+"""Near-symmetries of a volume, where the molecule is not in the middle too, and the poses that they make alike."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from scoretomo.evaluation.self_correlation import copies_of
+from scoretomo.evaluation.near_symmetry import copies_of, poses_of_copies
 from scoretomo.geometry.rotations import angle_between, random_rotations
 from scoretomo.geometry.symmetry import symmetry_group
 from scoretomo.imaging.fourier import resize, translate
+from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import rotate_volumes
 
 SIDE = 28
@@ -41,8 +42,7 @@ def test_copies_are_the_group_and_what_a_small_mark_breaks(group: str, mark: flo
     expected = frame @ symmetry_group(group) @ frame.mT
     assert rotations[0].equal(torch.eye(3)) and not shifts[0].any()
     assert _nearest(expected, rotations).max() < 3
-    # beside a copy there may be others, of searches that have not come to their end
-    assert _nearest(rotations, expected).max() < 15
+    assert len(rotations) == len(expected)
 
 
 def test_moves_take_a_volume_away_from_the_origin_onto_itself(generator: torch.Generator) -> None:
@@ -59,11 +59,44 @@ def test_moves_take_a_volume_away_from_the_origin_onto_itself(generator: torch.G
     assert likeness(-shifts)[1:].max() < 0.9
 
 
-def test_a_volume_without_symmetry_has_no_copy_but_itself() -> None:
+def test_copies_are_a_group(generator: torch.Generator) -> None:
+    rotations, _ = copies_of(_spots("O", random_rotations(1, generator=generator)[0], 0.6))
+    assert len(rotations) == 24
+    products = (rotations[:, None] @ rotations).flatten(0, 1)
+    assert _nearest(products, rotations).max() < 5
+
+
+def _blobs() -> Tensor:
+    """Nothing that is symmetric."""
     centres = 3.2 * torch.randn(14, 3, generator=torch.Generator().manual_seed(0)).clamp(-1.6, 1.6)
     axis = torch.arange(SIDE, dtype=torch.float32) - SIDE // 2
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).flatten(0, 2)
-    blobs = torch.exp(-(torch.cdist(points, centres) ** 2) / (2 * 1.33**2)).sum(1).view(SIDE, SIDE, SIDE)
-    for volume in (blobs, torch.zeros(16, 16, 16)):
-        rotations, shifts = copies_of(volume)
-        assert rotations.tolist() == [torch.eye(3).tolist()] and shifts.tolist() == [[0, 0, 0]]
+    return torch.exp(-(torch.cdist(points, centres) ** 2) / (2 * 1.33**2)).sum(1).view(SIDE, SIDE, SIDE)
+
+
+def test_mirrorings_are_found_where_they_are_asked_for() -> None:
+    both = _blobs() + _blobs().flip(0)  # its plane lies a half voxel from the origin
+    assert len(copies_of(both)[0]) == 1
+    matrices, shifts = copies_of(both, mirrored=True)
+    torch.testing.assert_close(matrices[1:], torch.diag(torch.tensor([1.0, 1.0, -1.0]))[None], rtol=0, atol=0.05)
+    torch.testing.assert_close(shifts[1], torch.tensor([0.0, 0.0, -1.0]), rtol=0, atol=0.2)
+
+
+def test_poses_of_copies_have_the_same_projection(generator: torch.Generator) -> None:
+    volume = _spots("C2", random_rotations(1, generator=generator)[0])
+    volume = volume + volume.flip(0)
+    copies = copies_of(volume, mirrored=True)
+    assert (torch.linalg.det(copies[0]) < 0).any()
+    rotations = random_rotations(3, generator=generator)
+    turned, shifts = poses_of_copies(rotations, torch.zeros(3, 2), copies)
+    projections = project(volume[None], turned.flatten(0, 1)[None])[0]
+    moved = translate(projections, shifts.flatten(0, 1)).unflatten(0, turned.shape[:2])
+    expected = project(volume[None], rotations[None])[0][:, None]
+    likeness = torch.nn.functional.cosine_similarity(moved.flatten(2), expected.flatten(2), dim=-1)
+    assert likeness.min() > 0.98
+
+
+def test_a_volume_without_symmetry_has_no_copy_but_itself() -> None:
+    for volume in (_blobs(), torch.zeros(16, 16, 16)):
+        matrices, shifts = copies_of(volume, mirrored=True)
+        assert matrices.tolist() == [torch.eye(3).tolist()] and shifts.tolist() == [[0, 0, 0]]

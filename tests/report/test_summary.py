@@ -100,6 +100,16 @@ def test_what_speaks_for_the_initial_model_is_said(folder: Path) -> None:
     assert "The initial model: perhaps. Views leave a gap of 40 degrees." in sentences(run)
 
 
+def test_what_was_found_of_a_motion_is_said(folder: Path) -> None:
+    (folder / "motion").mkdir(exist_ok=True)
+    table = {"moves": True, "reason": "Two components explain more.", "copies": {"reason": "Copies were chosen."}}
+    (folder / "motion" / "motion.json").write_text(json.dumps(table), encoding="utf-8")
+    said = sentences(read_summary(folder))
+    assert "Two components explain more." in said and "Copies were chosen." in said
+    (folder / "motion" / "motion.json").write_text(json.dumps(table | {"copies": None}), encoding="utf-8")
+    assert "Copies were chosen." not in sentences(read_summary(folder))
+
+
 def test_a_motion_that_may_be_noise_is_not_announced(folder: Path) -> None:
     def said(run: RunSummary) -> str:
         return " ".join(sentences(run))

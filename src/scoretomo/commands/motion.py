@@ -11,11 +11,11 @@ class average shows is chosen by the motion that they make together.
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import processes
@@ -150,7 +150,7 @@ class _Poses:
     rotations: Float[Tensor, "n 3 3"]
     shifts_pixels: Float[Tensor, "n 2"]
     band: int
-    copies: dict[str, int | float] | None = None
+    copies: dict[str, Any] | None = None
 
     @staticmethod
     def of(found: InitialModel | MatchingStep) -> "_Poses":
@@ -187,42 +187,45 @@ def _make_motion(
 def _among_copies(run: Run, poses: _Poses, device: torch.device) -> _Poses:
     """Give each class average the pose, among those that show the same of the core, that fits a common motion best."""
     copies = copies_of(poses.volume, mirrored=True)
-    if len(copies[0]) == 1:
+    count, mirrorings = len(copies[0]), int((torch.linalg.det(copies[0]) < 0).sum())
+    if count == 1:
         return poses
-    rotations, shifts = poses_of_copies(poses.rotations, poses.shifts_pixels, copies)
+    rivals = poses_of_copies(poses.rotations, poses.shifts_pixels, copies)
+    copy = _chosen_copies(run, poses, rivals, device)
+    rows, changed = torch.arange(len(copy), device=device), float((copy != 0).float().mean())
+    reason = (
+        f"The map is nearly the same under {count - mirrorings} rotations and {mirrorings} mirrorings, which a motion "
+        f"may break; {changed:.0%} of the class averages were given another of these poses."
+    )
+    say(reason)
+    found = {"rotations": count - mirrorings, "mirrorings": mirrorings, "changed": changed, "reason": reason}
+    return replace(poses, rotations=rivals[0][rows, copy], shifts_pixels=rivals[1][rows, copy], copies=found)
+
+
+def _chosen_copies(
+    run: Run, poses: _Poses, rivals: tuple[Float[Tensor, "n k 3 3"], Float[Tensor, "n k 2"]], device: torch.device
+) -> Int[Tensor, " n"]:
+    """Choose copies, or take up what an earlier command has chosen at the same poses."""
     path = run.folder / "checkpoint" / "copies.pt"
     made_of = {"rows": run.used, "seed": run.config.seed, "rotations": poses.rotations.cpu().flatten().tolist()}
     saved = load_checkpoint(path)
     if saved is not None and saved["made_of"] == made_of:
-        copy: Tensor = saved["copy"].to(device)
-    else:
-        steps = choose_copies_progressive(
-            run.images[run.used].to(device),
-            rotations,
-            shifts,
-            radius=refinement_radius(run, find_models(run, run.used, device, halves=False).whole),
-            band=min(poses.band, _COPIES_BAND),
-            seed=run.config.seed,
-        )
-        with interruptible() as check, progress("copies of the core") as report:
-            for step in steps:
-                check()
-                report(step.done, f"{len(copies[0])} for each class average")
-        assert step.result is not None
-        copy = step.result.copy
-        save_checkpoint(path, {"made_of": made_of, "copy": copy.cpu()})
-    mirrorings = int((torch.linalg.det(copies[0]) < 0).sum())
-    found = {
-        "rotations": len(copies[0]) - mirrorings,
-        "mirrorings": mirrorings,
-        "changed": float((copy != 0).float().mean()),
-    }
-    say(
-        f"the map is nearly the same under {found['rotations']} rotations and {mirrorings} mirrorings, which a motion "
-        f"may break; {found['changed']:.0%} of the class averages were given another of these poses"
+        kept: Tensor = saved["copy"].to(device)
+        return kept
+    steps = choose_copies_progressive(
+        run.images[run.used].to(device),
+        *rivals,
+        radius=refinement_radius(run, find_models(run, run.used, device, halves=False).whole),
+        band=min(poses.band, _COPIES_BAND),
+        seed=run.config.seed,
     )
-    rows = torch.arange(len(copy), device=copy.device)
-    return replace(poses, rotations=rotations[rows, copy], shifts_pixels=shifts[rows, copy], copies=found)
+    with interruptible() as check, progress("copies of the core") as report:
+        for step in steps:
+            check()
+            report(step.done, f"{rivals[0].shape[1]} for each class average")
+    assert step.result is not None
+    save_checkpoint(path, {"made_of": made_of, "copy": step.result.copy.cpu()})
+    return step.result.copy
 
 
 def _weigh_again(run: Run, poses: _Poses, before: MotionEvidence, device: torch.device) -> MotionEvidence:

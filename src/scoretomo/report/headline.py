@@ -51,6 +51,8 @@ def sentences(run: RunSummary) -> list[str]:
     if run.motion is not None:
         overruled = run.motion["moves"] is not None and run.table["settings"].get("rigid") == run.motion["moves"]
         said.append(str(run.motion["reason"]) + (" This was overruled by --rigid." if overruled else ""))
+        if (copies := run.motion.get("copies")) is not None:
+            said.append(copies["reason"])
     if run.choice is not None:
         said.append(run.choice)
     if run.volumes and run.consensus is not None and run.consensus.get("resolution_angstrom"):

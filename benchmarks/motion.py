@@ -3,8 +3,9 @@
 Each set is simulated, and goes through `scoretomo initial`, `motion`, `consensus` (the rigid map, made of the same
 averages) and `evaluate`; with --score-minutes also through `scoretomo run`, whose volumes are those of the motion
 model, of the score model, or their mean, as class averages say that were left out. What is there already is not made
-again. Settings of the methods were chosen on the box, on hinge 400, and on the static molecules 438, 450, 471 and 481
-(seeds 0 and 5, by code of their own); the ten assemblies were drawn at random and nothing was chosen on them.
+again. Settings of the methods were chosen on the box, the capsid, hinge 400, and the static molecules 438, 450, 471 and
+481 (seeds 0, 5 and 12, mostly by code of their own); the ten assemblies were drawn at random and nothing was chosen on
+them.
 """
 
 import json

@@ -202,12 +202,17 @@ def _among_copies(run: Run, poses: _Poses, device: torch.device) -> _Poses:
     return replace(poses, rotations=rivals[0][rows, copy], shifts_pixels=rivals[1][rows, copy], copies=found)
 
 
+def _made_of(run: Run, poses: _Poses) -> dict[str, Any]:
+    """Tell what a checkpoint was made of: images, their poses and the seed."""
+    return {"rows": run.used, "seed": run.config.seed, "rotations": poses.rotations.cpu().flatten().tolist()}
+
+
 def _chosen_copies(
     run: Run, poses: _Poses, rivals: tuple[Float[Tensor, "n k 3 3"], Float[Tensor, "n k 2"]], device: torch.device
 ) -> Int[Tensor, " n"]:
     """Choose copies, or take up what an earlier command has chosen at the same poses."""
     path = run.folder / "checkpoint" / "copies.pt"
-    made_of = {"rows": run.used, "seed": run.config.seed, "rotations": poses.rotations.cpu().flatten().tolist()}
+    made_of = _made_of(run, poses)
     saved = load_checkpoint(path)
     if saved is not None and saved["made_of"] == made_of:
         kept: Tensor = saved["copy"].to(device)
@@ -242,7 +247,7 @@ def _weigh_again(run: Run, poses: _Poses, before: MotionEvidence, device: torch.
 def _weigh(run: Run, poses: _Poses, device: torch.device) -> MotionEvidence:
     """Weigh motion models, or take up what an earlier command has found of the same images at the same poses."""
     path = run.folder / "checkpoint" / ("motion.pt" if poses.copies is None else "motion_copies.pt")
-    made_of = {"rows": run.used, "seed": run.config.seed, "rotations": poses.rotations.cpu().flatten().tolist()}
+    made_of = _made_of(run, poses)
     saved = load_checkpoint(path)
     if saved is not None and saved["made_of"] == made_of:
         return MotionEvidence(**saved["evidence"])

@@ -247,8 +247,7 @@ def _move(
 
 def _moved(rotations: Float[Tensor, "n 3 3"], move: Float[Tensor, "3 3"]) -> Float[Tensor, "n 3 3"]:
     """Poses in the frame and hand that a matrix takes their volume to: a mirrored one is seen from behind."""
-    moved = rotations @ move.to(rotations).mT
-    return mirror_matrix(rotations) @ moved if torch.linalg.det(move) < 0 else moved
+    return turned(rotations, move.to(rotations).mT[None])[:, 0]
 
 
 def _degrees(

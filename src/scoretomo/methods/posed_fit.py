@@ -182,9 +182,7 @@ class PosedFit:
         prior = torch.cat([prior, 10 * (data + prior)[-1:]])[shells]  # beyond the band there are no data
         curvature = prior + torch.cat([data, data.new_zeros(1)])[shells]
 
-        def pull(
-            inner: Tensor,
-        ) -> Tensor:  # of the prior, on Hartley coefficients, whose squares sum up to side^3 times
+        def pull(inner: Tensor) -> Tensor:  # of the prior on Hartley coefficients, side^3 times those of a unitary one
             return support * filter_by_radius(support * inner, prior) * grid.side**3
 
         def normal(inner: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from shlex import split
 from typing import Any, Literal
 
 from scoretomo.datatypes import InputError
+from scoretomo.io.files import write_json
 
 from .commands import scoretomo
 from .record import Row
@@ -81,36 +82,50 @@ def _set(name: str, seed: int, settings: Settings) -> Iterator[Row]:
     folder = settings.output / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}"
     simulated, run = folder / "sim", folder / "run"
     device = ("--device", settings.device)
+    spent = _Spent(folder / "cpu_seconds.json")
     if not (simulated / "images.mrcs").exists():
         traces = str(DATA / "atoms" / "pdb_assembly_traces.npz")
         words = [word.replace("TRACES", traces) for word in split(SETS[name])]
         scoretomo("simulate", *words, "--side", str(settings.side), "--seed", str(seed), "-o", str(simulated))
     images, seeds = str(simulated / "images.mrcs"), ("--seed", str(seed))
-    seconds = _timed("initial", images, "-o", str(run), *seeds, *device, "--no-refine", made=run / "initial")
-    moving = _timed("motion", str(run), *device, made=run / "motion")
-    _timed("consensus", str(run), *device, made=run / "consensus")  # refined already, on the way to the motion
+    spent.run("initial", images, "-o", str(run), *seeds, *device, "--no-refine", made=run / "initial")
+    spent.run("motion", str(run), *device, made=run / "motion")
+    spent.run("consensus", str(run), *device, made=run / "consensus")  # refined already, on the way to the motion
     found = json.loads((run / "motion" / "motion.json").read_text(encoding="utf-8"))
     row = {"set": name, "seed": seed, "moves": found["moves"], "components": found["components"]}
-    cpu = None if None in (seconds, moving) else three_digits((seconds or 0.0) + (moving or 0.0))
     volumes = _compared(run / "motion" / "volumes", simulated, folder / "motion", settings.volumes)
-    yield {**row, "method": "motion model", **volumes, "cpu_seconds": cpu}
+    yield {**row, "method": "motion model", **volumes, "cpu_seconds": spent.by("initial", "motion")}
     if settings.score_minutes:
         words = ["--minutes", str(settings.score_minutes), "--rigid", "False"]
-        seconds = _timed("run", images, "-o", str(run), *seeds, *device, *words, made=run / "report.html")
+        spent.run("run", images, "-o", str(run), *seeds, *device, *words, made=run / "report.html")
         volumes = _compared(run / "volumes", simulated, folder / "score", settings.volumes)
-        yield {**row, "method": "run", **volumes, "cpu_seconds": None if seconds is None else three_digits(seconds)}
+        yield {**row, "method": "run", **volumes, "cpu_seconds": spent.by("run")}
 
 
-def _timed(*words: str, made: Path) -> float | None:
-    """Run a command unless it has made its folder; CPU seconds, None where nothing was run."""
-    if made.exists():
-        return None
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.monotonic()
-    scoretomo(*words)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{words[0]}: {time.monotonic() - started:.0f} s", flush=True)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+class _Spent:
+    """Runs the commands of a set that have not been run, and keeps the CPU seconds of each in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def run(self, *words: str, made: Path) -> None:
+        """Run a command unless it has made its folder."""
+        if made.exists():
+            return
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        scoretomo(*words)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(f"{words[0]}: {time.monotonic() - started:.0f} s", flush=True)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        self._seconds[words[0]] = seconds
+        write_json(self._path, self._seconds)
+
+    def by(self, *commands: str) -> float | None:
+        """CPU seconds of commands together; None where one was run by hand."""
+        if not set(commands) <= set(self._seconds):
+            return None
+        return three_digits(sum(self._seconds[name] for name in commands))
 
 
 def _compared(volumes: Path, simulated: Path, output: Path, count: int) -> Row:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from ..imaging.fourier import resize
@@ -165,6 +164,8 @@ def rank_correlations(parameters: Float[Tensor, "n p"], coordinates: Float[Tenso
 
     A coordinate's sign and scale mean nothing, and neither does any bend of it that keeps the order.
     """
+    from scipy.stats import rankdata  # takes most of a second to import
+
     ranks = [torch.from_numpy(rankdata(values.double().cpu().numpy(), axis=0)) for values in (parameters, coordinates)]
     centred = [values - values.mean(0) for values in ranks]
     first, second = (values / values.norm(dim=0).clamp(min=1) for values in centred)

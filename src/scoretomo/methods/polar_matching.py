@@ -28,7 +28,7 @@ _WAVES_ON_RING = 2.6
 # Candidates of less weight are left out.
 _LEAST_WEIGHT = 1e-3
 # Correlations that are held at once, 4 bytes each.
-_CORRELATIONS_AT_ONCE = 2**23
+_CORRELATIONS_AT_ONCE = 2**21
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _match_part(
     shifts: Float[Tensor, "s b 2"],
 ) -> RingPoses:
     rings, planes, angles = slices.shape[1:]
-    waves = min(angles // 2 + 1, math.ceil(_WAVES_ON_RING * rings) + 2)
+    waves = _waves(rings, angles)
     spectra = torch.fft.rfft(slices * ring_weights[:, None, None], dim=-1)[..., :waves].permute(0, 3, 1, 2)
     own = torch.fft.rfft(_taken(images, rows, shifts, rings), dim=-1)[..., :waves].permute(0, 3, 1, 2)
     pairs = torch.stack([own.real, own.imag], 2).flatten(2, 3)  # (s, m, 2 b, r)
@@ -308,22 +308,30 @@ def gather_slices(
 ) -> tuple[Complex[Tensor, "s d rings waves"], Float[Tensor, "s d rings"]]:
     """Weighted sum of the images in each plane, transformed along the rings, and the weights; 0 beyond ``rings``."""
     weights = poses.weights * image_weights[..., None]
-    volume, image, candidate = (weights > _LEAST_WEIGHT).nonzero(as_tuple=True)
-    chosen = (volume, image, candidate)
-    own = torch.fft.rfft(_taken(images, poses.rows, poses.shifts, rings), dim=-1)[volume, image]
-    waves = torch.arange(own.shape[-1], device=own.device)
-    weight, turn = weights[chosen][:, None], poses.in_plane[chosen][:, None] * waves
-    own = own * torch.polar(weight.expand_as(turn), turn)[:, None]
-    own = torch.where(poses.facing[chosen][:, None, None], own.conj(), own)
-    place = volume * len(planes) + poses.plane[chosen]
-    shape = (len(poses.rows) * len(planes), images.rings)
-    sums = own.new_zeros(*shape, len(waves))
-    sums[:, :rings] = sums[:, :rings].index_add(0, place, own)
-    if images.transfer_power is not None:
-        weight = weight * images.transfer_power[poses.rows[volume, image], :rings]
-    totals = weight.new_zeros(shape)
-    totals[:, :rings] = totals[:, :rings].index_add(0, place, weight.expand(-1, rings))
-    return sums.unflatten(0, (-1, len(planes))), totals.unflatten(0, (-1, len(planes)))
+    waves = _waves(rings, images.angles)
+    own = torch.fft.rfft(_taken(images, poses.rows, poses.shifts, rings), dim=-1)[..., :waves]
+    sums = own.new_zeros(len(own), len(planes), images.rings, images.angles // 2 + 1)
+    totals = weights.new_zeros(len(own), len(planes), images.rings)
+    for volume in range(len(own)):  # one by one, they stay near the processor
+        image, candidate = (weights[volume] > _LEAST_WEIGHT).nonzero(as_tuple=True)
+        plane, facing, angle, weight = (
+            each[volume][image, candidate] for each in (poses.plane, poses.facing, poses.in_plane, weights)
+        )
+        # from the direction that faces a plane's, all angles run backwards
+        turn = torch.where(facing, -angle, angle)[:, None] * torch.arange(waves, device=own.device)
+        values = torch.stack([own[volume], own[volume].conj()], 1).flatten(0, 1)[2 * image + facing]
+        values *= torch.polar(weight[:, None].expand_as(turn), turn)[:, None]
+        sums[volume, :, :rings, :waves] = own.new_zeros(len(planes), rings, waves).index_add_(0, plane, values)
+        weight = weight[:, None].expand(-1, rings)
+        if images.transfer_power is not None:
+            weight = weight * images.transfer_power[poses.rows[volume, image], :rings]
+        totals[volume, :, :rings] = weight.new_zeros(len(planes), rings).index_add_(0, plane, weight)
+    return sums, totals
+
+
+def _waves(rings: int, angles: int) -> int:
+    """Angular waves, from none on, that an object in the sphere may have on so many rings."""
+    return min(angles // 2 + 1, math.ceil(_WAVES_ON_RING * rings) + 2)
 
 
 def volumes_of(

@@ -133,20 +133,30 @@ def sample(
         rotations = torch.eye(3, dtype=conformations.dtype, device=conformations.device).expand(
             len(conformations), 3, 3
         )
+    points = _voxel_centres(side, conformations)
     # sub-samples lie symmetrically about the centre of their voxel
-    fine = torch.arange(side * oversampling, device=conformations.device, dtype=conformations.dtype)
-    axis = ((fine + 0.5) / oversampling - 0.5 - side // 2) / side
-    depth = max(1, _POINTS_AT_ONCE // (side * oversampling) ** 2) * oversampling
-    volumes = conformations.new_empty(len(conformations), side, side, side)
+    within = ((torch.arange(oversampling).to(points) + 0.5) / oversampling - 0.5) / side
+    samples = torch.cartesian_prod(within, within, within).view(-1, 3)
+    # no shape's distance changes by more than the way gone, so that voxels further than this from the surface are even
+    reach = 1 / side + float(samples.norm(dim=-1).max())
+    volumes = conformations.new_empty(len(conformations), side**3)
     for volume, conformation, rotation in zip(volumes, conformations, rotations, strict=True):
-        for start in range(0, side * oversampling, depth):
-            z, y, x = torch.meshgrid(axis[start : start + depth], axis, axis, indexing="ij")
-            # x_object = R^T x_image, written for row vectors
-            points = torch.stack([x, y, z], dim=-1).view(-1, 3) @ rotation
-            density = (0.5 - shape(points, conformation) * side / 2).clamp(0, 1).view(1, 1, *z.shape)
-            voxels = torch.nn.functional.avg_pool3d(density, oversampling)[0, 0]
-            volume[start // oversampling : start // oversampling + len(voxels)] = voxels
-    return volumes
+        # x_object = R^T x_image, written for row vectors
+        for part, voxels in zip(points.split(_POINTS_AT_ONCE), volume.split(_POINTS_AT_ONCE), strict=True):
+            distance = shape(part @ rotation, conformation)
+            voxels.copy_((0.5 - distance * side / 2).clamp(0, 1))
+            near = (distance.abs() < reach).nonzero().flatten()
+            fine = ((part[near, None] + samples) @ rotation).view(-1, 3)
+            density = (0.5 - shape(fine, conformation) * side / 2).clamp(0, 1)
+            voxels[near] = density.view(-1, len(samples)).mean(-1)
+    return volumes.view(-1, side, side, side)
+
+
+def _voxel_centres(side: int, like: Tensor) -> Float[Tensor, "p 3"]:
+    """Points of a volume ``[z, y, x]``, xyz, in fractions of the field of view from index ``side // 2``."""
+    axis = (torch.arange(side).to(like) - side // 2) / side
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return torch.stack([x, y, z], dim=-1).view(-1, 3)
 
 
 def box_distance(points: Float[Tensor, "n 3"], angles: Float[Tensor, " 2"]) -> Float[Tensor, " n"]:

@@ -22,7 +22,7 @@ from scoretomo.methods.initial_model import (
 )
 from scoretomo.methods.initial_schedule import InitialModelConfig
 
-SIDE, RADIUS, COUNT = 24, 8.0, 40
+SIDE, RADIUS, COUNT = 24, 8.0, 50
 QUICK = InitialModelConfig(starts=4)
 
 
@@ -145,6 +145,13 @@ def test_each_start_is_noted_once_in_the_order_of_how_far_it_got(images: Tensor,
     assert all(start.first_score >= best for start in model.starts if start.stage > 0)
     assert all(start.rotations.shape == (COUNT, 3, 3) for start in model.starts)
     assert model.starts[0].rotations.equal(model.rotations)
+
+
+def test_few_images_have_more_starts(images: Tensor) -> None:
+    few = initial_model(images[:20], InitialModelConfig(starts=2, kept=2), seed=0, radius=RADIUS)
+    assert sorted(start.stage for start in few.starts) == [1, 2, 2, 2, 2]
+    assert InitialModelConfig().for_images(10).starts == 3 * InitialModelConfig().starts  # and never more
+    assert InitialModelConfig().for_images(50) == InitialModelConfig().for_images(1000) == InitialModelConfig()
 
 
 def test_junk_counts_little_and_does_not_harm_the_rest(clean: Tensor, rotations: Tensor) -> None:

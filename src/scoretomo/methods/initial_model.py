@@ -194,7 +194,7 @@ def initial_model_progressive(
     """
     if len(images) < 2 or not bool(images.any()) or not bool(images.isfinite().all()):
         raise InputError(f"an initial model needs two images or more, finite and not empty, not {len(images)}")
-    config = config or InitialModelConfig()
+    config = (config or InitialModelConfig()).for_images(len(images))
     radius = molecule_radius(images) if radius is None else radius
     stages = stages_of(config)
     total = sum(stage.iterations for stage in stages)

@@ -68,7 +68,7 @@ def test_a_model_whose_halves_agree_is_right(evidence: InitialEvidence) -> None:
     assert evidence.widest_gap_degrees < 15
     starts = QUICK.for_images(COUNT).starts
     assert evidence.starts == starts and 2 <= evidence.agreeing <= starts
-    assert (evidence.rival_score is None) == (evidence.agreeing == 4)
+    assert (evidence.rival_score is None) == (evidence.agreeing == starts)
     assert f"{evidence.half_degrees:.0f} degrees" in evidence.reason and f"of {starts} starts" in evidence.reason
 
 

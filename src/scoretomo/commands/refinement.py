@@ -99,7 +99,7 @@ def refine_models(
         say(words)
     else:
         words = f"{symmetry} was asked for"
-        parts = _refine_with(job, symmetry, parts) if symmetry != "C1" else parts
+        parts = _refine_with(job, symmetry, _imposed(symmetry, parts)) if symmetry != "C1" else parts
     if symmetry != "C1":
         start = impose(whole.volume, symmetry_group(symmetry))
         agreement = _bring(job, start, parts).fsc.unmasked if parts else None
@@ -193,10 +193,10 @@ def _find_symmetry(
     if not parts:
         return "C1", f"{words} It is not imposed, since there are no halves to test it; --symmetry imposes it.", parts
     before = _left_out_correlation(job, [part.volume for part in parts])
-    group = symmetry_group(symmetry)
-    after, with_it = _left_out_correlation(job, [impose(part.volume, group) for part in parts]), parts
+    starts, with_it = _imposed(symmetry, parts), parts
+    after = _left_out_correlation(job, starts)
     if after >= before - _SYMMETRY_COSTS_AT_FIRST:
-        with_it = _refine_with(job, symmetry, parts)
+        with_it = _refine_with(job, symmetry, starts)
         after = _left_out_correlation(job, [part.volume for part in with_it])
     said = f"{before:.3f} without it, {after:.3f} with it"
     if after < before - _SYMMETRY_COSTS:
@@ -204,12 +204,16 @@ def _find_symmetry(
     return symmetry, f"{words} Class averages that were left out fit the map ({said}).", with_it
 
 
-def _refine_with(job: _Job, symmetry: str, parts: list[MatchingStep]) -> list[MatchingStep]:
-    """Refine half maps with a symmetry."""
-    group = symmetry_group(symmetry)
+def _imposed(symmetry: str, parts: list[MatchingStep]) -> list[Float[Tensor, "n n n"]]:
+    """Impose a symmetry on half maps."""
+    return [impose(part.volume, symmetry_group(symmetry)) for part in parts]
+
+
+def _refine_with(job: _Job, symmetry: str, starts: list[Float[Tensor, "n n n"]]) -> list[MatchingStep]:
+    """Refine half maps with a symmetry, from maps that have it."""
     return [
-        job.refine(f"refine half {k + 1} with {symmetry}", job.rows(k), impose(part.volume, group), symmetry)
-        for k, part in enumerate(parts)
+        job.refine(f"refine half {k + 1} with {symmetry}", job.rows(k), start, symmetry)
+        for k, start in enumerate(starts)
     ]
 
 

@@ -21,6 +21,7 @@ from scoretomo.methods.polar_matching import (
     rebuild,
     ring_images,
     rings_of,
+    spread,
 )
 from scoretomo.methods.pose_search import TransferFn
 
@@ -189,6 +190,22 @@ def test_cold_weights_are_on_the_best_pose(volume: Tensor, clean: Tensor, planes
     cold, hot = (_match(images, planes, _coarse(volume, images)[None], temperature=t) for t in (0.01, 10.0))
     assert cold.weights[..., 0].min() > 0.9
     assert hot.weights.max() < 0.3  # five candidates that hardly differ
+
+
+def test_images_are_spread_over_the_planes_of_each_start() -> None:
+    crowded = torch.tensor([[0, 1], [0, 2], [0, 3], [0, 4]])
+    apart = torch.tensor([[5, 1], [6, 2], [7, 3], [8, 4]])
+    sure, open_ = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])
+    weights = torch.stack([open_, open_, open_, sure]).expand(2, 4, 2)
+    none = torch.zeros(2, 4, 2)
+    poses = RingPoses(
+        torch.arange(4).expand(2, 4), torch.stack([crowded, apart]), none.bool(), none, weights, none[..., 0], none
+    )
+    found = spread(poses, 9).weights
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 4))  # an image counts as much as before
+    torch.testing.assert_close(found[:, 3], weights[:, 3])  # one that can lie nowhere else stays
+    assert (found[0, :3, 1] > 2 * found[0, :3, 0]).all()
+    torch.testing.assert_close(found[1, :3], weights[1, :3])  # what another start does is nothing to this one
 
 
 @pytest.mark.parametrize(("transfer", "least"), [(None, 0.98), (_transfer, 0.95)])

@@ -33,6 +33,7 @@ from .polar_matching import (
     rebuild,
     ring_images,
     rings_of,
+    spread,
     volumes_of,
 )
 from .pose_search import TransferFn
@@ -403,6 +404,8 @@ class _Search:
                 self.on_rings, self.planes, self.volumes, found, self.config, self.radius, self.rings, progress
             )
             self.shifts = self.shifts.scatter(1, rows[..., None].expand(-1, -1, 2), found.shifts)
+        if stage.even:
+            found = spread(found, len(self.planes))
         self.poses, self.weights = found, _explained(found.scores)
 
     def _rotations(self) -> Float[Tensor, "s n 3 3"]:

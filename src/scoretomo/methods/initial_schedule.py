@@ -82,6 +82,8 @@ class Stage:
     candidates: int
     kept: int
     shifts: bool = False
+    even: bool = False
+    """Whether poses are weighed so that no direction takes all images."""
 
     def rings(self, progress: float, images: RingImages, radius: float) -> int:
         """Rings that count after so much of the stage, 0 to 1."""
@@ -98,7 +100,7 @@ def stages_of(config: InitialModelConfig) -> tuple[Stage, Stage, Stage]:
     coarse, fine = config.coarse_cycles, config.fine_cycles
     left = max(1, config.kept - 1)
     return (
-        Stage(1, 16, min(2.4, coarse), coarse, 1.0, 0.1, 0.5, 24, min(config.kept, config.starts)),
+        Stage(1, 16, min(2.4, coarse), coarse, 1.0, 0.1, 0.5, 24, min(config.kept, config.starts), even=True),
         Stage(2, 16, coarse, fine, 0.3, 0.2, 0.7, 8, min(left, config.starts), shifts=config.shift_extent > 0),
         Stage(3, 5, fine, fine, 0.2, 0.2, 1.0, 8, 1, shifts=config.shift_extent > 0),
     )

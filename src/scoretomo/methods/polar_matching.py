@@ -27,6 +27,8 @@ _EDGE = 2.0
 _WAVES_ON_RING = 2.6
 # Candidates of less weight are left out.
 _LEAST_WEIGHT = 1e-3
+# Occupancy of a plane, over the mean, that is added to its own before candidates are divided by it.
+_OCCUPIED = 0.3
 # Correlations that are held at once, 4 bytes each.
 _CORRELATIONS_AT_ONCE = 2**21
 
@@ -272,6 +274,26 @@ def _deviation(
     mean = (even.mean(1).unflatten(-1, (-1, planes)) / norms).mean(-1)
     deviation: Tensor = (square - mean.square()).clamp(min=tiny).sqrt()
     return deviation
+
+
+def spread(poses: RingPoses, planes: int) -> RingPoses:
+    """Weigh candidates by how few images their planes have.
+
+    Where a core looks alike from several directions, nothing else keeps images from crowding on some of them, and a
+    volume from being known in few planes alone.
+
+    Parameters
+    ----------
+    poses
+        Candidates and their weights.
+    planes
+        How many there are.
+    """
+    plane = poses.plane.flatten(1)
+    occupied = poses.weights.new_zeros(len(plane), planes).scatter_add(1, plane, poses.weights.flatten(1))
+    occupied = occupied / occupied.mean(1, keepdim=True) + _OCCUPIED
+    weights = poses.weights / occupied.gather(1, plane).view_as(poses.weights)
+    return replace(poses, weights=weights / weights.sum(-1, keepdim=True))
 
 
 def rebuild(

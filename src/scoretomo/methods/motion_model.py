@@ -37,9 +37,11 @@ class MotionConfig:
     Attributes
     ----------
     starts
-        Random coordinates that are tried; the likeliest go on.
+        Random coordinates that are tried.
+    trial_iterations, kept
+        Iterations after which the likeliest starts are kept, and how many of them.
     first_iterations
-        Iterations of each start, in the first band and without refining poses.
+        Iterations of a start that is kept, in the first band and without refining poses; the likeliest goes on.
     iterations
         Of expectation maximisation after that.
     refinements
@@ -51,10 +53,12 @@ class MotionConfig:
     Raises
     ------
     InputError
-        No iteration, or weights that are not positive.
+        No start or iteration, more trial iterations than there are, or weights that are not positive.
     """
 
-    starts: int = 6
+    starts: int = 8
+    trial_iterations: int = 2
+    kept: int = 2
     first_iterations: int = 8
     iterations: int = 10
     refinements: int = 5
@@ -62,11 +66,15 @@ class MotionConfig:
     component_ridge: float = 0.2
 
     def __post_init__(self) -> None:
-        counts = self.starts, self.first_iterations, self.iterations
+        counts = self.starts, self.trial_iterations, self.kept, self.first_iterations, self.iterations
         if min(counts) < 1 or self.refinements < 0:
             raise InputError(
                 f"a motion model needs 1 or more starts and iterations, not {counts}, and 0 or more refinements, "
                 f"not {self.refinements}"
+            )
+        if self.trial_iterations > self.first_iterations:
+            raise InputError(
+                f"trial_iterations: {self.trial_iterations} is more than the {self.first_iterations} of a start"
             )
         if not min(self.ridge, self.component_ridge) > 0:
             raise InputError(f"ridges must be positive, not {self.ridge} and {self.component_ridge}")
@@ -222,19 +230,21 @@ def _first_coordinates(
     radius: float,
     band: int,
 ) -> Float[Tensor, "n k"]:
-    """Take the coordinates of the likeliest of several starts: many end in directions of noise."""
+    """Take the coordinates of the likeliest of several starts: many end in directions of noise.
+
+    Those that will be likeliest nearly always are so after two iterations.
+    """
+    if not components:
+        return rotations.new_zeros(len(images), 0)
     posed, generator = PosedImages.of(images, band, radius), torch.Generator().manual_seed(seed)
-    best, found = torch.inf, rotations.new_zeros(len(images), components)
-    for _ in range(config.starts if components else 0):
-        z = torch.randn(len(images), components, generator=generator).to(rotations)
-        fit = MotionFit(posed, rotations, shifts_pixels, z, config)
-        for _ in range(config.first_iterations):
-            fit.maximise(float(band))
-            fit.standardise()
-            fit.expect()
-        if fit.cost() < best:
-            best, found = fit.cost(), fit.z
-    return found
+    draws = [torch.randn(len(images), components, generator=generator).to(rotations) for _ in range(config.starts)]
+    fits = [MotionFit(posed, rotations, shifts_pixels, z, config) for z in draws]
+    for fit in fits:
+        fit.advance(band, config.trial_iterations)
+    fits = sorted(fits, key=MotionFit.cost)[: config.kept]
+    for fit in fits:
+        fit.advance(band, config.first_iterations - config.trial_iterations)
+    return min(fits, key=MotionFit.cost).z
 
 
 class MotionFit:
@@ -291,6 +301,13 @@ class MotionFit:
         self.filters = self.posed.filters_of(mean, self.targets, precision)
         self._take(self.posed.expect(self.volumes, self.rotations, self.targets, self.filters, precision))
         self.noise = self.posed.noise_of(self.residual)
+
+    def advance(self, band: int, iterations: int) -> None:
+        """Iterate at the same poses."""
+        for _ in range(iterations):
+            self.maximise(float(band))
+            self.standardise()
+            self.expect()
 
     def refine_poses(self) -> None:
         """Move poses, shifts and coordinates together (Gauss and Newton), where it makes images more likely."""

@@ -92,7 +92,7 @@ class MatchingConfig:
     kept: int = 6
     shift_extent: float = 0.05
     tolerance: float = 0.05
-    solver_steps: int = 8
+    solver_steps: int = 4
 
     def __post_init__(self) -> None:
         counts = (self.iterations, self.start_shell, self.growth, self.global_searches, self.kept, self.solver_steps)

@@ -36,6 +36,7 @@ SETS = {
     "box": "box --count 300",
     "capsid": "capsid --count 200",
     "box, averages": "averages box --count 300",
+    "capsid, averages": "averages capsid --count 200",
     "hinge": f"averages TRACES:400 --motions 1 --count 200 {_CLEAN}",
     "hinge, averages": "averages TRACES:400 --motions 1 --count 120",
     "two hinges, averages": "averages TRACES:400 --motions 2 --count 300",

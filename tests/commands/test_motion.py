@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from scoretomo import cli
@@ -70,8 +71,9 @@ def test_a_run_finds_out_whether_its_molecule_moves(
     assert f"taken as {'moving' if moves else 'rigid'}" in said and table["reason"] in said
     assert (run.folder / "consensus" / "consensus.mrc").exists()  # one map of all of them, in either case
     names = {path.name for path in run.motion_folder.iterdir()}
-    components = {f"component_{k + 1}.mrc" for k in range(table["components"])}
-    assert names == {"motion.json"} | ({"mean.mrc", "coordinates.csv", "volumes"} | components if moves else set())
+    of_motion = {f"component_{k + 1}.mrc" for k in range(table["components"])}
+    of_motion |= {"mean.mrc", "coordinates.csv", "volumes", "states", "states.json", "path", "view.cxc"}
+    assert names == {"motion.json"} | (of_motion if moves else set())
     monkeypatch.setattr(command, "make_consensus", None)  # settled once for all
     settle_motion(run, torch.device("cpu"))
 
@@ -103,6 +105,23 @@ def test_volumes_of_the_motion_project_to_their_class_averages(settled: tuple[An
     matches = torch.stack([_correlation(volume, image) for volume, image in zip(own, blobs.images, strict=True)])
     assert float(matches.median()) > 0.97 and float(matches.min()) > 0.9
     assert float(matches.mean()) > float(_correlations_of_others(own, blobs.images).mean()) + 0.02
+
+
+@pytest.mark.parametrize("settled", [3.0], indirect=True)
+def test_the_path_leads_from_one_end_of_the_motion_to_the_other(settled: tuple[Any, Run, str]) -> None:
+    blobs, run, _ = settled
+    folder = run.motion_folder
+    rows = read_table(folder / "coordinates.csv", ("path", "state", "state_certainty"))
+    along = [float(row["path"]) for row in rows]
+    assert min(along) == 0 and max(along) == 1
+    assert abs(spearmanr(along, blobs.coordinates).statistic) > 0.8
+    found = json.loads((folder / "states.json").read_text(encoding="utf-8"))
+    states = [int(row["state"]) for row in rows]
+    assert [each["population"] for each in found["states"]] == [states.count(k) for k in sorted(set(states))]
+    assert {each["file"] for each in found["states"]} == {path.name for path in (folder / "states").iterdir()}
+    maps = [read_volume(folder / "path" / name).volume.voxels for name in found["path"]["files"]]
+    from_start = torch.stack([(each - maps[0]).norm() for each in maps])
+    assert (from_start.diff() > 0).all() and float(from_start[-1]) > 0.2 * float(maps[0].norm())
 
 
 @pytest.mark.parametrize("settled", [3.0], indirect=True)

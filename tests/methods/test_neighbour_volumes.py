@@ -68,6 +68,17 @@ def test_where_neighbours_say_what_the_model_says_nothing_changes(blobs: Any, mo
         assert float(torch.corrcoef(torch.stack([found(i).flatten(), expected.flatten()]))[0, 1]) > 0.99
 
 
+def test_volumes_between_images_are_in_the_common_frame(blobs: Any, images: Tensor, model: MotionModel) -> None:
+    volumes = NeighbourVolumes(images, model, radius=blobs.RADIUS)
+    own = turn_into_view(volumes.at(model.z[5]), model.rotations[5], model.shifts_pixels[5]).clamp(min=0)
+    assert float((own - volumes(5)).norm() / own.norm()) < 0.02  # but for where densities were cut at 0
+    order = model.z[:, 0].argsort()
+    between = (model.z[order[30]] + model.z[order[31]]) / 2
+    truth = torch.stack([blobs.volume(int(order[i])) for i in (30, 0, -1)])
+    near, *far = area_under_curve(fourier_shell_correlation(volumes.at(between).expand_as(truth), truth)).tolist()
+    assert near > max(far) + 0.02
+
+
 def test_without_a_component_all_volumes_are_the_mean(blobs: Any, images: Tensor) -> None:
     shifts = torch.tensor([[0.5, -0.25]]).expand(120, 2)
     one = motion_model(images, blobs.rotations, shifts, 0, radius=blobs.RADIUS, band=BAND, seed=0)

@@ -219,11 +219,16 @@ def _write_ensemble(folder: Path, boxes: torch.Tensor, rotations: torch.Tensor, 
         component = torch.einsum("n,nzyx->zyx", places**power - places.pow(power).mean(), boxes) / count
         _write(ensemble / f"component_{number}.mrc", component)
     model = folder / "motion"
-    model.mkdir()
+    (model / "path").mkdir(parents=True)
     _write(model / "mean.mrc", boxes.mean(0))
     _write(model / "component_1.mrc", torch.einsum("n,nzyx->zyx", places, boxes) / count)
-    rows = [{"index": index, "z_1": places[index].item(), "error_1": 0.1} for index in range(count)]
+    rows = [
+        {"index": index, "z_1": places[index].item(), "error_1": 0.1, "path": index / (count - 1)}
+        for index in range(count)
+    ]
     write_table(model / "coordinates.csv", rows)
+    for number in (0, 1, 2):
+        _write(model / "path" / f"path_{number:02d}.mrc", boxes[number * (count - 1) // 2])
     for k in (0, 1):
         _write(ensemble / "clusters" / f"cluster_{k + 1}.mrc", boxes[labels == k].mean(0))
     for number, index in enumerate(range(0, count, max(1, count // 5))):

@@ -272,6 +272,12 @@ def test_the_motion_follows_its_slider_and_plays(page: Any) -> None:
         ends[place] = canvas.evaluate("canvas => canvas.toDataURL()")
     assert ends[-1.0] != ends[1.0] and "all class averages at once" in page.inner_text("#motion-note")
     assert page.locator("#motion-points .point").count() == 10
+    page.click("#motions button[data-value=path]")
+    page.wait_for_timeout(300)
+    for place in (0.0, 1.0):
+        slide(page, "#along", place)
+        ends[place] = canvas.evaluate("canvas => canvas.toDataURL()")
+    assert ends[0.0] != ends[1.0] and "places of the motion model" in page.inner_text("#motion-note")
 
 
 def test_curves_are_read_at_the_pointer(page: Any) -> None:

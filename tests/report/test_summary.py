@@ -24,7 +24,7 @@ def test_tables_are_joined_by_the_number_of_the_class_average(folder: Path) -> N
     assert third.hand_certain is False and third.mirrored and not third.trusted
     assert sixth.verdict == "wrong" and sixth.cluster is None
     assert run.volumes[0].parts["seed_agreement"] == pytest.approx(0.95)
-    assert set(run.volumes[0].coordinates) == {"map_1", "map_2", "component_1", "component_2", "phase", "z_1"}
+    assert set(run.volumes[0].coordinates) == {"map_1", "map_2", "component_1", "component_2", "phase", "z_1", "path"}
     assert run.volumes[0].aligned == folder / "ensemble" / "volumes" / "volume_0000.mrc"
     assert [(image.index, image.reasons) for image in run.left_out] == [(14, ("nothing in the middle", "blurred"))]
     assert [path.name for path in run.series("component_*.mrc")] == ["component_1.mrc", "component_2.mrc"]

@@ -29,12 +29,11 @@ from ..ensemble.synchronise import Synchronisation
 from ..ensemble.verdict import Judgement
 from ..evaluation.alignment import Alignment, apply_alignment
 from ..imaging.preprocess import restore_volume
-from ..io.chimerax import MapSeries, enclosed_volume_angstrom3, write_chimerax_script
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import read_volume, write_volume
 from ..io.tables import read_table, write_table
-from ..report.isosurface import surface_level
 from ..runs import Run, load_checkpoint, save_checkpoint
+from .map_series import write_series, write_view
 
 _DIGITS = 4
 _AXES = "xyz"
@@ -190,8 +189,9 @@ def write_landscape(
     write_volume(folder / "variance.mrc", replace(deviation, voxels=deviation.voxels.square()))
     for number, component in enumerate(landscape.components, 1):
         write_volume(folder / f"component_{number}.mrc", _restored(run, component))
-    states = _write_series(run, folder / "clusters", "cluster", 1, _cluster_means(clusters, aligned, reliable))
-    motion = _write_series(run, folder / "path", "path", 0, volumes_along(path.path, aligned))
+    means = _cluster_means(clusters, aligned, reliable)
+    states = write_series(folder / "clusters", "cluster", 1, means, run.preprocessing)
+    motion = write_series(folder / "path", "path", 0, volumes_along(path.path, aligned), run.preprocessing)
     write_table(folder / "landscape.csv", _landscape_rows(indices, reliable, landscape, clusters, diffusion, path))
     write_json(
         folder / "landscape.json",
@@ -215,12 +215,7 @@ def write_landscape(
             },
         },
     )
-    write_chimerax_script(
-        folder / "view.cxc",
-        [(f"state {k}", file) for k, file in enumerate(states, 1)],
-        [MapSeries("main path", tuple(motion))],
-        enclosed_volume_angstrom3=enclosed_volume_angstrom3(mean, surface_level(mean.voxels)),
-    )
+    write_view(folder / "view.cxc", mean, states, motion)
 
 
 def _landscape_rows(
@@ -252,15 +247,6 @@ def _cluster_means(
 ) -> Float[Tensor, "k s s s"]:
     members = [aligned[reliable & (clusters.labels == k)] for k in range(len(clusters.populations))]
     return torch.stack([each.mean(0) for each in members])
-
-
-def _write_series(run: Run, folder: Path, name: str, first: int, volumes: Float[Tensor, "m s s s"]) -> list[Path]:
-    folder.mkdir()
-    files = []
-    for number, voxels in enumerate(volumes, first):
-        files.append(folder / (f"{name}_{number:02d}.mrc" if first == 0 else f"{name}_{number}.mrc"))
-        write_volume(files[-1], _restored(run, voxels))
-    return files
 
 
 def _restored(run: Run, voxels: Float[Tensor, "s s s"]) -> Volume:

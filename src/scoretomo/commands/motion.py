@@ -1,8 +1,7 @@
 """``scoretomo motion``: whether the molecule of a run moves, and how, with a volume for each class average.
 
 One map is refined, and compared with motion models on class averages that are left out. RUN/motion has what was found:
-motion.json, and of a molecule that moves mean.mrc, component_1.mrc and so on (what one standard deviation of a
-coordinate adds to the mean), coordinates.csv (where each class average lies, with errors) and volumes/.
+motion.json, and of a molecule that moves what :mod:`scoretomo.commands.motion_folder` writes.
 
 Where the map nearly has a symmetry, which a motion may break, the poses are settled anew: which copy of the core each
 class average shows is chosen by the motion that they make together.
@@ -23,10 +22,7 @@ from ..datatypes import InputError
 from ..ensemble.initial_evidence import InitialEvidence
 from ..ensemble.motion_evidence import MotionEvidence, too_few, weigh_motion_progressive
 from ..evaluation.near_symmetry import copies_of, poses_of_copies
-from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
-from ..io.mrc import write_volume
-from ..io.tables import write_table
 from ..methods.copy_choice import choose_copies_progressive
 from ..methods.initial_model import InitialModel
 from ..methods.motion_model import MotionModel, motion_model_progressive
@@ -35,6 +31,7 @@ from ..methods.projection_matching import MatchingConfig, MatchingStep
 from ..runs import Run, load_checkpoint, save_checkpoint
 from .consensus import FEWEST_FOR_HALVES, ConsensusConfig, make_consensus
 from .initial import find_models, make_initial
+from .motion_folder import write_motion
 from .progress import interruptible, progress, say
 from .refinement import FEWEST_TO_REFINE, Models, on_device, refine_models, refinement_radius
 from .run_folder import opened
@@ -55,8 +52,9 @@ def motion(
 
     A mean and what is added to it, with coordinates for each class average; no network, minutes. `scoretomo run` does
     so itself where class averages that are left out say that the molecule moves. Results are in RUN/motion: motion.json
-    (what was found), mean.mrc, component_1.mrc and so on, coordinates.csv, and volumes/, each in the frame of its class
-    average.
+    (what was found), mean.mrc, component_1.mrc and so on, coordinates.csv (where each class average lies), volumes/,
+    each in the frame of its class average, and in one frame states/, path/ (a movie of the motion) and view.cxc, which
+    shows them in ChimeraX.
 
     Parameters
     ----------
@@ -180,8 +178,7 @@ def _make_motion(
         table = {"moves": moves, "components_fitted": components, "copies": poses.copies, **asdict(evidence)}
         write_json(folder / "motion.json", table)
         if model is not None:
-            _write(folder, run, model)
-            _write_volumes(folder / "volumes", run, motion_volumes(run, model, device))
+            write_motion(folder, run, model, motion_volumes(run, model, device))
 
 
 def _among_copies(run: Run, poses: _Poses, device: torch.device) -> _Poses:
@@ -297,27 +294,3 @@ def _fit(run: Run, components: int, poses: _Poses | None, device: torch.device) 
             report(step.iteration / step.total, f"{components} components  {step.unexplained:.1%} unexplained")
     save_checkpoint(path, {"made_of": made_of, "model": vars(step.model)})
     return step.model
-
-
-def _write(folder: Path, run: Run, model: MotionModel) -> None:
-    """Write mean and components in the units of the input, and where each class average lies."""
-    for k, volume in enumerate(model.volumes.cpu()):
-        write_volume(
-            folder / ("mean.mrc" if k == 0 else f"component_{k}.mrc"), restore_volume(volume, run.preprocessing)
-        )
-    errors = model.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-    rows: list[dict[str, int | float]] = []
-    for index, z, error in zip(run.used, model.z.tolist(), errors.tolist(), strict=True):
-        own = {f"z_{k + 1}": value for k, value in enumerate(z)}
-        rows.append({"index": index, **own, **{f"error_{k + 1}": value for k, value in enumerate(error)}})
-    write_table(folder / "coordinates.csv", rows)
-
-
-def _write_volumes(folder: Path, run: Run, volumes: NeighbourVolumes) -> None:
-    """Write the volume of each class average, in its frame and in the units of the input."""
-    folder.mkdir()
-    with interruptible() as check, progress("volumes of the motion") as report:
-        for place, index in enumerate(run.used):
-            check()
-            write_volume(folder / f"volume_{index:04d}.mrc", restore_volume(volumes(place).cpu(), run.preprocessing))
-            report((place + 1) / len(run.used), f"{place + 1} of {len(run.used)}")

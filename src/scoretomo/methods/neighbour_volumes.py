@@ -29,7 +29,7 @@ _RIDGE = 0.3
 
 
 class NeighbourVolumes:
-    """Makes the volume of each image, in the frame of the image.
+    """Makes the volume of each image, or at any place of the motion.
 
     Parameters
     ----------
@@ -47,11 +47,11 @@ class NeighbourVolumes:
         posed = PosedImages.of(images, len(model.noise) - 1, radius)
         self._fit, rows = ComponentFit(posed.grid, float(posed.grid.band)), torch.arange(len(images)).to(images.device)
         self._targets = posed.targets(rows, model.shifts_pixels)
-        self._values, self._volumes = Regressors.of(model.z).values, posed.grid.coarse(model.volumes)
+        values, self._volumes = Regressors.of(model.z).values, posed.grid.coarse(model.volumes)
         slice_fn, precision, filters = voxel_slices(self._volumes), posed.precision(model.noise), []
         for some in rows.split(_IMAGES_AT_ONCE):
             slices = posed.slices(slice_fn, model.rotations[some])
-            expected = torch.einsum("vq,qvp->vp", self._values[some], slices)
+            expected = torch.einsum("vq,qvp->vp", values[some], slices)
             filters.append(posed.filters_of(expected, self._targets[some], precision))
         self._filters = torch.cat(filters)
         self._filters /= self._filters.mean(0)
@@ -59,15 +59,25 @@ class NeighbourVolumes:
 
     @torch.no_grad()
     def __call__(self, image: int) -> Float[Tensor, "side side side"]:
-        """Make the volume of an image."""
+        """Make the volume of an image, in the frame of the image."""
+        model = self.model
+        volume = self._volume_at(model.z[image])
+        return turn_into_view(volume, model.rotations[image], model.shifts_pixels[image]).clamp(min=0)
+
+    @torch.no_grad()
+    def at(self, z: Float[Tensor, " k"]) -> Float[Tensor, "side side side"]:
+        """Make the volume at some coordinates, in the common frame."""
+        return self._volume_at(z).clamp(min=0)
+
+    def _volume_at(self, z: Float[Tensor, " k"]) -> Float[Tensor, "side side side"]:
         model, grid = self.model, self._fit.grid
-        volume = torch.einsum("q,qxyz->xyz", self._values[image], self._volumes)
+        volume = torch.einsum("q,qxyz->xyz", torch.cat([z.new_ones(1), z]), self._volumes)
         if model.z.shape[1]:
-            weights = _weights(model.z, image)
+            weights = _weights(model.z, z)
             near, own = weights > _LEAST_WEIGHT, volume[None]
             views = model.rotations[near], self._targets[near], self._filters[near], weights[near]
             (volume,) = self._fit.improve(own, *views, Regressors.of(model.z[near, :0]), self._ridge, about=own)
-        return turn_into_view(grid.fine(volume), model.rotations[image], model.shifts_pixels[image]).clamp(min=0)
+        return grid.fine(volume)
 
 
 def nearest(z: Float[Tensor, "n k"], part: float) -> Int[Tensor, "n m"]:
@@ -78,10 +88,10 @@ def nearest(z: Float[Tensor, "n k"], part: float) -> Int[Tensor, "n m"]:
     return found
 
 
-def _weights(z: Float[Tensor, "n k"], image: int) -> Float[Tensor, " n"]:
-    """Gaussian weights of all images about one."""
-    squares = (z - z[image]).square().sum(1)
-    place = min(len(z) - 1, max(_FEWEST_WITHIN, round(_WITHIN * len(z))))
-    width = squares.sort().values[place].clamp(min=torch.finfo(squares.dtype).tiny)
+def _weights(z: Float[Tensor, "n k"], place: Float[Tensor, " k"]) -> Float[Tensor, " n"]:
+    """Gaussian weights of all images about a place."""
+    squares = (z - place).square().sum(1)
+    rank = min(len(z) - 1, max(_FEWEST_WITHIN, round(_WITHIN * len(z))))
+    width = squares.sort().values[rank].clamp(min=torch.finfo(squares.dtype).tiny)
     weights: Tensor = torch.exp(-squares / (2 * width))
     return weights

@@ -1,5 +1,6 @@
 """How the molecule moves, for the page: averages along the main path, the average deformed, and the motion model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +47,24 @@ def read_voxels(path: Path) -> Float[Tensor, "n n n"]:
 
 def _path(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
     """Take in the main path; points lie along it by their phase."""
+    share = ((run.landscape or {}).get("main_path") or {}).get("share")
+    note = "Averages of the volumes near each place of the path: what was seen, nothing extrapolated."
+    label = "main path" + ("" if share is None else f" ({share:.0%})")
+    return _along(blocks, grid, run.series("path/path_*.mrc"), "phase", label, note)
+
+
+def _along(
+    blocks: Blocks, grid: PageGrid, files: Sequence[Path], name: str, label: str, note: str
+) -> list[dict[str, Any]]:
+    """Take in the maps along a path; points lie along it by the coordinate of this name, from 0 to 1."""
     frames = [
-        blocks.add_density(f"path-{place}", encode_volume(read_voxels(path), grid), grid)
-        for place, path in enumerate(run.series("path/path_*.mrc"))
+        blocks.add_density(f"{name}-{place}", encode_volume(read_voxels(path), grid), grid)
+        for place, path in enumerate(files)
     ]
     if len(frames) < 2:
         return []
-    share = ((run.landscape or {}).get("main_path") or {}).get("share")
-    return [
-        {
-            "name": "phase",
-            "label": "main path" + ("" if share is None else f" ({share:.0%})"),
-            "frames": frames,
-            "range": [0.0, 1.0],
-            "axis": "place along the path",
-            "note": "Averages of the volumes near each place of the path: what was seen, nothing extrapolated.",
-        }
-    ]
+    way = {"name": name, "label": label, "frames": frames, "range": [0.0, 1.0], "axis": "place along the path"}
+    return [{**way, "note": note}]
 
 
 def _components(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
@@ -89,12 +91,14 @@ def _components(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[st
 
 
 def _motion_model(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
-    """Take in the motion model: its mean, and what is added to it along each component."""
+    """Take in the motion model: volumes along its main path, its mean, and what is added to it along each component."""
     folder = run.folder / "motion"
     paths = in_order(folder.glob("component_*.mrc"))[:_COMPONENTS]
     if not paths:
         return []
-    mean, found = read_voxels(folder / "mean.mrc"), []
+    note = "Volumes at places of the motion model, each brought nearer to the class averages about it."
+    found = _along(blocks, grid, in_order(folder.glob("path/path_*.mrc")), "path", "path of the motion model", note)
+    mean = read_voxels(folder / "mean.mrc")
     for number, path in enumerate(paths, 1):
         component, name = read_voxels(path), f"z_{number}"
         low, high = _range(run, name)

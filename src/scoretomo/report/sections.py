@@ -243,8 +243,8 @@ def _axes(run: RunSummary) -> tuple[list[tuple[str, str]], list[tuple[str, str]]
 
 
 def _axis(name: str) -> str:
-    if name == "phase":
-        return "place along the main path"
+    if name in ("phase", "path"):
+        return "place along the main path" if name == "phase" else "place along the path of the motion model"
     return name.replace("z_", "motion model ").replace("_", " ")
 
 

@@ -44,7 +44,8 @@ class VolumeSummary:
     cluster
         Number of its state; None for volumes that belong to none.
     coordinates
-        ``map_1``, ``component_1``, ... in standard units, and ``phase``, from 0 to 1 along the main path.
+        ``map_1``, ``component_1``, ... in standard units, and ``phase``, from 0 to 1 along the main path; of the motion
+        model ``z_1``, ... and ``path``, likewise.
     spread
         Uncertainty of the coordinates, from the repeats.
     image_verdict, image_reasons
@@ -241,7 +242,7 @@ def _volume(
         {
             name: value
             for name, text in mapped.items()
-            if name.startswith(("map_", "component_", "phase", "z_")) and (value := _number(text)) is not None
+            if name.startswith(("map_", "component_", "phase", "z_", "path")) and (value := _number(text)) is not None
         },
         _number(mapped.get("spread")),
         checked.get("verdict"),

@@ -1,0 +1,83 @@
+"""RUN/motion: what ``scoretomo motion`` leaves of a molecule that moves.
+
+The model (mean.mrc, and component_1.mrc and so on: what one standard deviation of a coordinate adds), coordinates.csv
+(where each class average lies, with errors, its state, and its place along the path), volumes/, each in the frame of
+its class average, and in the common frame states/, path/ (the volumes along the main path) and view.cxc for ChimeraX.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..ensemble.states import Clusters, MainPath, StatesConfig, find_clusters, find_main_path
+from ..imaging.preprocess import restore_volume
+from ..io.files import write_json
+from ..io.mrc import write_volume
+from ..io.tables import write_table
+from ..methods.motion_model import MotionModel
+from ..methods.neighbour_volumes import NeighbourVolumes
+from ..runs import Run
+from .map_series import write_series, write_view
+from .progress import interruptible, progress
+
+# Part of the class averages that are neighbours of one, and how many at least: errors of coordinates overlap.
+_NEIGHBOURS, _FEWEST_NEIGHBOURS = 0.03, 5
+
+
+def write_motion(folder: Path, run: Run, model: MotionModel, volumes: NeighbourVolumes) -> None:
+    """Write all but motion.json."""
+    for k, volume in enumerate(model.volumes.cpu()):
+        name = "mean.mrc" if k == 0 else f"component_{k}.mrc"
+        write_volume(folder / name, restore_volume(volume, run.preprocessing))
+    strengths = model.volumes[1:].flatten(1).norm(dim=1)  # so that distances are those of volumes
+    places, everyone = model.z * strengths, torch.ones_like(model.z[:, 0], dtype=torch.bool)
+    config = StatesConfig(neighbours=max(_FEWEST_NEIGHBOURS, round(_NEIGHBOURS * len(places))))
+    states = find_clusters(places, everyone, config, seed=run.config.seed)
+    path = find_main_path(places, everyone, config)
+    _write_coordinates(folder / "coordinates.csv", run, model, states, path)
+    _write_states(folder, run, volumes, states, path, path.path.curve / strengths)
+    _write_volumes(folder / "volumes", run, volumes)
+
+
+def _write_coordinates(path: Path, run: Run, model: MotionModel, states: Clusters, main: MainPath) -> None:
+    errors = model.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    columns = {f"z_{k + 1}": values for k, values in enumerate(model.z.T)}
+    columns |= {f"error_{k + 1}": values for k, values in enumerate(errors.T)}
+    columns |= {"state": states.labels + 1, "state_certainty": states.certainty, "path": main.phase}
+    lines = zip(run.used, *(values.tolist() for values in columns.values()), strict=True)
+    write_table(path, [dict(zip(["index", *columns], line, strict=True)) for line in lines])
+
+
+def _write_states(
+    folder: Path, run: Run, volumes: NeighbourVolumes, states: Clusters, main: MainPath, curve: Float[Tensor, "m k"]
+) -> None:
+    """Write the volume at the mean of each state, and those along the main path."""
+    z = volumes.model.z
+    means = [z[states.labels == k].mean(0) for k in range(len(states.populations))]
+    of_states = write_series(folder / "states", "state", 1, map(volumes.at, means), run.preprocessing)
+    along = write_series(folder / "path", "path", 0, map(volumes.at, curve), run.preprocessing)
+    found = zip(states.populations.tolist(), states.representatives.tolist(), of_states, strict=True)
+    write_json(
+        folder / "states.json",
+        {
+            "states": [
+                {"number": k, "population": count, "representative": run.used[member], "file": file.name}
+                for k, (count, member, file) in enumerate(found, 1)
+            ],
+            "criterion": states.criterion,
+            "path": {"share": main.share, "files": [file.name for file in along]},
+        },
+    )
+    write_view(folder / "view.cxc", restore_volume(volumes.model.volumes[0].cpu(), run.preprocessing), of_states, along)
+
+
+def _write_volumes(folder: Path, run: Run, volumes: NeighbourVolumes) -> None:
+    """Write the volume of each class average, in its frame and in the units of the input."""
+    folder.mkdir()
+    with interruptible() as check, progress("volumes of the motion") as report:
+        for place, index in enumerate(run.used):
+            check()
+            write_volume(folder / f"volume_{index:04d}.mrc", restore_volume(volumes(place).cpu(), run.preprocessing))
+            report((place + 1) / len(run.used), f"{place + 1} of {len(run.used)}")

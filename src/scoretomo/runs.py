@@ -346,9 +346,10 @@ def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any] | None:
+def load_checkpoint(path: Path, *, made_of: object = None, lazily: bool = False) -> dict[str, Any] | None:
     """Read what :func:`save_checkpoint` has written, on the CPU; None if there is nothing.
 
+    Nor is there anything where ``made_of`` is given, and what was written says that it was made of something else.
     Lazily, tensors are read from the file when they are used, and only then.
     """
     if not path.exists():
@@ -357,7 +358,7 @@ def load_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any] | Non
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise InputError(f"{path}: cannot be read; delete it to begin again ({error})".splitlines()[0]) from error
-    return values
+    return values if made_of is None or values.get("made_of") == made_of else None
 
 
 def save_denoiser(run: Run, network: nn.Module) -> None:

@@ -20,7 +20,7 @@ from scoretomo.datatypes import ImageStack
 from scoretomo.io.mrc import read_volume, write_images
 from scoretomo.io.tables import read_table
 from scoretomo.methods.projection_matching import MatchingConfig
-from scoretomo.runs import Run, open_run
+from scoretomo.runs import Run, load_checkpoint, open_run, save_checkpoint
 
 _TINY = "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1 --optimiser.batch-size 8"
 _SEARCH = "--initial.starts 4 --initial.kept 2 --check False --contrast bright"
@@ -137,6 +137,14 @@ def test_the_verb_makes_as_many_components_as_are_asked_for(
     before = (run / "motion" / "coordinates.csv").read_text()
     assert cli.main(["motion", str(run), "--components", "40"]) == 2
     assert "give 1 to 39" in capsys.readouterr().err
+    assert (run / "motion" / "coordinates.csv").read_text() == before
+    checkpoint = run / "checkpoint" / "motion_model.pt"
+    saved = load_checkpoint(checkpoint)
+    assert saved is not None
+    saved["made_of"]["rotations"][0] += 0.1  # as if it had been fitted at other poses
+    saved["model"]["z"].zero_()
+    save_checkpoint(checkpoint, saved)
+    assert cli.main(["motion", str(run), "--components", "2"]) == 0
     assert (run / "motion" / "coordinates.csv").read_text() == before
 
 

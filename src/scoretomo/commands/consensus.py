@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import InputError, Volume
+from ..ensemble.initial_evidence import FEWEST_FOR_HALVES
 from ..evaluation.half_maps import THRESHOLD, filter_to_resolution
 from ..geometry.symmetry import symmetry_group
 from ..imaging.preprocess import restore_volume
@@ -25,9 +26,6 @@ from .progress import say
 from .refinement import FEWEST_TO_REFINE, Models, Refined, refine_models
 from .run_folder import opened
 from .train import Device, choose_device
-
-FEWEST_FOR_HALVES = 8
-"""Class averages below which halves are no measure of anything."""
 
 
 @dataclass(frozen=True)

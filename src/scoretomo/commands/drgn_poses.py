@@ -130,8 +130,8 @@ def poses(
 
 def _find_all(search: Callable[[Tensor], PoseCandidates], count: int, partial: Path, made_of: str) -> dict[str, Tensor]:
     """Search all images, or those that an earlier command has left; the best pose of each."""
-    saved = load_checkpoint(partial)
-    if saved is None or saved["made_of"] != made_of:
+    saved = load_checkpoint(partial, made_of=made_of)
+    if saved is None:
         saved = {"made_of": made_of, "rotations": [], "shifts_pixels": [], "scores": []}
     batches = torch.arange(count).split(_IMAGES_AT_ONCE)
     before = len(saved["scores"])

@@ -122,7 +122,7 @@ def find_models(run: Run, rows: Sequence[int], device: torch.device, *, halves: 
     made_of = {"rows": list(rows), "seed": run.config.seed, **asdict(config)}
     path = models_checkpoint(run, rows)
     found: list[InitialModel] = []
-    if (saved := load_checkpoint(path)) is not None and saved["made_of"] == made_of:
+    if saved := load_checkpoint(path, made_of=made_of):
         found = [_from_table(table, device) for table in saved["models"]]
     parts = [torch.arange(len(images)), *(halves_of(len(images)) if halves else [])]
     for number in range(len(found), len(parts)):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import processes
 from ..datatypes import InputError
-from ..ensemble.initial_evidence import InitialEvidence
+from ..ensemble.initial_evidence import FEWEST_FOR_HALVES, InitialEvidence
 from ..ensemble.motion_evidence import MotionEvidence, too_few, weigh_motion_progressive
 from ..evaluation.near_symmetry import copies_of, poses_of_copies
 from ..io.files import replacing_folder, write_json
@@ -29,7 +29,7 @@ from ..methods.motion_model import MotionModel, motion_model_progressive
 from ..methods.neighbour_volumes import NeighbourVolumes
 from ..methods.projection_matching import MatchingConfig, MatchingStep
 from ..runs import Run, load_checkpoint, save_checkpoint
-from .consensus import FEWEST_FOR_HALVES, ConsensusConfig, make_consensus
+from .consensus import ConsensusConfig, make_consensus
 from .initial import find_models, make_initial
 from .motion_folder import write_motion
 from .progress import interruptible, progress, say
@@ -199,9 +199,10 @@ def _among_copies(run: Run, poses: _Poses, device: torch.device) -> _Poses:
     return replace(poses, rotations=rivals[0][rows, copy], shifts_pixels=rivals[1][rows, copy], copies=found)
 
 
-def _made_of(run: Run, poses: _Poses) -> dict[str, Any]:
-    """Tell what a checkpoint was made of: images, their poses and the seed."""
-    return {"rows": run.used, "seed": run.config.seed, "rotations": poses.rotations.cpu().flatten().tolist()}
+def _made_of(run: Run, poses: _Poses | None) -> dict[str, Any]:
+    """Tell what a checkpoint was made of: images, the seed and, where they are known, poses."""
+    of_run = {"rows": run.used, "seed": run.config.seed}
+    return of_run if poses is None else of_run | {"rotations": poses.rotations.cpu().flatten().tolist()}
 
 
 def _chosen_copies(
@@ -210,8 +211,7 @@ def _chosen_copies(
     """Choose copies, or take up what an earlier command has chosen at the same poses."""
     path = run.folder / "checkpoint" / "copies.pt"
     made_of = _made_of(run, poses)
-    saved = load_checkpoint(path)
-    if saved is not None and saved["made_of"] == made_of:
+    if saved := load_checkpoint(path, made_of=made_of):
         kept: Tensor = saved["copy"].to(device)
         return kept
     steps = choose_copies_progressive(
@@ -245,8 +245,7 @@ def _weigh(run: Run, poses: _Poses, device: torch.device) -> MotionEvidence:
     """Weigh motion models, or take up what an earlier command has found of the same images at the same poses."""
     path = run.folder / "checkpoint" / ("motion.pt" if poses.copies is None else "motion_copies.pt")
     made_of = _made_of(run, poses)
-    saved = load_checkpoint(path)
-    if saved is not None and saved["made_of"] == made_of:
+    if saved := load_checkpoint(path, made_of=made_of):
         return MotionEvidence(**saved["evidence"])
     steps = weigh_motion_progressive(
         run.images[run.used].to(device),
@@ -268,12 +267,12 @@ def _weigh(run: Run, poses: _Poses, device: torch.device) -> MotionEvidence:
 def _fit(run: Run, components: int, poses: _Poses | None, device: torch.device) -> MotionModel:
     """Fit the motion model of all class averages, or take up the one that an earlier command has fitted.
 
-    Poses are looked for where they are not given.
+    Where poses are not given, it may have any, and without it they are looked for.
     """
     path = run.folder / "checkpoint" / "motion_model.pt"
-    made_of = {"rows": run.used, "seed": run.config.seed, "components": components}
+    wanted = _made_of(run, poses) | {"components": components}
     saved = load_checkpoint(path)
-    if saved is not None and saved["made_of"] == made_of:
+    if saved is not None and all(saved["made_of"].get(name) == value for name, value in wanted.items()):
         return MotionModel(**on_device(saved["model"], device))
     if poses is None:
         poses = _poses(run, *make_initial(run, device), device)
@@ -292,5 +291,6 @@ def _fit(run: Run, components: int, poses: _Poses | None, device: torch.device) 
         for step in steps:
             check()
             report(step.iteration / step.total, f"{components} components  {step.unexplained:.1%} unexplained")
+    made_of = _made_of(run, poses) | {"components": components}
     save_checkpoint(path, {"made_of": made_of, "model": vars(step.model)})
     return step.model

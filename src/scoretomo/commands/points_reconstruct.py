@@ -202,8 +202,8 @@ class _Task:
             return most_likely_progressive(energy, count, self.points, generator=generator)
 
         kinds = {"models": posterior, "baseline": likelihood} if self.request.baseline else {"models": posterior}
-        saved = load_checkpoint(folder / "checkpoint.pt") or {}
-        if saved.get("made_of") != self.made_of:
+        saved = load_checkpoint(folder / "checkpoint.pt", made_of=self.made_of)
+        if saved is None:
             saved = {"made_of": self.made_of, "models": [], "baseline": []}
         parts = saved.setdefault("parts", self._parts(device))  # of an earlier command perhaps, on another device
         plan = [(kind, number, count) for kind in kinds for number, count in enumerate(parts)]

@@ -142,8 +142,7 @@ class _Job:
         # what else decides follows from these and the images
         made_of = {"rows": rows, "of": self.models.rows, "radius": self.radius, "halves": agreement is not None}
         made_of |= {"symmetry": symmetry, **asdict(self.matching), "initial": asdict(self.run.config.initial)}
-        saved = load_checkpoint(path)
-        if saved is not None and saved["made_of"] == made_of:
+        if saved := load_checkpoint(path, made_of=made_of):
             return MatchingStep(**on_device(saved["step"], self.device))
         box = self.run.images.shape[-1] * self.run.preprocessing.working_pixel_size_angstrom
         steps = refine_progressive(

@@ -60,8 +60,7 @@ def _choose(
     chunk: int,
 ) -> VolumeChoice:
     path = run.folder / "checkpoint" / "choice.pt"
-    saved = load_checkpoint(path)
-    if saved is not None and saved["made_of"] == made_of:
+    if saved := load_checkpoint(path, made_of=made_of):
         choice = VolumeChoice(**saved["choice"])
     elif len(run.used) < FEWEST_TO_CHOOSE:
         choice = too_few_to_choose(len(run.used))

@@ -33,10 +33,11 @@ _SAME_DEGREES, _FAR_DEGREES = 13.0, 18.0
 _START_DEGREES = 20.0
 # Widest angle from any direction to the nearest slice: views all around leave less, those about one direction more.
 _NARROW_GAP, _WIDE_GAP = 23.0, 28.0
-# Fewer images than this are not split in two.
-_FEWEST_IMAGES = 8
 # Images whose poses are tried as those that relate two frames.
 _TRIED = 64
+
+FEWEST_FOR_HALVES = 8
+"""Images below which halves are no measure of anything."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class InitialEvidence:
 
 def halves_of(count: int) -> list[Tensor]:
     """Rows of every other image; nothing where there are too few for that."""
-    return [torch.arange(half, count, 2) for half in (0, 1)] if count >= _FEWEST_IMAGES else []
+    return [torch.arange(half, count, 2) for half in (0, 1)] if count >= FEWEST_FOR_HALVES else []
 
 
 @torch.no_grad()

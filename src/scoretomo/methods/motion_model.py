@@ -21,8 +21,12 @@ from ..imaging.slices import voxel_slices
 from .component_fit import ComponentFit, Regressors
 from .posed_images import Expectation, PosedImages
 
-# Part of the iterations in which the band grows.
+# Part of the iterations, of a start and after it, in which the band grows.
 _MARCH = 0.7
+# Part of the first band that the first iteration of a start has.
+_FIRST_PART = 0.5
+# Noise that coordinates are given while the band grows: a component that a low band does not show would be lost.
+_SHAKE = 0.3
 # Noise to begin with, as a part of the power of the images.
 _FIRST_NOISE = 0.1
 # Longest steps of a refinement of poses, in radians and in pixels.
@@ -37,11 +41,9 @@ class MotionConfig:
     Attributes
     ----------
     starts
-        Random coordinates that are tried.
-    trial_iterations, kept
-        Iterations after which the likeliest starts are kept, and how many of them.
+        Random coordinates that are tried; the likeliest go on.
     first_iterations
-        Iterations of a start that is kept, in the first band and without refining poses; the likeliest goes on.
+        Iterations of each start, up to the first band and without refining poses.
     iterations
         Of expectation maximisation after that.
     refinements
@@ -53,28 +55,22 @@ class MotionConfig:
     Raises
     ------
     InputError
-        No start or iteration, more trial iterations than there are, or weights that are not positive.
+        No start or iteration, or weights that are not positive.
     """
 
-    starts: int = 8
-    trial_iterations: int = 2
-    kept: int = 2
-    first_iterations: int = 8
+    starts: int = 3
+    first_iterations: int = 16
     iterations: int = 10
     refinements: int = 5
     ridge: float = 0.05
     component_ridge: float = 0.2
 
     def __post_init__(self) -> None:
-        counts = self.starts, self.trial_iterations, self.kept, self.first_iterations, self.iterations
+        counts = self.starts, self.first_iterations, self.iterations
         if min(counts) < 1 or self.refinements < 0:
             raise InputError(
                 f"a motion model needs 1 or more starts and iterations, not {counts}, and 0 or more refinements, "
                 f"not {self.refinements}"
-            )
-        if self.trial_iterations > self.first_iterations:
-            raise InputError(
-                f"trial_iterations: {self.trial_iterations} is more than the {self.first_iterations} of a start"
             )
         if not min(self.ridge, self.component_ridge) > 0:
             raise InputError(f"ridges must be positive, not {self.ridge} and {self.component_ridge}")
@@ -230,21 +226,24 @@ def _first_coordinates(
     radius: float,
     band: int,
 ) -> Float[Tensor, "n k"]:
-    """Take the coordinates of the likeliest of several starts: many end in directions of noise.
+    """Take the coordinates of the likeliest of several starts: some end in directions of noise.
 
-    Those that will be likeliest nearly always are so after two iterations.
+    The band grows: in all of it at once, starts end in many different optima.
     """
-    if not components:
-        return rotations.new_zeros(len(images), 0)
     posed, generator = PosedImages.of(images, band, radius), torch.Generator().manual_seed(seed)
-    draws = [torch.randn(len(images), components, generator=generator).to(rotations) for _ in range(config.starts)]
-    fits = [MotionFit(posed, rotations, shifts_pixels, z, config) for z in draws]
-    for fit in fits:
-        fit.advance(band, config.trial_iterations)
-    fits = sorted(fits, key=MotionFit.cost)[: config.kept]
-    for fit in fits:
-        fit.advance(band, config.first_iterations - config.trial_iterations)
-    return min(fits, key=MotionFit.cost).z
+    best, found = torch.inf, rotations.new_zeros(len(images), components)
+    for _ in range(config.starts if components else 0):
+        z = torch.randn(len(images), components, generator=generator).to(rotations)
+        fit = MotionFit(posed, rotations, shifts_pixels, z, config)
+        for iteration in range(config.first_iterations):
+            grown = min(1.0, iteration / max(1, config.first_iterations - 1) / _MARCH)
+            fit.z = fit.z + _SHAKE * (1 - grown) * torch.randn(z.shape, generator=generator).to(z)
+            fit.maximise(max(1.0, band * (_FIRST_PART + (1 - _FIRST_PART) * grown)))
+            fit.standardise()
+            fit.expect()
+        if fit.cost() < best:
+            best, found = fit.cost(), fit.z
+    return found
 
 
 class MotionFit:
@@ -301,13 +300,6 @@ class MotionFit:
         self.filters = self.posed.filters_of(mean, self.targets, precision)
         self._take(self.posed.expect(self.volumes, self.rotations, self.targets, self.filters, precision))
         self.noise = self.posed.noise_of(self.residual)
-
-    def advance(self, band: int, iterations: int) -> None:
-        """Iterate at the same poses."""
-        for _ in range(iterations):
-            self.maximise(float(band))
-            self.standardise()
-            self.expect()
 
     def refine_poses(self) -> None:
         """Move poses, shifts and coordinates together (Gauss and Newton), where it makes images more likely."""

@@ -110,5 +110,7 @@ def test_what_cannot_be_fitted_is_refused(blobs: Any) -> None:
         _fit(blobs, blobs.images, 80)
     with pytest.raises(InputError, match="1 or more starts"):
         MotionConfig(iterations=0)
+    with pytest.raises(InputError, match="first_part"):
+        MotionConfig(first_part=0.0)
     with pytest.raises(InputError, match="ridges"):
         MotionConfig(ridge=0.0)

@@ -26,7 +26,8 @@ _MOST = 3
 # Standard errors by which a motion model must be better.
 _ERRORS = 3.0
 _POSES = MotionConfig(iterations=6, refinements=5)
-_FIT = MotionConfig(iterations=6, refinements=3)
+# Starts in all of the band: what contrast transfer leaves in low frequencies is the same in both halves, too.
+_FIT = MotionConfig(starts=6, first_iterations=8, first_part=1.0, iterations=6, refinements=3)
 
 
 @dataclass(frozen=True)

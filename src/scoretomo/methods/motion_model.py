@@ -23,10 +23,9 @@ from .posed_images import Expectation, PosedImages
 
 # Part of the iterations, of a start and after it, in which the band grows.
 _MARCH = 0.7
-# Part of the first band that the first iteration of a start has.
-_FIRST_PART = 0.5
-# Noise that coordinates are given while the band grows: a component that a low band does not show would be lost.
-_SHAKE = 0.3
+# Noise that coordinates are given for the part of the band that is left out: a component that a low band does not show
+# would be lost.
+_SHAKE = 0.6
 # Noise to begin with, as a part of the power of the images.
 _FIRST_NOISE = 0.1
 # Longest steps of a refinement of poses, in radians and in pixels.
@@ -43,7 +42,9 @@ class MotionConfig:
     starts
         Random coordinates that are tried; the likeliest go on.
     first_iterations
-        Iterations of each start, up to the first band and without refining poses.
+        Iterations of each start, without refining poses.
+    first_part
+        Part of the first band in the first of them, which grows to all of it; 1 for all of it at once.
     iterations
         Of expectation maximisation after that.
     refinements
@@ -55,11 +56,12 @@ class MotionConfig:
     Raises
     ------
     InputError
-        No start or iteration, or weights that are not positive.
+        No start or iteration, no part of the band, or weights that are not positive.
     """
 
     starts: int = 3
     first_iterations: int = 16
+    first_part: float = 0.5
     iterations: int = 10
     refinements: int = 5
     ridge: float = 0.05
@@ -72,6 +74,8 @@ class MotionConfig:
                 f"a motion model needs 1 or more starts and iterations, not {counts}, and 0 or more refinements, "
                 f"not {self.refinements}"
             )
+        if not 0 < self.first_part <= 1:
+            raise InputError(f"first_part must be above 0 and at most 1, not {self.first_part}")
         if not min(self.ridge, self.component_ridge) > 0:
             raise InputError(f"ridges must be positive, not {self.ridge} and {self.component_ridge}")
 
@@ -237,8 +241,10 @@ def _first_coordinates(
         fit = MotionFit(posed, rotations, shifts_pixels, z, config)
         for iteration in range(config.first_iterations):
             grown = min(1.0, iteration / max(1, config.first_iterations - 1) / _MARCH)
-            fit.z = fit.z + _SHAKE * (1 - grown) * torch.randn(z.shape, generator=generator).to(z)
-            fit.maximise(max(1.0, band * (_FIRST_PART + (1 - _FIRST_PART) * grown)))
+            part = config.first_part + (1 - config.first_part) * grown
+            if part < 1:
+                fit.z = fit.z + _SHAKE * (1 - part) * torch.randn(z.shape, generator=generator).to(z)
+            fit.maximise(max(1.0, part * band))
             fit.standardise()
             fit.expect()
         if fit.cost() < best:

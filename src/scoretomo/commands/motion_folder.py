@@ -31,7 +31,8 @@ def write_motion(folder: Path, run: Run, model: MotionModel, volumes: NeighbourV
     for k, volume in enumerate(model.volumes.cpu()):
         name = "mean.mrc" if k == 0 else f"component_{k}.mrc"
         write_volume(folder / name, restore_volume(volume, run.preprocessing))
-    strengths = model.volumes[1:].flatten(1).norm(dim=1)  # so that distances are those of volumes
+    # so that distances are those of volumes; a component may be nothing
+    strengths = model.volumes[1:].flatten(1).norm(dim=1).clamp(min=torch.finfo(model.volumes.dtype).tiny)
     places, everyone = model.z * strengths, torch.ones_like(model.z[:, 0], dtype=torch.bool)
     config = StatesConfig(neighbours=max(_FEWEST_NEIGHBOURS, round(_NEIGHBOURS * len(places))))
     states = find_clusters(places, everyone, config, seed=run.config.seed)

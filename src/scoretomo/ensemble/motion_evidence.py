@@ -26,7 +26,7 @@ _MOST = 3
 # Standard errors by which a motion model must be better.
 _ERRORS = 3.0
 _POSES = MotionConfig(iterations=6, refinements=5)
-# Starts in all of the band: what contrast transfer leaves in low frequencies is the same in both halves, too.
+# Starts in all of the band: from a low one, halves of a molecule at rest have found something alike that is no motion.
 _FIT = MotionConfig(starts=6, first_iterations=8, first_part=1.0, iterations=6, refinements=3)
 
 

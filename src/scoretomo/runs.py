@@ -347,9 +347,8 @@ def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, *, made_of: object = None, lazily: bool = False) -> dict[str, Any] | None:
-    """Read what :func:`save_checkpoint` has written, on the CPU; None if there is nothing.
+    """Read what :func:`save_checkpoint` has written, on the CPU; None if there is nothing, or not of ``made_of``.
 
-    Nor is there anything where ``made_of`` is given, and what was written says that it was made of something else.
     Lazily, tensors are read from the file when they are used, and only then.
     """
     if not path.exists():

@@ -243,9 +243,8 @@ def _axes(run: RunSummary) -> tuple[list[tuple[str, str]], list[tuple[str, str]]
 
 
 def _axis(name: str) -> str:
-    if name in ("phase", "path"):
-        return "place along the main path" if name == "phase" else "place along the path of the motion model"
-    return name.replace("z_", "motion model ").replace("_", " ")
+    along = {"phase": "place along the main path", "path": "place along the path of the motion model"}
+    return along.get(name) or name.replace("z_", "motion model ").replace("_", " ")
 
 
 def volume_table(run: RunSummary, correlations: Sequence[float]) -> list[dict[str, Any]]:

@@ -7,8 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from scoretomo.ensemble.initial_evidence import InitialEvidence, halves_of, weigh_initial_model, widest_gap
-from scoretomo.geometry.rotations import about_y, about_z, random_rotations
+from scoretomo.ensemble import initial_evidence
+from scoretomo.ensemble.initial_evidence import (
+    InitialEvidence,
+    chance_degrees,
+    halves_of,
+    weigh_initial_model,
+    widest_gap,
+)
+from scoretomo.geometry.rotations import about_y, about_z, angle_between, random_rotations
 from scoretomo.geometry.symmetry import symmetry_group
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import mirror_z, rotate_volumes
@@ -97,6 +104,37 @@ def test_halves_of_other_poses_are_not_believed(
     found = weigh_initial_model(images, whole, [shuffled, halves[1]], QUICK)
     assert found.half_degrees is not None and found.half_degrees > 15
     assert found.answer != "right"
+
+
+@pytest.mark.parametrize(("times", "answer"), [(2.5, "right"), (1.6, "perhaps"), (1.1, "unknown")])
+def test_an_angle_is_weighed_against_that_of_chance(
+    images: Tensor,
+    models: tuple[InitialModel, list[InitialModel]],
+    evidence: InitialEvidence,
+    monkeypatch: pytest.MonkeyPatch,
+    times: float,
+    answer: str,
+) -> None:
+    """Of a map with many copies of itself random poses are near one another, and so says nothing that poses are."""
+    assert evidence.half_degrees is not None
+    chance = times * evidence.half_degrees
+    monkeypatch.setattr(initial_evidence, "chance_degrees", lambda *_: chance)
+    found = weigh_initial_model(images, *models, QUICK)
+    assert found.half_degrees == evidence.half_degrees and found.chance_degrees == chance
+    assert found.answer == answer
+    assert answer == "right" or f"({chance:.0f} by chance)" in found.reason
+
+
+@pytest.mark.parametrize(("symmetry", "degrees"), [("C1", 122.0), ("D2", 75.0), ("I", 29.0)])
+def test_chance_is_the_angle_of_random_poses(symmetry: str, degrees: float) -> None:
+    """Of many poses nearly the median angle of random rotations modulo the group, a frame and hand less."""
+    poses, others = random_rotations(2000, generator=torch.Generator().manual_seed(5)).chunk(2)
+    group = symmetry_group(symmetry)
+    found = chance_degrees(poses, group)
+    between = (poses @ others.mT)[:, None].expand(-1, len(group), -1, -1)
+    plain = float(angle_between(between, group).amin(1).median())
+    assert found == pytest.approx(plain, rel=0.12) and found < plain
+    assert found == pytest.approx(degrees, rel=0.12)
 
 
 def test_a_start_that_sees_images_otherwise_is_a_rival(

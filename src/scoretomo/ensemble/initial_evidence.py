@@ -6,6 +6,7 @@ around the molecule, so that there is a third dimension at all? And how many sta
 itself may still be wrong: a mixture of two molecules, of which one is in the majority, comes to a map of that one.
 
 Frames and hands follow from the poses themselves; those that a near-symmetry of the map makes alike count as the same.
+Of a map with many copies of itself, a ball in the end, any two poses are near: angles are weighed against those of chance.
 """
 
 import math
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..evaluation.alignment import AlignmentConfig, Candidates, find_candidates, refine_candidates
 from ..evaluation.near_symmetry import copies_of, turned
 from ..geometry.grids import healpix_angles
-from ..geometry.rotations import angle_between, mirror_matrix
+from ..geometry.rotations import angle_between, mirror_matrix, random_rotations
 from ..imaging.fourier import recentre_crop, resize
 from ..methods.initial_model import InitialModel, find_in_model
 from ..methods.initial_schedule import InitialModelConfig
@@ -31,10 +32,14 @@ Answer = Literal["right", "perhaps", "unknown"]
 _SAME_DEGREES, _FAR_DEGREES = 13.0, 18.0
 # A start agrees with the winner when its poses do, within what its coarser grid tells.
 _START_DEGREES = 20.0
+# No more of the angle between poses by chance than this is the same, and no more is near.
+_SAME_OF_CHANCE, _FAR_OF_CHANCE = 0.5, 0.75
 # Widest angle from any direction to the nearest slice: views all around leave less, those about one direction more.
 _NARROW_GAP, _WIDE_GAP = 23.0, 28.0
 # Images whose poses are tried as those that relate two frames.
 _TRIED = 64
+# Random poses of all images that make the angle of chance.
+_DRAWS = 3
 
 FEWEST_FOR_HALVES = 8
 """Images below which halves are no measure of anything."""
@@ -54,6 +59,8 @@ class InitialEvidence:
     half_degrees
         Median angle between the poses in which two models see an image, one of them made without it: in that of the
         halves which sees the images of the other better; None where there were too few images for halves.
+    chance_degrees
+        That angle between the poses of the model and random ones.
     half_correlation
         Mean Fourier shell correlation of the two models over the band.
     own_correlation, left_out_correlation
@@ -73,6 +80,7 @@ class InitialEvidence:
     winner_score: float
     rival_score: float | None
     half_degrees: float | None
+    chance_degrees: float
     half_correlation: float | None
     own_correlation: float | None
     left_out_correlation: float | None
@@ -109,19 +117,22 @@ def weigh_initial_model(
     """
     copies = copies_of(whole.starts[0].volume, mirrored=True)[0]
     winner, others = whole.starts[0], whole.starts[1:]
+    chance = chance_degrees(winner.rotations, copies)
     angles = [float(views_apart(other.rotations, winner.rotations, copies).median()) for other in others]
-    rivals = [other.first_score for other, angle in zip(others, angles, strict=True) if angle >= _START_DEGREES]
+    apart = min(_START_DEGREES, _FAR_OF_CHANCE * chance)
+    rivals = [other.first_score for other, angle in zip(others, angles, strict=True) if angle >= apart]
     degrees, correlation, own, left_out = (
         _between_halves(images, whole, halves, config, copies) if halves else (None,) * 4
     )
     gap = widest_gap(whole.rotations, copies)
-    answer, reason = _answer(degrees, gap, len(angles) - len(rivals) + 1, len(whole.starts))
+    answer, reason = _answer(degrees, chance, gap, len(angles) - len(rivals) + 1, len(whole.starts))
     return InitialEvidence(
         starts=len(whole.starts),
         agreeing=len(angles) - len(rivals) + 1,
         winner_score=winner.first_score,
         rival_score=max(rivals, default=None),
         half_degrees=degrees,
+        chance_degrees=chance,
         half_correlation=correlation,
         own_correlation=own,
         left_out_correlation=left_out,
@@ -165,6 +176,21 @@ def views_apart(
     return _degrees(_moved(rotations, _move(rotations, like, copies)), like, copies)
 
 
+def chance_degrees(rotations: Float[Tensor, "n 3 3"], copies: Float[Tensor, "k 3 3"]) -> float:
+    """Median of :func:`views_apart` from poses to random ones: what two maps that have nothing in common show.
+
+    Parameters
+    ----------
+    rotations
+        ``(n, 3, 3)``, poses.
+    copies
+        ``(k, 3, 3)``, rotations and mirrorings that make poses alike.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draws = [random_rotations(len(rotations), generator=generator).to(rotations) for _ in range(_DRAWS)]
+    return sum(float(views_apart(draw, rotations, copies).median()) for draw in draws) / _DRAWS
+
+
 def _between_halves(
     images: Float[Tensor, "n side side"],
     whole: InitialModel,
@@ -191,7 +217,7 @@ def _between_halves(
     )
 
 
-def _answer(degrees: float | None, gap: float, agreeing: int, starts: int) -> tuple[Answer, str]:
+def _answer(degrees: float | None, chance: float, gap: float, agreeing: int, starts: int) -> tuple[Answer, str]:
     """Say whether to believe it, and why."""
     if gap >= _WIDE_GAP:
         return "unknown", (
@@ -200,16 +226,17 @@ def _answer(degrees: float | None, gap: float, agreeing: int, starts: int) -> tu
         )
     if degrees is None:
         return "perhaps", "There are too few class averages to make two independent models. More would help."
-    if degrees >= _FAR_DEGREES:
+    if degrees >= min(_FAR_DEGREES, _FAR_OF_CHANCE * chance):
         return "unknown", (
-            f"Two models of half of the class averages each see the same averages {degrees:.0f} degrees apart: there "
-            "is no one molecule that these averages agree on. More averages, or fewer of junk and of other molecules, "
-            "would help."
+            f"Two models of half of the class averages each see the same averages {degrees:.0f} degrees apart "
+            f"({chance:.0f} by chance): there is no one molecule that these averages agree on. More averages, or fewer "
+            "of junk and of other molecules, would help."
         )
-    if degrees >= _SAME_DEGREES:
+    if degrees >= min(_SAME_DEGREES, _SAME_OF_CHANCE * chance):
         return "perhaps", (
-            f"Two models of half of the class averages each see the same averages {degrees:.0f} degrees apart, which "
-            "is more than in sets that are known to be right. More class averages would help."
+            f"Two models of half of the class averages each see the same averages {degrees:.0f} degrees apart "
+            f"({chance:.0f} by chance), which is more than in sets that are known to be right. More class averages "
+            "would help."
         )
     if gap >= _NARROW_GAP:
         return "perhaps", (

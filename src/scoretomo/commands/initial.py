@@ -108,7 +108,8 @@ def _weigh(run: Run, models: Models, device: torch.device) -> InitialEvidence:
     path = models_checkpoint(run, models.rows)
     saved = load_checkpoint(path)
     assert saved is not None  # it has the models
-    if "evidence" not in saved:
+    # an older version knew less: then it is weighed anew
+    if set(saved.get("evidence", ())) != {field.name for field in fields(InitialEvidence)}:
         images = run.images[models.rows].to(device)
         evidence = weigh_initial_model(images, models.whole, models.halves, run.config.initial)
         saved["evidence"] = vars(evidence)

@@ -25,13 +25,13 @@ from scoretomo.evaluation.fsc import fourier_shell_correlation, resolution_pixel
 from scoretomo.evaluation.half_maps import molecular_mask
 from scoretomo.evaluation.pose_error import PoseErrors, pose_errors
 from scoretomo.imaging.slices import voxel_slices
+from scoretomo.io.checkpoints import load_checkpoint
 from scoretomo.io.mrc import read_volume
 from scoretomo.io.particles import Particles, read_particles
 from scoretomo.io.tables import read_table
 from scoretomo.methods.abinitio_schedule import AbInitioConfig
 from scoretomo.methods.latent_vae import decode_volumes
 from scoretomo.methods.pose_search import find_poses
-from scoretomo.runs import load_checkpoint
 
 from .commands import scoretomo
 from .record import Row

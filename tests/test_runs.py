@@ -12,7 +12,7 @@ from scoretomo.imaging.masks import soft_ball
 from scoretomo.imaging.preprocess import PreprocessConfig
 from scoretomo.io.mrc import read_volume, write_images
 from scoretomo.networks.unet import UNetConfig
-from scoretomo.runs import Run, RunConfig, load_checkpoint, open_run, save_checkpoint, start_run
+from scoretomo.runs import Run, RunConfig, open_run, start_run
 
 CONFIG = RunConfig(budget=64, unet=UNetConfig(channels=(32, 32), layers_per_block=1, patch=2))
 CPU = torch.device("cpu")
@@ -104,20 +104,6 @@ def test_a_run_of_a_version_with_other_settings_says_so(tmp_path: Path, images: 
     path.write_text(re.sub(r"(?m)^neighbours = .*\n", "", path.read_text()))
     with pytest.raises(InputError, match=r"another version.*'neighbours'"):
         open_run(run.folder)
-
-
-def test_checkpoints_hold_no_code_and_a_broken_one_says_what_to_do(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint" / "training.pt"
-    assert load_checkpoint(path) is None
-    save_checkpoint(path, {"weights": {"a": torch.ones(3)}, "images": 12})
-    assert torch.equal(load_checkpoint(path)["weights"]["a"], torch.ones(3))  # type: ignore[index]
-    assert load_checkpoint(path, made_of={"rows": [0, 1]}) is None  # it does not say of what
-    save_checkpoint(path, {"made_of": {"rows": [0, 1]}})
-    assert load_checkpoint(path, made_of={"rows": [0, 2]}) is None
-    assert load_checkpoint(path, made_of={"rows": [0, 1]}) is not None
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match="delete it"):
-        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +23,13 @@ from . import __version__
 from .datatypes import ImageStack, InputError
 from .ensemble.growth import GrowthConfig
 from .imaging.preprocess import PreprocessConfig, Preprocessing, preprocess, restore_volume
-from .io.files import replacing, write_json, write_text
+from .io.files import write_json, write_text
 from .io.images import read_image_stack
 from .io.mrc import read_images, write_images, write_volume
 from .io.quality import check_images, choose_left_out, write_quality
 from .io.settings import differences, from_table, to_table
 from .io.settings_file import SettingsFile
+from .methods.angular_spread import MOST_DEGREES
 from .methods.average_volumes import AverageVolumesConfig
 from .methods.initial_schedule import InitialModelConfig
 from .methods.score_tomography import NoiseConfig
@@ -67,6 +67,9 @@ class ImagesConfig:
         Whether the molecule keeps its shape. Then one map is made, or volumes that are fitted to all class averages
         to the end: more resolution, no motion. None: no, if class averages that are left out are better explained by
         a motion than by one map; with --method drgn: yes for fewer than 40 images.
+    angular_spread
+        Degrees, a standard deviation about each axis, by which the views of a class's particles differ. The blur that
+        it makes is undone in the maps that are written, as far as noise lets. None: as found in the map; 0: not undone.
     seed
         The same seed gives the same result, on the same kind of machine.
     initial
@@ -75,7 +78,7 @@ class ImagesConfig:
     Raises
     ------
     InputError
-        An image that is both kept and left out.
+        An image that is both kept and left out, or a spread that is not an angle.
     """
 
     preprocess: Annotated[PreprocessConfig, tyro.conf.arg(name="")] = field(default_factory=PreprocessConfig)
@@ -83,12 +86,15 @@ class ImagesConfig:
     keep: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
     exclude: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INDEX ...")] = None
     rigid: bool | None = None
+    angular_spread: Annotated[float | None, tyro.conf.arg(metavar="DEGREES")] = None
     seed: int = 0
     initial: InitialModelConfig = field(default_factory=InitialModelConfig)
 
     def __post_init__(self) -> None:
         if both := set(self.keep or ()) & set(self.exclude or ()):
             raise InputError(f"--keep and --exclude both name {', '.join(map(str, sorted(both)))}")
+        if self.angular_spread is not None and not 0 <= self.angular_spread <= MOST_DEGREES:
+            raise InputError(f"the angular spread must be from 0 to {MOST_DEGREES} degrees, not {self.angular_spread}")
 
     def about_images(self) -> "ImagesConfig":
         """Only what is said here, of settings that say more."""
@@ -334,30 +340,6 @@ def read_source(folder: Path) -> dict[str, Any]:
     """
     source: dict[str, Any] = SETTINGS.read(folder)["input"]
     return source
-
-
-def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, complete or not at all."""
-    # torch reports a full disk as a RuntimeError of its own, plain files as an OSError
-    buffer = BytesIO()
-    torch.save(dict(values), buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
-def load_checkpoint(path: Path, *, made_of: object = None, lazily: bool = False) -> dict[str, Any] | None:
-    """Read what :func:`save_checkpoint` has written, on the CPU; None if there is nothing, or not of ``made_of``.
-
-    Lazily, tensors are read from the file when they are used, and only then.
-    """
-    if not path.exists():
-        return None
-    try:
-        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read; delete it to begin again ({error})".splitlines()[0]) from error
-    return values if made_of is None or values.get("made_of") == made_of else None
 
 
 def save_denoiser(run: Run, network: nn.Module) -> None:

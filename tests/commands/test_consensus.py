@@ -20,10 +20,11 @@ from scoretomo.geometry.symmetry import symmetry_group
 from scoretomo.imaging.preprocess import PreprocessConfig, working_volume
 from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import symmetrise
+from scoretomo.io.checkpoints import load_checkpoint
 from scoretomo.io.mrc import read_volume, write_images
 from scoretomo.io.tables import read_table, write_table
 from scoretomo.methods.initial_schedule import InitialModelConfig
-from scoretomo.runs import RunConfig, load_checkpoint, open_run, start_run
+from scoretomo.runs import RunConfig, open_run, start_run
 
 _IMAGES, _SIDE = 24, 20
 _QUICK = "--matching.iterations 3 --matching.start-shell 3 --matching.kept 2 --matching.solver-steps 3".split()

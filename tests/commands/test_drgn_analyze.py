@@ -26,6 +26,7 @@ from scoretomo.commands.drgn_training import new_model
 from scoretomo.datatypes import ImageStack, Poses, Volume
 from scoretomo.geometry.rotations import angle_between, random_rotations
 from scoretomo.imaging import slices as slices_module
+from scoretomo.io.checkpoints import save_checkpoint
 from scoretomo.io.mrc import read_volume, write_images, write_volume
 from scoretomo.io.particles import read_particles
 from scoretomo.io.settings import to_table
@@ -35,7 +36,6 @@ from scoretomo.methods.abinitio_schedule import PoseMethod
 from scoretomo.methods.latent_vae import LatentVAEConfig, decode_volumes
 from scoretomo.networks.coordinate_mlp import CoordinateMLPConfig
 from scoretomo.networks.image_encoder import ImageEncoderConfig
-from scoretomo.runs import save_checkpoint
 
 _SIDE = 16
 _COUNT = 60

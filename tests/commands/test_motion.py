@@ -17,10 +17,11 @@ from scoretomo import cli
 from scoretomo.commands import motion as command
 from scoretomo.commands.motion import find_motion, settle_motion
 from scoretomo.datatypes import ImageStack
+from scoretomo.io.checkpoints import load_checkpoint, save_checkpoint
 from scoretomo.io.mrc import read_volume, write_images
 from scoretomo.io.tables import read_table
 from scoretomo.methods.projection_matching import MatchingConfig
-from scoretomo.runs import Run, load_checkpoint, open_run, save_checkpoint
+from scoretomo.runs import Run, open_run
 
 _TINY = "--unet.channels 32 32 --unet.patch 2 --unet.layers-per-block 1 --optimiser.batch-size 8"
 _SEARCH = "--initial.starts 4 --initial.kept 2 --check False --contrast bright"

@@ -19,8 +19,9 @@ from scoretomo.datatypes import ImageStack
 from scoretomo.diffusion.edm import EDMDenoiser
 from scoretomo.ensemble.growth import GrowthStep
 from scoretomo.imaging.masks import soft_ball
+from scoretomo.io.checkpoints import load_checkpoint
 from scoretomo.io.mrc import read_volume, write_images
-from scoretomo.runs import load_checkpoint, open_run
+from scoretomo.runs import open_run
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 

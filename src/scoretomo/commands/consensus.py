@@ -19,6 +19,7 @@ from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
 from ..io.tables import read_table, write_table
+from ..methods.angular_spread import AngularSpread
 from ..methods.projection_matching import MatchingConfig, MatchingStep
 from ..runs import Run
 from .initial import find_models
@@ -101,9 +102,13 @@ def make_consensus(
         raise InputError(f"{run.folder}: {len(rows)} class averages are too few to refine a map; see RUN/initial")
     models = find_models(run, rows, device, halves=config.halves)
     refined = refine_models(run, models, config.symmetry, matching, device, halves=config.halves)
+    # what half maps of a molecule that moves share is not all signal
+    spread = None if run.rigid is False else refined.angular_spread(run)
     with replacing_folder(run.folder / "consensus") as folder:
-        _write(folder, run, models, refined, config)
+        _write(folder, run, models, refined, spread, config)
     say(_words(run, refined))
+    if spread and spread.degrees:
+        say(f"views within classes spread by {spread.degrees:.1f} degrees; the blur is undone in consensus.mrc")
     return refined
 
 
@@ -121,13 +126,15 @@ def _write(
     run: Run,
     models: Models,
     found: Refined,
+    spread: AngularSpread | None,
     config: ConsensusConfig,
 ) -> None:
     pixel, side = run.preprocessing.working_pixel_size_angstrom, run.images.shape[-1]
     restored, refined, halves = partial(_restored, run), found.whole, found.halves
     # without halves it is not known how well each shell is known; the prior has damped those where images disagree
     curve = halves.fsc.corrected if halves else torch.ones(side // 2 + 1).to(refined.volume)
-    filtered = filter_to_resolution(refined.volume, curve, pixel, b_factor_angstrom2=config.b_factor)
+    volume = spread.undo(refined.volume[None])[0] if spread else refined.volume
+    filtered = filter_to_resolution(volume, curve, pixel, b_factor_angstrom2=config.b_factor)
     write_volume(folder / "consensus.mrc", restored(filtered))
     write_table(folder / "poses.csv", _poses(models.rows, refined, pixel))
     resolution = None
@@ -145,6 +152,7 @@ def _write(
             "resolution_angstrom": resolution,
             "threshold": THRESHOLD,
             "symmetry": found.symmetry,
+            "angular_spread_degrees": None if spread is None else spread.degrees,
             "images_used": len(models.rows),
             "iterations": refined.iteration,
             "converged": refined.converged,

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser, denoising_error
+from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.metrics import Metrics
 from ..networks.unet import parameter_count
 from ..optimiser import OptimiserConfig
-from ..runs import load_checkpoint, save_checkpoint
 from ..training import TrainingStep, new_state, optimise_progressive
 from .progress import duration, say
 from .training_loop import go_through

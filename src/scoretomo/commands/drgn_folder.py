@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import InputError, Poses
+from ..io.checkpoints import load_checkpoint
 from ..io.files import write_json
 from ..io.mrc import write_volume
 from ..io.particles import Particles
@@ -23,7 +24,6 @@ from ..io.star import write_particles
 from ..io.tables import write_table
 from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
 from ..methods.latent_vae import LatentVAE, LatentVAEConfig, decode_volumes
-from ..runs import load_checkpoint
 from .drgn_images import ParticlesConfig, Preparation
 from .drgn_training import new_model
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from .. import processes
 from ..datatypes import InputError, Poses, Volume
 from ..imaging.slices import SliceFn, voxel_slices
+from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.mrc import read_volume
 from ..io.settings import to_table
 from ..methods.abinitio import find_volume_poses
 from ..methods.abinitio_schedule import SearchGridConfig
 from ..methods.pose_search import PoseCandidates, transfer_of
-from ..runs import load_checkpoint, save_checkpoint
 from ..simulation.particles import resample_map
 from .drgn_folder import ParticleFiles, source_table, write_poses
 from .drgn_images import ParticlesConfig, open_particles, particle_images, prepare_images, working_side

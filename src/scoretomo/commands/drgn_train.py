@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .. import processes
 from ..datatypes import InputError, Poses
+from ..io.checkpoints import load_checkpoint
 from ..io.particles import Particles
 from ..run_lock import locked
-from ..runs import load_checkpoint
 from .drgn_folder import (
     DrgnConfig,
     DrgnRun,

@@ -14,12 +14,12 @@ from torch import Tensor
 from .. import processes
 from ..datatypes import InputError
 from ..imaging.slices import disc_frequencies
+from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.metrics import Metrics
 from ..methods.abinitio import AbInitioState, ParticleImages, PosesFound, train_abinitio_progressive
 from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
 from ..methods.latent_vae import LatentVAE, LatentVAEConfig, encode_images, new_state, signal_amplitudes
 from ..networks.unet import parameter_count, supports_fast_bfloat16
-from ..runs import load_checkpoint, save_checkpoint
 from ..training import TrainingStep
 from .progress import duration, say
 from .training_loop import go_through, own_part

@@ -29,10 +29,11 @@ from ..ensemble.synchronise import Synchronisation
 from ..ensemble.verdict import Judgement
 from ..evaluation.alignment import Alignment, apply_alignment
 from ..imaging.preprocess import restore_volume
+from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import read_volume, write_volume
 from ..io.tables import read_table, write_table
-from ..runs import Run, load_checkpoint, save_checkpoint
+from ..runs import Run
 from .map_series import write_series, write_view
 
 _DIGITS = 4

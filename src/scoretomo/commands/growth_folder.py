@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .. import processes
 from ..ensemble.store import Share, Tensors, split_evenly
-from ..runs import Run, load_checkpoint, save_checkpoint
+from ..io.checkpoints import load_checkpoint, save_checkpoint
+from ..runs import Run
 
 
 @dataclass(frozen=True)

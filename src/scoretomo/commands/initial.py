@@ -16,6 +16,7 @@ from ..ensemble.initial_evidence import InitialEvidence, halves_of, weigh_initia
 from ..evaluation.half_maps import THRESHOLD, filter_to_resolution
 from ..geometry.symmetry import symmetry_group
 from ..imaging.preprocess import restore_volume
+from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
 from ..io.star import write_particles
@@ -24,7 +25,7 @@ from ..methods.projection_matching import MatchingConfig
 from ..presets import PRESETS
 from ..report.initial_picture import InitialPicture, draw_initial
 from ..run_lock import locked
-from ..runs import ImagesConfig, Run, load_checkpoint, save_checkpoint
+from ..runs import ImagesConfig, Run
 from .progress import interruptible, progress, say
 from .refinement import FEWEST_TO_REFINE, Models, Refined, on_device, refine_models
 from .train import Source, choose_device, open_source

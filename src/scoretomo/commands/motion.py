@@ -22,13 +22,15 @@ from ..datatypes import InputError
 from ..ensemble.initial_evidence import FEWEST_FOR_HALVES, InitialEvidence
 from ..ensemble.motion_evidence import MotionEvidence, too_few, weigh_motion_progressive
 from ..evaluation.near_symmetry import copies_of, poses_of_copies
+from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.files import replacing_folder, write_json
+from ..methods.angular_spread import AngularSpread
 from ..methods.copy_choice import choose_copies_progressive
 from ..methods.initial_model import InitialModel
 from ..methods.motion_model import MotionModel, motion_model_progressive
 from ..methods.neighbour_volumes import NeighbourVolumes
 from ..methods.projection_matching import MatchingConfig, MatchingStep
-from ..runs import Run, load_checkpoint, save_checkpoint
+from ..runs import Run
 from .consensus import ConsensusConfig, make_consensus
 from .initial import find_models, make_initial
 from .motion_folder import write_motion
@@ -98,13 +100,15 @@ def settle_motion(run: Run, device: torch.device) -> None:
     if run.config.rigid or (settled and there):
         return
     models, initial = make_initial(run, device)
-    known, config = _is_known(models, initial), ConsensusConfig(halves=bool(models.halves))
-    poses = None
-    if known and len(run.used) >= FEWEST_TO_REFINE and not there:
-        poses = _Poses.of(make_consensus(run, config, MatchingConfig(), device, rows=run.used).whole)
-    if settled:
-        return
-    poses = poses or _poses(run, models, initial, device)
+    if not settled:
+        _settle(run, models, initial, device)
+    if _is_known(models, initial) and len(run.used) >= FEWEST_TO_REFINE and not there:
+        make_consensus(run, ConsensusConfig(halves=bool(models.halves)), MatchingConfig(), device, rows=run.used)
+
+
+def _settle(run: Run, models: Models, initial: InitialEvidence, device: torch.device) -> None:
+    """Find out whether the molecule moves, and how."""
+    known, poses = _is_known(models, initial), _poses(run, models, initial, device)
     evidence = _weigh(run, poses, device) if models.halves else too_few(len(run.used))
     if known:
         say(evidence.reason)
@@ -134,10 +138,33 @@ def _components_fitted(run: Run) -> int | None:
     return count
 
 
-def motion_volumes(run: Run, model: MotionModel, device: torch.device) -> NeighbourVolumes:
-    """Make what makes the volume of each class average, in its frame and on the working grid."""
+def motion_volumes(run: Run, model: MotionModel, device: torch.device, *, sharp: bool = False) -> NeighbourVolumes:
+    """Make what makes the volume of each class average, in its frame and on the working grid.
+
+    Sharp ones, for people, are without the blur of what views within classes spread, where that was found.
+    """
     radius = refinement_radius(run, find_models(run, run.used, device, halves=False).whole)
-    return NeighbourVolumes(run.images[run.used].to(device), model, radius=radius)
+    spread = None
+    if sharp and (saved := load_checkpoint(_spread_checkpoint(run))):
+        spread = AngularSpread(saved["degrees"], saved["noise"].to(device))
+    return NeighbourVolumes(run.images[run.used].to(device), model, radius=radius, spread=spread)
+
+
+def _spread_checkpoint(run: Run) -> Path:
+    return run.folder / "checkpoint" / "angular_spread.pt"
+
+
+def _find_spread(run: Run, device: torch.device) -> float | None:
+    """Find how far views within classes spread, and keep it; None where no refined half maps tell how much is noise."""
+    models, initial = make_initial(run, device)
+    if not models.halves or not _is_known(models, initial) or len(run.used) < FEWEST_TO_REFINE:
+        return None
+    spread = refine_models(run, models, "auto", MatchingConfig(), device).angular_spread(run)
+    assert spread is not None  # there are halves
+    save_checkpoint(_spread_checkpoint(run), {"degrees": spread.degrees, "noise": spread.noise.cpu()})
+    if spread.degrees:
+        say(f"views within classes spread by {spread.degrees:.1f} degrees; the blur is undone in what is written")
+    return spread.degrees
 
 
 @dataclass(frozen=True)
@@ -173,12 +200,14 @@ def _make_motion(
 ) -> None:
     """Write RUN/motion: what was found, and the model with its volumes if it has any component."""
     model = _fit(run, components, poses, device) if components else None
+    spread = _find_spread(run, device)
     with replacing_folder(run.motion_folder) as folder:
         moves = evidence.moves if known else None
         table = {"moves": moves, "components_fitted": components, "copies": poses.copies, **asdict(evidence)}
+        table["angular_spread_degrees"] = spread
         write_json(folder / "motion.json", table)
         if model is not None:
-            write_motion(folder, run, model, motion_volumes(run, model, device))
+            write_motion(folder, run, model, motion_volumes(run, model, device, sharp=True))
 
 
 def _among_copies(run: Run, poses: _Poses, device: torch.device) -> _Poses:

@@ -28,7 +28,7 @@ _NEIGHBOURS, _FEWEST_NEIGHBOURS = 0.03, 5
 
 def write_motion(folder: Path, run: Run, model: MotionModel, volumes: NeighbourVolumes) -> None:
     """Write all but motion.json."""
-    for k, volume in enumerate(model.volumes.cpu()):
+    for k, volume in enumerate(volumes.components.cpu()):
         name = "mean.mrc" if k == 0 else f"component_{k}.mrc"
         write_volume(folder / name, restore_volume(volume, run.preprocessing))
     # so that distances are those of volumes; a component may be nothing
@@ -71,7 +71,7 @@ def _write_states(
             "path": {"share": main.share, "files": [file.name for file in along]},
         },
     )
-    write_view(folder / "view.cxc", restore_volume(volumes.model.volumes[0].cpu(), run.preprocessing), of_states, along)
+    write_view(folder / "view.cxc", restore_volume(volumes.components[0].cpu(), run.preprocessing), of_states, along)
 
 
 def _write_volumes(folder: Path, run: Run, volumes: NeighbourVolumes) -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
+from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.point_files import LARGEST_COORDINATE, LEAST_COORDINATE
 from ..io.settings import to_table
 from ..methods.point_energies import Energy, coarse_energy, projection_energy, subunit_energy, weighted_energy
 from ..methods.point_posterior import SamplingConfig, most_likely_progressive, sample_progressive
 from ..presets import POINT_PRESETS, PointPresetName
 from ..run_lock import locked
-from ..runs import load_checkpoint, save_checkpoint
 from .points_folder import Prior, load_prior
 from .points_observations import ObservationConfig, Observed, observe
 from .points_results import Reconstruction, read_finished, refuse_other_files, summary_words, write_reconstruction

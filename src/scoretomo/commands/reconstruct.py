@@ -26,7 +26,7 @@ from ..io.files import write_text
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
 from ..methods.motion_model import MotionModel
-from ..methods.neighbour_volumes import nearest
+from ..methods.neighbour_volumes import NeighbourVolumes, nearest
 from ..networks.unet import supports_fast_bfloat16
 from ..runs import Run, load_denoiser
 from .growth_folder import GrowthFolder
@@ -129,9 +129,11 @@ def reconstruct_volumes(run: Run, growth: GrowthConfig, selection: Selection, de
         if _all_there(run, indices, seed):
             continue
         beginning = None if model is None else _beginning(run, model, growth, device)
-        folder = GrowthFolder(run, seed, beginning.volume if beginning and kind == "mean" else None)
-        if beginning and kind == "motion":
-            _put_motion(folder, beginning, indices)
+        # others begin with what is as blurred as the class averages
+        written = None if model is None or kind == "score" else motion_volumes(run, model, device, sharp=True)
+        folder = GrowthFolder(run, seed, written if kind == "mean" else None)
+        if written and kind == "motion":
+            _put_motion(folder, written, indices)
             continue
         with _one_volume_fits(run.images.shape[-1], device):
             chunk = _reconstruct_seed(folder, denoiser, growth, beginning, indices, device, chunk)
@@ -147,13 +149,13 @@ def _all_there(run: Run, indices: list[int], seed: int) -> bool:
     return there == len(indices)
 
 
-def _put_motion(folder: GrowthFolder, beginning: Beginning, indices: list[int]) -> None:
+def _put_motion(folder: GrowthFolder, volumes: NeighbourVolumes, indices: list[int]) -> None:
     """Make the volumes of the motion model the result."""
     share = folder.share([folder.run.used.index(index) for index in indices])
     with interruptible() as check, progress("volumes of the motion") as report:
         for done, item in enumerate(share.mine, 1):
             check()
-            folder.put(item, beginning.volume(item))
+            folder.put(item, volumes(item))
             report(done / len(share.mine), f"{done} of {len(share.mine)}")
     folder.wait()
 

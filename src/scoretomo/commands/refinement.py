@@ -13,9 +13,11 @@ from ..ensemble.consensus import Halves, bring_together, impose
 from ..ensemble.initial_evidence import halves_of
 from ..evaluation.symmetry import find_symmetry
 from ..geometry.symmetry import symmetry_group
+from ..io.checkpoints import load_checkpoint, save_checkpoint
+from ..methods.angular_spread import AngularSpread
 from ..methods.initial_model import InitialModel, find_in_model
 from ..methods.projection_matching import MatchingConfig, MatchingStep, refine_progressive
-from ..runs import Run, load_checkpoint, save_checkpoint
+from ..runs import Run
 from .progress import interruptible, progress, say
 
 # The sphere that holds the molecule, over the radius that the initial model took, which the ends of a long one pass.
@@ -66,6 +68,12 @@ class Refined:
     halves: Halves | None
     symmetry: str
     words: str
+
+    def angular_spread(self, run: Run) -> AngularSpread | None:
+        """Find how far the views of a class's particles spread; None where no halves tell how much is noise."""
+        if self.halves is None:
+            return None
+        return AngularSpread.of(self.whole.volume, self.halves.fsc.corrected, degrees=run.config.angular_spread)
 
 
 def refine_models(

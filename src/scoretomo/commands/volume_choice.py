@@ -16,9 +16,10 @@ from ..ensemble.volume_choice import (
     choose_volumes_progressive,
     too_few_to_choose,
 )
+from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.files import write_text
 from ..methods.motion_model import MotionModel
-from ..runs import Run, load_checkpoint, save_checkpoint
+from ..runs import Run
 from .initial import find_models
 from .progress import interruptible, progress, say
 from .refinement import refinement_radius

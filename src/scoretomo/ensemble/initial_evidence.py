@@ -6,7 +6,7 @@ around the molecule, so that there is a third dimension at all? And how many sta
 itself may still be wrong: a mixture of two molecules, of which one is in the majority, comes to a map of that one.
 
 Frames and hands follow from the poses themselves; those that a near-symmetry of the map makes alike count as the same.
-Of a map with many copies of itself, a ball in the end, any two poses are near: angles are weighed against those of chance.
+Of a map with many copies of itself, a ball in the end, any two poses are near: angles are weighed against chance.
 """
 
 import math

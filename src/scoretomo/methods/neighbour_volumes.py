@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..imaging.resampling import turn_into_view
 from ..imaging.slices import voxel_slices
+from .angular_spread import AngularSpread
 from .component_fit import ComponentFit, Regressors
 from .motion_model import MotionModel
 from .posed_images import PosedImages
@@ -39,11 +40,27 @@ class NeighbourVolumes:
         Mean, components, coordinates and poses. Without a component all volumes are the mean.
     radius
         Of the sphere that holds the molecule, in pixels.
+    spread
+        Of the views of each image's particles, to be undone in the volumes; None: volumes are as blurred as images.
+
+    Attributes
+    ----------
+    model
+        As given.
+    components
+        ``(1 + k, side, side, side)``: mean and components of the volumes that are made.
     """
 
     @torch.no_grad()
-    def __init__(self, images: Float[Tensor, "n side side"], model: MotionModel, *, radius: float) -> None:
-        self.model = model
+    def __init__(
+        self,
+        images: Float[Tensor, "n side side"],
+        model: MotionModel,
+        *,
+        radius: float,
+        spread: AngularSpread | None = None,
+    ) -> None:
+        self.model, self.components = model, spread.undo(model.volumes) if spread else model.volumes
         posed = PosedImages.of(images, len(model.noise) - 1, radius)
         self._fit, rows = ComponentFit(posed.grid, float(posed.grid.band)), torch.arange(len(images)).to(images.device)
         self._targets = posed.targets(rows, model.shifts_pixels)
@@ -77,7 +94,9 @@ class NeighbourVolumes:
             near, own = weights > _LEAST_WEIGHT, volume[None]
             views = model.rotations[near], self._targets[near], self._filters[near], weights[near]
             (volume,) = self._fit.improve(own, *views, Regressors.of(model.z[near, :0]), self._ridge, about=own)
-        return grid.fine(volume)
+        # what neighbours add stays as blurred as they are
+        undone = torch.einsum("q,qxyz->xyz", torch.cat([z.new_ones(1), z]), self.components - model.volumes)
+        return grid.fine(volume) + undone
 
 
 def nearest(z: Float[Tensor, "n k"], part: float) -> Int[Tensor, "n m"]:

@@ -252,6 +252,21 @@ def test_sharpening_acts_on_the_map_that_is_written_alone(run: Path) -> None:
     assert _map(run).std() > 1.05 * plain.std()
 
 
+def test_a_spread_of_views_is_undone_in_the_map_that_is_written_alone(run: Path) -> None:
+    assert _consensus(run, "--symmetry", "C1") == 0
+    plain, half = _map(run), _map(run, "half_1")
+    assert _said(run)["angular_spread_degrees"] == 0  # all of an image is seen from one direction
+    settings = run / "config.toml"
+    settings.write_text(settings.read_text().replace("[settings]\n", "[settings]\nangular_spread = 6.0\n"))
+    assert _consensus(run, "--symmetry", "C1") == 0
+    assert _said(run)["angular_spread_degrees"] == 6
+    assert torch.equal(_map(run, "half_1"), half)
+    axis = torch.arange(len(plain)) - len(plain) // 2
+    outer = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis**2).sqrt() > 5
+    more = _map(run) - plain
+    assert float(more[outer].norm() / plain[outer].norm()) > 1.5 * float(more[~outer].norm() / plain[~outer].norm())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

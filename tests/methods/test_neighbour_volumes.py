@@ -10,6 +10,7 @@ from torch import Tensor
 from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
 from scoretomo.imaging.fourier import translate
 from scoretomo.imaging.resampling import turn_into_view
+from scoretomo.methods.angular_spread import AngularSpread
 from scoretomo.methods.motion_model import MotionModel, motion_model
 from scoretomo.methods.neighbour_volumes import NeighbourVolumes, nearest
 
@@ -77,6 +78,21 @@ def test_volumes_between_images_are_in_the_common_frame(blobs: Any, images: Tens
     truth = torch.stack([blobs.volume(int(order[i])) for i in (30, 0, -1)])
     near, *far = area_under_curve(fourier_shell_correlation(volumes.at(between).expand_as(truth), truth)).tolist()
     assert near > max(far) + 0.02
+
+
+def test_a_spread_is_undone_in_mean_and_components_and_neighbours_add_what_they_did(
+    blobs: Any, images: Tensor, model: MotionModel
+) -> None:
+    spread = AngularSpread(6.0, torch.full((images.shape[-1] // 2 + 1,), 0.05))
+    plain = NeighbourVolumes(images, model, radius=blobs.RADIUS)
+    sharp = NeighbourVolumes(images, model, radius=blobs.RADIUS, spread=spread)
+    assert torch.equal(plain.components, model.volumes)
+    assert torch.equal(sharp.components, spread.undo(model.volumes))
+    assert float((sharp.components - plain.components).norm() / plain.components.norm()) > 0.05
+    z = model.z[5]
+    added = (sharp.components - plain.components)[0] + z[0] * (sharp.components - plain.components)[1]
+    expected = (plain._volume_at(z) + added).clamp(min=0)
+    torch.testing.assert_close(sharp.at(z), expected, rtol=0, atol=1e-4 * float(expected.max()))
 
 
 def test_without_a_component_all_volumes_are_the_mean(blobs: Any, images: Tensor) -> None:

@@ -110,6 +110,12 @@ def test_what_was_found_of_a_motion_is_said(folder: Path) -> None:
     assert "Copies were chosen." not in sentences(read_summary(folder))
 
 
+def test_a_blur_that_was_undone_is_said(rigid: Path) -> None:
+    assert not any("spread" in sentence for sentence in sentences(_consensus(rigid, angular_spread_degrees=0.0)))
+    said = sentences(_consensus(rigid, angular_spread_degrees=4.83))
+    assert any(sentence.startswith("Views within classes spread by about 4.8°") for sentence in said)
+
+
 def test_a_motion_that_may_be_noise_is_not_announced(folder: Path) -> None:
     def said(run: RunSummary) -> str:
         return " ".join(sentences(run))

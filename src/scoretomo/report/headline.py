@@ -53,6 +53,11 @@ def sentences(run: RunSummary) -> list[str]:
         said.append(str(run.motion["reason"]) + (" This was overruled by --rigid." if overruled else ""))
         if (copies := run.motion.get("copies")) is not None:
             said.append(copies["reason"])
+    if spread := (run.motion or run.consensus or {}).get("angular_spread_degrees"):
+        said.append(
+            f"Views within classes spread by about {spread:.1f}°, as the map's lack of fine detail far from the centre "
+            "tells; that blur is undone as far as noise lets."
+        )
     if run.choice is not None:
         said.append(run.choice)
     if run.volumes and run.consensus is not None and run.consensus.get("resolution_angstrom"):

@@ -102,8 +102,7 @@ def make_consensus(
         raise InputError(f"{run.folder}: {len(rows)} class averages are too few to refine a map; see RUN/initial")
     models = find_models(run, rows, device, halves=config.halves)
     refined = refine_models(run, models, config.symmetry, matching, device, halves=config.halves)
-    # what half maps of a molecule that moves share is not all signal
-    spread = None if run.rigid is False else refined.angular_spread(run)
+    spread = refined.angular_spread(run)
     with replacing_folder(run.folder / "consensus") as folder:
         _write(folder, run, models, refined, spread, config)
     say(_words(run, refined))

@@ -82,6 +82,13 @@ def test_nothing_is_made_of_shells_that_halves_do_not_know(molecule: Tensor) -> 
     assert AngularSpread.of(_blurred(molecule, 5.0), torch.zeros(SIDE // 2 + 1)).degrees == 0
 
 
+def test_an_empty_map_has_none() -> None:
+    nothing = torch.zeros(SIDE, SIDE, SIDE)
+    assert AngularSpread.of(nothing, SURE).degrees == 0
+    known = AngularSpread.of(nothing, SURE, degrees=5.0)
+    assert torch.isfinite(known.noise).all() and torch.equal(known.undo(nothing[None])[0], nothing)
+
+
 @pytest.mark.parametrize("side", [24, 25])
 def test_each_degree_is_raised_by_what_it_has_lost(side: int) -> None:
     """Harmonic polynomials times a radial function are of one degree: 0, 1, 2 and 3."""

@@ -157,7 +157,8 @@ def _spread_checkpoint(run: Run) -> Path:
 def _find_spread(run: Run, device: torch.device) -> float | None:
     """Find how far views within classes spread, and keep it; None where no refined half maps tell how much is noise."""
     models, initial = make_initial(run, device)
-    if not models.halves or not _is_known(models, initial) or len(run.used) < FEWEST_TO_REFINE:
+    if not models.halves or not _is_known(models, initial):
+        _spread_checkpoint(run).unlink(missing_ok=True)
         return None
     spread = refine_models(run, models, "auto", MatchingConfig(), device).angular_spread(run)
     assert spread is not None  # there are halves

@@ -129,12 +129,13 @@ class _RandomMolecule:
             0, radius_grid(side, 3).flatten().round().long(), volume.cpu().float().flatten()
         )
         density = mass.clamp(min=0).double().numpy()
+        density[0] = max(density[0], np.finfo(np.float64).tiny)  # of an empty map, a point
         radii = np.arange(len(density), dtype=np.float64)
         degrees = np.arange(math.ceil(math.pi * side / 2) + 10, dtype=np.float64)
         shells = np.arange(side // 2 + 1)
         waves = 2 * math.pi * shells[:, None] * radii / side
         power = [(2 * k + 1) * (spherical_jn(int(k), waves) ** 2 @ density) for k in degrees]
-        gyration = math.sqrt(float(density @ radii**2 / max(density.sum(), np.finfo(np.float64).tiny)))
+        gyration = math.sqrt(float(density @ radii**2 / density.sum()))
         return _RandomMolecule(degrees, np.stack(power, -1), math.sqrt(5 / 3) * gyration)
 
     @cached_property

@@ -163,8 +163,6 @@ def _find_spread(run: Run, device: torch.device) -> float | None:
     spread = refine_models(run, models, "auto", MatchingConfig(), device).angular_spread(run)
     assert spread is not None  # there are halves
     save_checkpoint(_spread_checkpoint(run), {"degrees": spread.degrees, "noise": spread.noise.cpu()})
-    if spread.degrees:
-        say(f"views within classes spread by {spread.degrees:.1f} degrees; the blur is undone in what is written")
     return spread.degrees
 
 
@@ -208,6 +206,8 @@ def _make_motion(
         table["angular_spread_degrees"] = spread
         write_json(folder / "motion.json", table)
         if model is not None:
+            if spread:
+                say(f"views within classes spread by {spread:.1f} degrees; the blur is undone in the volumes")
             write_motion(folder, run, model, motion_volumes(run, model, device, sharp=True))
 
 

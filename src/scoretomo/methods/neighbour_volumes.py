@@ -61,6 +61,7 @@ class NeighbourVolumes:
         spread: AngularSpread | None = None,
     ) -> None:
         self.model, self.components = model, spread.undo(model.volumes) if spread else model.volumes
+        self._undone = self.components - model.volumes
         posed = PosedImages.of(images, len(model.noise) - 1, radius)
         self._fit, rows = ComponentFit(posed.grid, float(posed.grid.band)), torch.arange(len(images)).to(images.device)
         self._targets = posed.targets(rows, model.shifts_pixels)
@@ -88,15 +89,15 @@ class NeighbourVolumes:
 
     def _volume_at(self, z: Float[Tensor, " k"]) -> Float[Tensor, "side side side"]:
         model, grid = self.model, self._fit.grid
-        volume = torch.einsum("q,qxyz->xyz", torch.cat([z.new_ones(1), z]), self._volumes)
+        parts = torch.cat([z.new_ones(1), z])
+        volume = torch.einsum("q,qxyz->xyz", parts, self._volumes)
         if model.z.shape[1]:
             weights = _weights(model.z, z)
             near, own = weights > _LEAST_WEIGHT, volume[None]
             views = model.rotations[near], self._targets[near], self._filters[near], weights[near]
             (volume,) = self._fit.improve(own, *views, Regressors.of(model.z[near, :0]), self._ridge, about=own)
         # what neighbours add stays as blurred as they are
-        undone = torch.einsum("q,qxyz->xyz", torch.cat([z.new_ones(1), z]), self.components - model.volumes)
-        return grid.fine(volume) + undone
+        return grid.fine(volume) + torch.einsum("q,qxyz->xyz", parts, self._undone)
 
 
 def nearest(z: Float[Tensor, "n k"], part: float) -> Int[Tensor, "n m"]:

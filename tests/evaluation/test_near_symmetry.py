@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from scoretomo.evaluation.near_symmetry import copies_of, poses_of_copies
+from scoretomo.evaluation.self_correlation import peaks, prepare
 from scoretomo.geometry.rotations import angle_between, random_rotations
 from scoretomo.geometry.symmetry import symmetry_group
 from scoretomo.imaging.fourier import resize, translate
@@ -15,12 +16,13 @@ SIDE = 28
 AWAY = torch.tensor([1.8, -1.2, 0.9])
 
 
-def _spots(group: str, frame: Tensor, mark: float = 0.0) -> Tensor:
-    """Five spots of each asymmetric unit, away from the origin, and a mark that breaks the symmetry."""
+def _spots(group: str, frame: Tensor, mark: float = 0.0, moved: float = 0.0) -> Tensor:
+    """Five spots of each asymmetric unit, away from the origin; a mark, and movements of all, break the symmetry."""
     draw = torch.Generator().manual_seed(1)
     directions = torch.nn.functional.normalize(torch.randn(5, 3, generator=draw), dim=-1)
     own = directions * (0.12 + 0.17 * torch.rand(5, 1, generator=draw))
     centres = ((frame @ symmetry_group(group) @ frame.mT) @ own.T).mT.flatten(0, 1)
+    centres = centres + moved * torch.randn(centres.shape, generator=draw)
     centres = torch.cat([centres, (frame @ torch.tensor([0.15, 0.1, 0.2]))[None]]) + AWAY / SIDE
     axis = (torch.arange(SIDE) - SIDE // 2) / SIDE
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")[::-1], -1).flatten(0, 2)
@@ -64,6 +66,21 @@ def test_copies_are_a_group(generator: torch.Generator) -> None:
     assert len(rotations) == 24
     products = (rotations[:, None] @ rotations).flatten(0, 1)
     assert _nearest(products, rotations).max() < 5
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_capsid_whose_parts_have_moved_is_an_icosahedron(mirrored: bool, generator: torch.Generator) -> None:
+    frame = random_rotations(1, generator=generator)[0]
+    volume = _spots("I", frame, moved=0.015)
+    subject = prepare(volume)
+    assert peaks(subject, 24, mirrored=False)[2].median() < 0.5  # most rotations alone are nothing
+    copies, shifts = copies_of(volume, mirrored=mirrored)
+    proper = torch.linalg.det(copies) > 0
+    assert proper.sum() == 60
+    assert _nearest(frame @ symmetry_group("I") @ frame.mT, copies[proper]).max() < 4
+    assert copies[0].equal(torch.eye(3)) or _nearest(torch.eye(3)[None], copies[:1]).max() < 0.1
+    fixed = torch.linalg.lstsq((torch.eye(3) - copies[1:3]).flatten(0, 1), shifts[1:3].flatten()[:, None]).solution
+    torch.testing.assert_close(fixed[:, 0], AWAY, rtol=0, atol=0.4)
 
 
 def _blobs() -> Tensor:

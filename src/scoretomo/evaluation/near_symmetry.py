@@ -3,13 +3,20 @@
 Those of its symmetry, and of what a moving or small part of it breaks. Along the view, a volume and its mirror image
 have the same projections, so mirrorings count as well: of a core that is its own mirror image, a second pose shows what
 the first one does.
+
+A capsid is looked at as a whole. Where its parts have moved, each of its rotations correlates little better than those
+of an asymmetric molecule may; that all of one icosahedron do so at once does not happen by chance.
 """
 
+import math
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..geometry.rotations import angle_between, mirror_matrix
+from ..geometry.grids import so3_grid
+from ..geometry.rotations import angle_between, from_rotation_vectors, mirror_matrix
+from ..geometry.symmetry import symmetry_group
 from .self_correlation import Subject, fixed_point, peaks, prepare, registered, self_correlations
 
 # The correlation that makes a copy: asymmetric molecules stay below it. A product of copies is one with less.
@@ -20,6 +27,11 @@ _SEARCHED = 24
 _SAME_DEGREES = 18.0
 # An icosahedron has as many of each kind.
 _MOST = 60
+# Mean correlation over the rotations of an icosahedron: capsids whose parts move come to 0.29 and more, molecules of
+# other groups, and of none, to 0.12 at most. It is looked for where so many peaks are above what counts as one.
+_LIKE_AN_ICOSAHEDRON, _FEWEST_PEAKS, _PEAK = 0.2, 6, 0.3
+_ICOSAHEDRON_SHELL = 7  # of the search, as of that for peaks
+_STEPS_DEGREES = (3.0, 1.5, 0.7)  # of the search near the best orientation of a grid of 7.5 degrees
 
 
 def copies_of(
@@ -42,16 +54,24 @@ def copies_of(
         ``(k, 3)``, xyz in pixels: the shifts that follow them about the origin.
     """
     subject = prepare(volume)
-    found, moves = [torch.eye(3).to(volume)[None]], []
-    for kind in (False, True) if mirrored else (False,):
-        matrices, shifts, correlations = peaks(subject, _SEARCHED, mirrored=kind)
+    found = [peaks(subject, _SEARCHED, mirrored=kind) for kind in ((False, True) if mirrored else (False,))]
+    matrices, shifts, correlations = (torch.cat(each) for each in zip(*found, strict=True))
+
+    def about(alike: Bool[Tensor, " m"]) -> Subject:
+        """Move the centre to the one point that stays where it is under all of them."""
+        return subject.about(subject.centre + fixed_point(matrices[alike], shifts[alike]))
+
+    copies = None
+    if int((found[0][2] >= _PEAK).sum()) >= _FEWEST_PEAKS:
+        placed = about(correlations >= _PEAK)
+        copies = _icosahedron(placed, mirrored=mirrored)
+    if copies is None:
         alike = correlations >= _LIKE_ITSELF
-        moves.append((matrices[alike], shifts[alike]))
-        found += [matrices[alike], matrices[alike].mT]  # of a rotation and its inverse, peaks gives one
-    # one point stays where it is under all of them
-    centre = subject.centre + fixed_point(*(torch.cat(each) for each in zip(*moves, strict=True)))
-    copies = _closed(torch.cat(found), subject.about(centre))
-    return copies, centre - copies @ centre
+        placed = about(alike)
+        own = torch.eye(3).to(volume)[None]
+        # of a rotation and its inverse, peaks gives one
+        copies = _closed(torch.cat([own, matrices[alike], matrices[alike].mT]), placed)
+    return copies, placed.centre - copies @ placed.centre
 
 
 def poses_of_copies(
@@ -77,6 +97,33 @@ def turned(rotations: Float[Tensor, "n 3 3"], matrices: Float[Tensor, "k 3 3"]) 
     products = rotations[:, None] @ matrices
     # a volume and its mirror image along the view have one projection
     return torch.where(torch.linalg.det(matrices)[:, None, None] < 0, mirror_matrix(products) @ products, products)
+
+
+def _icosahedron(subject: Subject, *, mirrored: bool) -> Float[Tensor, "k 3 3"] | None:
+    """Rotations, and mirrorings, of the icosahedron that the volume is like as a whole; None if it is like none."""
+    group = symmetry_group("I").to(subject.cut)
+    grid = so3_grid(3).to(group)
+    # a frame and its product with a rotation of the group are one: the nearest to none stands for all
+    frames = grid[grid.diagonal(dim1=1, dim2=2).sum(1) >= torch.einsum("fij,gji->fg", grid, group).amax(1) - 1e-4]
+
+    def likeness(frames: Float[Tensor, "f 3 3"], elements: Float[Tensor, "g 3 3"]) -> Float[Tensor, " f"]:
+        turned = frames[:, None] @ elements @ frames[:, None].mT
+        alike = self_correlations(subject, turned.flatten(0, 1), shell=_ICOSAHEDRON_SHELL)
+        return alike.view(len(frames), -1).mean(1)
+
+    angles = angle_between(group, torch.eye(3).to(group).expand_as(group))
+    fivefold = group[(angles - 72).abs() < 1]  # of the axes of the highest order, enough to place it by
+    frame = frames[likeness(frames, fivefold).argmax()]
+    for step in _STEPS_DEGREES:
+        offsets = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3).to(frame) * math.radians(step)
+        near = from_rotation_vectors(offsets) @ frame
+        frame = near[likeness(near, group[1:]).argmax()]
+    copies = frame @ group @ frame.mT
+    if float(likeness(frame[None], group[1:])) < _LIKE_AN_ICOSAHEDRON:
+        return None
+    if mirrored and float(likeness(frame[None], -group)) >= _LIKE_AN_ICOSAHEDRON:
+        copies = torch.cat([copies, -copies])
+    return copies
 
 
 def _closed(matrices: Float[Tensor, "m 3 3"], subject: Subject) -> Float[Tensor, "k 3 3"]:

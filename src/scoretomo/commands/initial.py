@@ -1,6 +1,7 @@
 """``scoretomo initial``: from class averages to a first map, with what speaks for it, in seconds."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -28,7 +29,7 @@ from ..run_lock import locked
 from ..runs import ImagesConfig, Run
 from .progress import interruptible, progress, say
 from .refinement import FEWEST_TO_REFINE, Models, Refined, on_device, refine_models
-from .train import Source, choose_device, open_source
+from .train import Source, choose_device, draw_quality, open_source
 
 _DEFAULT = ImagesConfig()
 _MATCHING = MatchingConfig()
@@ -81,7 +82,8 @@ def initial(
             say("not refined, since it is not known to be right: detail that is added to a wrong map is wrong too")
         elif refine:
             refined = refine_models(run, models, symmetry, matching, device)
-        write_initial(run, models, evidence, refined)
+        if refined is not None or _is_refined(run):
+            write_initial(run, models, evidence, refined)
     print(f"initial model: {run.initial_folder / 'initial.mrc'}\npicture: {run.initial_folder / 'initial.png'}")
 
 
@@ -93,6 +95,7 @@ def make_initial(run: Run, device: torch.device) -> tuple[Models, InitialEvidenc
     if not run.initial_folder.exists():
         write_initial(run, find_models(run, run.used, device, halves=False), None, None)
         say(f"picture of the initial model: {run.initial_folder / 'initial.png'}")
+    draw_quality(run)  # not before the first map, which is waited for
     models = find_models(run, run.used, device)
     evidence = _weigh(run, models, device)
     if not (run.initial_folder / "initial.json").exists():
@@ -102,6 +105,12 @@ def make_initial(run: Run, device: torch.device) -> tuple[Models, InitialEvidenc
         named = ", ".join(str(run.used[place]) for place in evidence.unexplained)
         say(f"not explained by it, and of less weight in it: images {named}")
     return models, evidence
+
+
+def _is_refined(run: Run) -> bool:
+    """Whether what was written is a refined map."""
+    refined: bool = json.loads((run.initial_folder / "initial.json").read_text(encoding="utf-8"))["refined"]
+    return refined
 
 
 def _weigh(run: Run, models: Models, device: torch.device) -> InitialEvidence:

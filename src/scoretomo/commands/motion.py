@@ -77,13 +77,13 @@ def motion(
         where = choose_device(device)
         models, initial = make_initial(ready, where)
         poses = _poses(ready, models, initial, where)
-        evidence = _weigh(ready, poses, where)
+        copies = copies_of(poses.volume, mirrored=True)
+        evidence = _weigh(ready, poses, where, enough=len(copies[0]) > 1)
         say(evidence.reason)
-        poses = _among_copies(ready, poses, where)
+        poses = _among_copies(ready, poses, copies, where)
         evidence = _weigh_again(ready, poses, evidence, where)
-        _make_motion(
-            ready, evidence, components or max(1, evidence.components), poses, where, known=_is_known(models, initial)
-        )
+        known = _is_known(models, initial)
+        _make_motion(ready, models, evidence, components or max(1, evidence.components), poses, where, known=known)
     print(f"motion: {run / 'motion'}\nvolumes: {run / 'motion' / 'volumes'}")
 
 
@@ -109,7 +109,10 @@ def settle_motion(run: Run, device: torch.device) -> None:
 def _settle(run: Run, models: Models, initial: InitialEvidence, device: torch.device) -> None:
     """Find out whether the molecule moves, and how."""
     known, poses = _is_known(models, initial), _poses(run, models, initial, device)
-    evidence = _weigh(run, poses, device) if models.halves else too_few(len(run.used))
+    copies = copies_of(poses.volume, mirrored=True)
+    evidence = too_few(len(run.used))
+    if models.halves:
+        evidence = _weigh(run, poses, device, enough=len(copies[0]) > 1)
     if known:
         say(evidence.reason)
     else:
@@ -118,10 +121,10 @@ def _settle(run: Run, models: Models, initial: InitialEvidence, device: torch.de
     if run.config.rigid is None and known:
         say(f"taken as {'moving' if moves else 'rigid'}; `scoretomo run --rigid {moves}` overrules")
     if moves:
-        poses = _among_copies(run, poses, device)
+        poses = _among_copies(run, poses, copies, device)
         evidence = _weigh_again(run, poses, evidence, device)
     components = min(max(1, evidence.components), len(run.used) - 1) if moves else 0
-    _make_motion(run, evidence, components, poses, device, known=known)
+    _make_motion(run, models, evidence, components, poses, device, known=known)
 
 
 def find_motion(run: Run, device: torch.device) -> MotionModel:
@@ -154,10 +157,9 @@ def _spread_checkpoint(run: Run) -> Path:
     return run.folder / "checkpoint" / "angular_spread.pt"
 
 
-def _find_spread(run: Run, device: torch.device) -> float | None:
+def _find_spread(run: Run, models: Models, device: torch.device, *, known: bool) -> float | None:
     """Find how far views within classes spread, and keep it; None where no refined half maps tell how much is noise."""
-    models, initial = make_initial(run, device)
-    if not models.halves or not _is_known(models, initial):
+    if not models.halves or not known:
         _spread_checkpoint(run).unlink(missing_ok=True)
         return None
     spread = refine_models(run, models, "auto", MatchingConfig(), device).angular_spread(run)
@@ -195,11 +197,18 @@ def _poses(run: Run, models: Models, initial: InitialEvidence, device: torch.dev
 
 
 def _make_motion(
-    run: Run, evidence: MotionEvidence, components: int, poses: _Poses, device: torch.device, *, known: bool
+    run: Run,
+    models: Models,
+    evidence: MotionEvidence,
+    components: int,
+    poses: _Poses,
+    device: torch.device,
+    *,
+    known: bool,
 ) -> None:
     """Write RUN/motion: what was found, and the model with its volumes if it has any component."""
     model = _fit(run, components, poses, device) if components else None
-    spread = _find_spread(run, device)
+    spread = _find_spread(run, models, device, known=known)
     with replacing_folder(run.motion_folder) as folder:
         moves = evidence.moves if known else None
         table = {"moves": moves, "components_fitted": components, "copies": poses.copies, **asdict(evidence)}
@@ -211,9 +220,10 @@ def _make_motion(
             write_motion(folder, run, model, motion_volumes(run, model, device, sharp=True))
 
 
-def _among_copies(run: Run, poses: _Poses, device: torch.device) -> _Poses:
+def _among_copies(
+    run: Run, poses: _Poses, copies: tuple[Float[Tensor, "k 3 3"], Float[Tensor, "k 3"]], device: torch.device
+) -> _Poses:
     """Give each class average the pose, among those that show the same of the core, that fits a common motion best."""
-    copies = copies_of(poses.volume, mirrored=True)
     count, mirrorings = len(copies[0]), int((torch.linalg.det(copies[0]) < 0).sum())
     if count == 1:
         return poses
@@ -271,10 +281,13 @@ def _weigh_again(run: Run, poses: _Poses, before: MotionEvidence, device: torch.
     return evidence
 
 
-def _weigh(run: Run, poses: _Poses, device: torch.device) -> MotionEvidence:
-    """Weigh motion models, or take up what an earlier command has found of the same images at the same poses."""
+def _weigh(run: Run, poses: _Poses, device: torch.device, *, enough: bool = False) -> MotionEvidence:
+    """Weigh motion models, or take up what an earlier command has found of the same images at the same poses.
+
+    It is ``enough`` to know whether it moves where the poses are settled anew after that.
+    """
     path = run.folder / "checkpoint" / ("motion.pt" if poses.copies is None else "motion_copies.pt")
-    made_of = _made_of(run, poses)
+    made_of = _made_of(run, poses) | {"enough": enough}
     if saved := load_checkpoint(path, made_of=made_of):
         return MotionEvidence(**saved["evidence"])
     steps = weigh_motion_progressive(
@@ -284,6 +297,7 @@ def _weigh(run: Run, poses: _Poses, device: torch.device) -> MotionEvidence:
         radius=refinement_radius(run, find_models(run, run.used, device).whole),
         band=min(poses.band, _MOST_BAND),
         seed=run.config.seed,
+        enough=enough,
     )
     with interruptible() as check, progress("one map or a motion") as report:
         for step in steps:
@@ -306,7 +320,8 @@ def _fit(run: Run, components: int, poses: _Poses | None, device: torch.device) 
         return MotionModel(**on_device(saved["model"], device))
     if poses is None:
         poses = _poses(run, *make_initial(run, device), device)
-        poses = _among_copies(run, poses, device) if components else poses
+        copies = copies_of(poses.volume, mirrored=True)
+        poses = _among_copies(run, poses, copies, device) if components else poses
     steps = motion_model_progressive(
         run.images[run.used].to(device),
         poses.rotations,

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..at_once import at_once
 from ..ensemble.states import Clusters, MainPath, StatesConfig, find_clusters, find_main_path
 from ..imaging.preprocess import restore_volume
 from ..io.files import write_json
@@ -24,6 +25,7 @@ from .progress import interruptible, progress
 
 # Part of the class averages that are neighbours of one, and how many at least: errors of coordinates overlap.
 _NEIGHBOURS, _FEWEST_NEIGHBOURS = 0.03, 5
+_VOLUMES_AT_ONCE = 16  # between two looks at whether to stop
 
 
 def write_motion(folder: Path, run: Run, model: MotionModel, volumes: NeighbourVolumes) -> None:
@@ -77,8 +79,12 @@ def _write_states(
 def _write_volumes(folder: Path, run: Run, volumes: NeighbourVolumes) -> None:
     """Write the volume of each class average, in its frame and in the units of the input."""
     folder.mkdir()
+    device, done = volumes.components.device, 0
     with interruptible() as check, progress("volumes of the motion") as report:
-        for place, index in enumerate(run.used):
+        for places in torch.arange(len(run.used)).split(_VOLUMES_AT_ONCE):
             check()
-            write_volume(folder / f"volume_{index:04d}.mrc", restore_volume(volumes(place).cpu(), run.preprocessing))
-            report((place + 1) / len(run.used), f"{place + 1} of {len(run.used)}")
+            for place, volume in zip(places.tolist(), at_once(volumes, places.tolist(), device), strict=True):
+                path = folder / f"volume_{run.used[place]:04d}.mrc"
+                write_volume(path, restore_volume(volume.cpu(), run.preprocessing))
+            done += len(places)
+            report(done / len(run.used), f"{done} of {len(run.used)}")

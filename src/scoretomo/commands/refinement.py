@@ -1,14 +1,17 @@
 """One map of all class averages, and two of half of them each, refined from their initial models."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..at_once import at_once
 from ..ensemble.consensus import Halves, bring_together, impose
 from ..ensemble.initial_evidence import halves_of
 from ..evaluation.symmetry import find_symmetry
@@ -29,6 +32,9 @@ _SYMMETRY_COSTS = 0.005
 _SYMMETRY_COSTS_AT_FIRST = 0.015
 FEWEST_TO_REFINE = 4
 """Class averages below which nothing is refined: they make no two halves."""
+
+_Start = tuple[Float[Tensor, "n n n"], Float[Tensor, " k"] | None]
+"""What a refinement begins with: a map, and the agreement of halves that limits the band."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +105,27 @@ def refine_models(
     """
     job = _Job(run, models, matching, device)
     parts = job.halves() if halves and models.halves else []
-    agreement = _bring(job, job.start(models.whole), parts).fsc.unmasked if parts else None
-    whole = job.refine("refine", models.rows, job.start(models.whole), "C1", agreement)
+
+    def limited(start: Float[Tensor, "n n n"]) -> _Start:
+        """Limit the band of the whole by where halves agree."""
+        return start, _bring(job, start, parts).fsc.unmasked if parts else None
+
+    def unimposed() -> _Start:
+        return limited(models.whole.volume.to(device))
+
+    whole = job.refine("refine", models.rows, "C1", unimposed, halves=bool(parts))
     symmetry = symmetry if symmetry == "auto" else symmetry.upper()
     if symmetry == "auto":
-        symmetry, words, parts = _find_symmetry(job, whole.volume, parts)
-        say(words)
+        symmetry, words = _found_symmetry(job, whole.volume, parts)
     else:
         words = f"{symmetry} was asked for"
-        parts = _refine_with(job, symmetry, _imposed(symmetry, parts)) if symmetry != "C1" else parts
     if symmetry != "C1":
-        start = impose(whole.volume, symmetry_group(symmetry))
-        agreement = _bring(job, start, parts).fsc.unmasked if parts else None
-        whole = job.refine(f"refine with {symmetry}", models.rows, start, symmetry, agreement)
+        volume, parts = whole.volume, _refine_with(job, symmetry, _imposed(symmetry, parts))
+
+        def imposed() -> _Start:
+            return limited(impose(volume, symmetry_group(symmetry)))
+
+        whole = job.refine(f"refine with {symmetry}", models.rows, symmetry, imposed, halves=bool(parts))
     return Refined(whole, _bring(job, whole.volume, parts) if parts else None, symmetry, words)
 
 
@@ -125,34 +139,38 @@ class _Job:
         self.radius = refinement_radius(run, models.whole)
         self.images = run.images.to(device)
 
-    def start(self, model: InitialModel) -> Float[Tensor, "n n n"]:
-        return model.volume.to(self.device)
-
     def rows(self, half: int) -> list[int]:
         return [self.models.rows[place] for place in halves_of(len(self.models.rows))[half].tolist()]
 
     def halves(self) -> list[MatchingStep]:
+        def begin(model: InitialModel) -> _Start:
+            return model.volume.to(self.device), None
+
         return [
-            self.refine(f"refine half {k + 1}", self.rows(k), self.start(half), "C1")
+            self.refine(f"refine half {k + 1}", self.rows(k), "C1", partial(begin, half))
             for k, half in enumerate(self.models.halves)
         ]
 
+    def path(self, title: str) -> Path:
+        return self.run.folder / "checkpoint" / f"{title.replace(' ', '_')}.pt"
+
+    def made_of(self, rows: list[int], symmetry: str, *, halves: bool) -> dict[str, Any]:
+        """Tell what a map was made of; what else decides follows from these and the images."""
+        made_of = {"rows": rows, "of": self.models.rows, "radius": self.radius, "halves": halves}
+        return made_of | {"symmetry": symmetry, **asdict(self.matching), "initial": asdict(self.run.config.initial)}
+
     def refine(
-        self,
-        title: str,
-        rows: list[int],
-        start: Float[Tensor, "n n n"],
-        symmetry: str,
-        agreement: Float[Tensor, " k"] | None = None,
+        self, title: str, rows: list[int], symmetry: str, begin: Callable[[], _Start], *, halves: bool = False
     ) -> MatchingStep:
-        """Refine from a map, unless an earlier command has done so with the same images and settings."""
-        path = self.run.folder / "checkpoint" / f"{title.replace(' ', '_')}.pt"
-        # what else decides follows from these and the images
-        made_of = {"rows": rows, "of": self.models.rows, "radius": self.radius, "halves": agreement is not None}
-        made_of |= {"symmetry": symmetry, **asdict(self.matching), "initial": asdict(self.run.config.initial)}
+        """Refine from a map, unless an earlier command has done so with the same images and settings.
+
+        Where ``halves`` limit the band, what it begins with says how far they agree.
+        """
+        path, made_of = self.path(title), self.made_of(rows, symmetry, halves=halves)
         if saved := load_checkpoint(path, made_of=made_of):
             return MatchingStep(**on_device(saved["step"], self.device))
         box = self.run.images.shape[-1] * self.run.preprocessing.working_pixel_size_angstrom
+        start, agreement = begin()
         steps = refine_progressive(
             start,
             self.images[rows],
@@ -186,40 +204,51 @@ def _bring(job: _Job, whole: Float[Tensor, "n n n"], parts: list[MatchingStep]) 
     return bring_together(whole, torch.stack([part.volume for part in parts]), generator=generator)
 
 
-def _find_symmetry(
-    job: _Job, volume: Float[Tensor, "n n n"], parts: list[MatchingStep]
-) -> tuple[str, str, list[MatchingStep]]:
-    """Find the point group of a map; with it, words and half maps, if these fit the images of the other half no worse.
+def _found_symmetry(job: _Job, volume: Float[Tensor, "n n n"], parts: list[MatchingStep]) -> tuple[str, str]:
+    """Find the point group to impose, and say so; or take up what an earlier command has found in the same map."""
+    path, made_of = job.path("symmetry"), job.made_of(job.models.rows, "auto", halves=bool(parts))
+    if saved := load_checkpoint(path, made_of=made_of):
+        return saved["symmetry"], saved["words"]
+    symmetry, words = _find_symmetry(job, volume, parts)
+    say(words)
+    save_checkpoint(path, {"made_of": made_of, "symmetry": symmetry, "words": words})
+    return symmetry, words
+
+
+def _find_symmetry(job: _Job, volume: Float[Tensor, "n n n"], parts: list[MatchingStep]) -> tuple[str, str]:
+    """Find the point group of a map, with words; C1 if half maps with it fit the images of the other half worse.
 
     Before they are refined with it they may fit a little worse; a symmetry that is not there costs more at once.
     """
     found = find_symmetry(volume)
     symmetry, words = found.group, found.words
     if symmetry == "C1":
-        return symmetry, words, parts
+        return symmetry, words
     if not parts:
-        return "C1", f"{words} It is not imposed, since there are no halves to test it; --symmetry imposes it.", parts
-    before = _left_out_correlation(job, [part.volume for part in parts])
-    starts, with_it = _imposed(symmetry, parts), parts
-    after = _left_out_correlation(job, starts)
+        return "C1", f"{words} It is not imposed, since there are no halves to test it; --symmetry imposes it."
+    before, starts = _left_out_correlation(job, [part.volume for part in parts]), _imposed(symmetry, parts)
+    after = _left_out_correlation(job, at_once(lambda start: start(), starts, job.device))
     if after >= before - _SYMMETRY_COSTS_AT_FIRST:
-        with_it = _refine_with(job, symmetry, starts)
-        after = _left_out_correlation(job, [part.volume for part in with_it])
+        after = _left_out_correlation(job, [part.volume for part in _refine_with(job, symmetry, starts)])
     said = f"{before:.3f} without it, {after:.3f} with it"
     if after < before - _SYMMETRY_COSTS:
-        return "C1", f"{words} It is not imposed: class averages that were left out fit worse ({said}).", parts
-    return symmetry, f"{words} Class averages that were left out fit the map ({said}).", with_it
+        return "C1", f"{words} It is not imposed: class averages that were left out fit worse ({said})."
+    return symmetry, f"{words} Class averages that were left out fit the map ({said})."
 
 
-def _imposed(symmetry: str, parts: list[MatchingStep]) -> list[Float[Tensor, "n n n"]]:
-    """Impose a symmetry on half maps."""
-    return [impose(part.volume, symmetry_group(symmetry)) for part in parts]
+def _imposed(symmetry: str, parts: list[MatchingStep]) -> list[Callable[[], Float[Tensor, "n n n"]]]:
+    """Half maps with a symmetry, made when they are called for, and once."""
+    return [cache(partial(impose, part.volume, symmetry_group(symmetry))) for part in parts]
 
 
-def _refine_with(job: _Job, symmetry: str, starts: list[Float[Tensor, "n n n"]]) -> list[MatchingStep]:
+def _refine_with(job: _Job, symmetry: str, starts: list[Callable[[], Float[Tensor, "n n n"]]]) -> list[MatchingStep]:
     """Refine half maps with a symmetry, from maps that have it."""
+
+    def begin(start: Callable[[], Float[Tensor, "n n n"]]) -> _Start:
+        return start(), None
+
     return [
-        job.refine(f"refine half {k + 1} with {symmetry}", job.rows(k), start, symmetry)
+        job.refine(f"refine half {k + 1} with {symmetry}", job.rows(k), symmetry, partial(begin, start))
         for k, start in enumerate(starts)
     ]
 
@@ -227,7 +256,8 @@ def _refine_with(job: _Job, symmetry: str, starts: list[Float[Tensor, "n n n"]])
 def _left_out_correlation(job: _Job, halves: list[Float[Tensor, "n n n"]]) -> float:
     """Mean correlation of the images of each half with the map of the other."""
     config = job.run.config.initial
-    scores = [
-        find_in_model(job.images[job.rows(1 - k)], half, job.radius, config).scores for k, half in enumerate(halves)
-    ]
-    return float(torch.cat(scores).mean())
+
+    def scores(half: int) -> Float[Tensor, " k"]:
+        return find_in_model(job.images[job.rows(1 - half)], halves[half], job.radius, config).scores
+
+    return float(torch.cat(at_once(scores, range(len(halves)), job.device)).mean())

@@ -21,7 +21,7 @@ from .progress import interruptible, progress, say
 from .reconstruct import Selection, selected_images
 from .report import write_report
 from .run import draw
-from .train import Source, choose_device, open_source
+from .train import Source, choose_device, draw_quality, open_source
 
 _ALL = Selection()
 _DEFAULT = AverageVolumesConfig()
@@ -65,6 +65,7 @@ def run_drgn(
     given = {each.name: getattr(config, each.name) for each in fields(ImagesConfig)}
     with locked(source.output):
         run = open_source(source, replace(PRESETS[source.preset], **given, drgn=drgn), device)
+        draw_quality(run)
         indices = selected_images(run, selection)
         for seed in range(selection.seeds):
             _make_volumes(run, indices, seed, device)

@@ -14,7 +14,7 @@ from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser, EDMDenoiser
 from ..diffusion.outliers import denoiser_outliers
-from ..io.quality import Judgement, add_column, read_quality
+from ..io.quality import add_column, read_quality
 from ..methods.score_tomography import training_loss
 from ..networks.unet import build_unet, supports_fast_bfloat16
 from ..presets import PresetName
@@ -103,7 +103,7 @@ def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
 
 
 def report_quality(run: Run) -> None:
-    """Say which images the run leaves out and why, and draw them all."""
+    """Say which images the run leaves out and why."""
     rows = read_quality(run.quality)
     unused = [row for row in rows if not row.used]
     for row in unused[:_LINES_OF_REASONS]:
@@ -117,14 +117,14 @@ def report_quality(run: Run) -> None:
             f"quality: {len(unused)} of {len(rows)} images are left out, {doubtful} are used but not good; "
             f"look at {picture}, and overrule with --keep, --exclude or --check False (and a new run folder)"
         )
-    processes.by_main(partial(_draw_quality, run, rows))
 
 
-def _draw_quality(run: Run, rows: list[Judgement]) -> None:
+def draw_quality(run: Run) -> None:
+    """Draw all images with their verdicts, unless that was done, or they were not checked."""
     path = run.figures / "quality.png"
-    if not path.exists():
+    if run.quality.exists() and not path.exists():
         run.figures.mkdir(exist_ok=True)
-        quality_sheet(path, run.images, [row.verdict for row in rows], used=run.used)
+        quality_sheet(path, run.images, [row.verdict for row in read_quality(run.quality)], used=run.used)
 
 
 def choose_device(wanted: Device) -> torch.device:
@@ -150,6 +150,7 @@ def train_denoiser(run: Run, device: torch.device) -> None:
 
     Processes that work together share every batch.
     """
+    processes.by_main(partial(draw_quality, run))
     if is_trained(run):
         say("the denoiser has been trained already")
         return

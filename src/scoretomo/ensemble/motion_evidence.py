@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..at_once import at_once
 from ..imaging.slices import voxel_slices
 from ..methods.motion_model import MotionConfig, MotionModel, motion_model
 from ..methods.posed_images import PosedImages
@@ -88,6 +89,7 @@ def weigh_motion_progressive(
     radius: float,
     band: int,
     seed: int,
+    enough: bool = False,
 ) -> Iterator[float | MotionEvidence]:
     """Compare one map with motion models; yields the part that is done, 0 to 1, and at last the evidence.
 
@@ -103,6 +105,8 @@ def weigh_motion_progressive(
         Highest frequency that is compared, in Fourier pixels.
     seed
         Of the coordinates that models begin with.
+    enough
+        Stop at the fewest components that are better than one map: whether there is a motion is all that is asked.
     """
     halves = [half.to(images.device) for half in halves_of(len(images))]
     if not halves:
@@ -114,10 +118,11 @@ def weigh_motion_progressive(
     for components in range(1, _MOST + 1):
         yield components / (_MOST + 1)
         gains.append(one_map - left_out.unexplained(components))
-    means = [float(gain.mean()) for gain in gains]
-    errors = [float(gain.std()) / math.sqrt(len(gain)) for gain in gains]
+        if enough and _is_clear(gains[-1]):
+            break
+    means, errors = [float(gain.mean()) for gain in gains], [_error(gain) for gain in gains]
     shares = [mean / float(one_map.mean()) for mean in means]
-    clear = [k for k in range(_MOST) if means[k] > _ERRORS * errors[k]]
+    clear = [k for k, gain in enumerate(gains) if _is_clear(gain)]
     best = max(clear, key=means.__getitem__, default=None)
     yield MotionEvidence(
         gains=tuple(means),
@@ -126,6 +131,15 @@ def weigh_motion_progressive(
         components=0 if best is None else best + 1,
         reason=_reason(means, errors, shares, best),
     )
+
+
+def _error(gain: Float[Tensor, " n"]) -> float:
+    return float(gain.std()) / math.sqrt(len(gain))
+
+
+def _is_clear(gain: Float[Tensor, " n"]) -> bool:
+    """Whether a gain is above nothing by several standard errors of its mean."""
+    return float(gain.mean()) > _ERRORS * _error(gain)
 
 
 def _reason(means: list[float], errors: list[float], shares: list[float], best: int | None) -> str:
@@ -158,16 +172,18 @@ class _LeftOut:
         self.images, self.base, self.halves = images, base, halves
         self.radius, self.band, self.seed = radius, band, seed
         self.posed = PosedImages.of(images, len(base.noise) - 1, radius)
-        self.one_maps = [self._fit(half, 0) for half in halves]
+        self.one_maps = self._fits(0)
 
     def unexplained(self, components: int) -> Float[Tensor, " n"]:
         """Half the squared error over the noise, of each image under the model of the half without it."""
         found = torch.zeros_like(self.images[:, 0, 0])
-        for k in (0, 1):
-            model = self._fit(self.halves[k], components) if components else self.one_maps[k]
+        for k, model in enumerate(self._fits(components) if components else self.one_maps):
             # of one noise for all models, that of the map: what is better with less noise is better with more
             found[self.halves[1 - k]] = self._predict(model, self.halves[1 - k], self.one_maps[k].noise)
         return found
+
+    def _fits(self, components: int) -> list[MotionModel]:
+        return at_once(lambda half: self._fit(half, components), self.halves, self.images.device)
 
     def _fit(self, rows: Tensor, components: int) -> MotionModel:
         poses = self.base.rotations[rows], self.base.shifts_pixels[rows]

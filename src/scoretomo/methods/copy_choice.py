@@ -8,11 +8,13 @@ that falls. Of many starts, which end in different choices, the likeliest counts
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..at_once import at_once
 from ..datatypes import InputError
 from .motion_model import MotionConfig, MotionFit
 from .posed_images import PosedImages
@@ -154,11 +156,10 @@ def choose_copies_progressive(
     total = len(starts) * config.first_iterations + kept * (config.iterations - config.first_iterations)
     done = 0
     for part in (slice(0, config.first_iterations), slice(config.first_iterations, config.iterations)):
-        for start in starts:
-            for temperature in temperatures[part]:
-                start.step(temperature)
-                done += 1
-                yield CopyChoiceStep(done / (1 + total), None)
+        for temperature in temperatures[part]:
+            at_once(partial(_Start.step, temperature=temperature), starts, images.device)
+            done += len(starts)
+            yield CopyChoiceStep(done / (1 + total), None)
         starts = sorted(starts, key=_Start.cost)[:kept]
     yield CopyChoiceStep(1.0, starts[0].result())
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..at_once import at_once
 from ..datatypes import InputError
 from ..geometry.rotations import from_rotation_vectors
 from ..imaging.slices import voxel_slices
@@ -30,6 +31,8 @@ _SHAKE = 0.6
 _FIRST_NOISE = 0.1
 # Longest steps of a refinement of poses, in radians and in pixels.
 _LONGEST_TURN, _LONGEST_SHIFT = 0.1, 1.0
+# Between the random numbers of one seed and of the next.
+_STARTS_OF_A_SEED = 7919
 _TINY = 1e-6
 
 
@@ -232,11 +235,12 @@ def _first_coordinates(
 ) -> Float[Tensor, "n k"]:
     """Take the coordinates of the likeliest of several starts: some end in directions of noise.
 
-    The band grows: in all of it at once, starts end in many different optima.
+    The band grows: in all of it at once, starts end in many different optima. Random numbers belong to a start.
     """
-    posed, generator = PosedImages.of(images, band, radius), torch.Generator().manual_seed(seed)
-    best, found = torch.inf, rotations.new_zeros(len(images), components)
-    for _ in range(config.starts if components else 0):
+    posed = PosedImages.of(images, band, radius)
+
+    def start(number: int) -> tuple[float, Float[Tensor, "n k"]]:
+        generator = torch.Generator().manual_seed(_STARTS_OF_A_SEED * seed + number)
         z = torch.randn(len(images), components, generator=generator).to(rotations)
         fit = MotionFit(posed, rotations, shifts_pixels, z, config)
         for iteration in range(config.first_iterations):
@@ -247,9 +251,12 @@ def _first_coordinates(
             fit.maximise(max(1.0, part * band))
             fit.standardise()
             fit.expect()
-        if fit.cost() < best:
-            best, found = fit.cost(), fit.z
-    return found
+        return fit.cost(), fit.z
+
+    if not components:
+        return rotations.new_zeros(len(images), 0)
+    found = at_once(start, range(config.starts), images.device)
+    return min(found, key=lambda each: each[0])[1]
 
 
 class MotionFit:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
 _COLUMNS = 8
+_SURFACE_PIXELS = 96  # as fine as a panel of the picture
 _ANSWERS = {
     None: "whether to trust it is being looked at",
     "right": "the starts and the halves agree on this map",
@@ -72,7 +73,10 @@ def draw_initial(path: Path, found: InitialPicture) -> None:
     heights = _heights(found.volume)
     turns = [tilted(20.0, 360 * k / _COLUMNS) for k in range(_COLUMNS)]
     rows: dict[str, tuple[list[Tensor], list[str]]] = {
-        "map": ([surface(found.volume, turn) for turn in turns], [f"{360 * k // _COLUMNS}°" for k in range(_COLUMNS)]),
+        "map": (
+            [surface(found.volume, turn, pixels=_SURFACE_PIXELS) for turn in turns],
+            [f"{360 * k // _COLUMNS}°" for k in range(_COLUMNS)],
+        ),
         "slices": (
             [found.volume[z] for z in heights],
             [f"z {z - found.volume.shape[-1] // 2:+d}" for z in heights],

@@ -26,6 +26,7 @@ BENCHMARKS = (
     "pose_search",
     "pose_search_sweep",
     "scaling",
+    "busy",
     "accuracy",
     "reliability",
     "synchronisation",

@@ -203,10 +203,16 @@ class Run:
     @property
     def rigid(self) -> bool | None:
         """Whether the molecule is taken to keep its shape: as the settings say, or as was found; None if not known."""
-        path = self.motion_folder / "motion.json"
-        if self.config.rigid is None and self.config.growth.initial and path.exists():
-            return json.loads(path.read_text(encoding="utf-8"))["moves"] is False
+        if self.config.rigid is None and self.config.growth.initial and (found := self.motion_found):
+            return found["moves"] is False
         return self.config.rigid
+
+    @property
+    def motion_found(self) -> dict[str, Any] | None:
+        """Contents of motion.json: whether the molecule moves, and how; None where that was not looked for."""
+        path = self.motion_folder / "motion.json"
+        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return found
 
     @property
     def denoiser_folder(self) -> Path:

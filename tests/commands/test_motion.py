@@ -20,6 +20,7 @@ from scoretomo.datatypes import ImageStack
 from scoretomo.io.checkpoints import load_checkpoint, save_checkpoint
 from scoretomo.io.mrc import read_volume, write_images
 from scoretomo.io.tables import read_table
+from scoretomo.methods.angular_spread import AngularSpread
 from scoretomo.methods.projection_matching import MatchingConfig
 from scoretomo.runs import Run, open_run
 
@@ -77,6 +78,34 @@ def test_a_run_finds_out_whether_its_molecule_moves(
     assert names == {"motion.json"} | (of_motion if moves else set())
     monkeypatch.setattr(command, "make_consensus", None)  # settled once for all
     settle_motion(run, torch.device("cpu"))
+
+
+def test_the_blur_of_a_motion_is_not_taken_for_a_spread_of_views(
+    settled: tuple[Any, Run, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map of all class averages has both, the volumes of a motion model one."""
+    blobs, run, _ = settled
+    moves = bool(blobs.centres.std(0).max() > 0)
+    shutil.copytree(run.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "motion")
+    checkpoint = load_checkpoint(run.folder / "checkpoint" / "refine.pt")
+    assert checkpoint is not None
+    of_all = checkpoint["step"]["volume"]
+
+    def of(volume: Tensor, agreement: Tensor, *, degrees: float | None = None) -> AngularSpread:
+        found = 7.0 if volume.equal(of_all) else 3.0
+        return AngularSpread(found if degrees is None else degrees, torch.full_like(agreement, 0.1))
+
+    monkeypatch.setattr(AngularSpread, "of", of)
+    monkeypatch.setattr(command, "MatchingConfig", partial(MatchingConfig, iterations=5, global_searches=3))
+    copied = open_run(tmp_path / "run")
+    settle_motion(copied, torch.device("cpu"))
+    found = copied.motion_found
+    assert found is not None and found["angular_spread_degrees"] == (3.0 if moves else 7.0)
+    shutil.rmtree(tmp_path / "run" / "consensus")
+    settle_motion(copied, torch.device("cpu"))
+    consensus = json.loads((tmp_path / "run" / "consensus" / "consensus.json").read_text(encoding="utf-8"))
+    assert consensus["angular_spread_degrees"] == found["angular_spread_degrees"]
 
 
 @pytest.mark.parametrize("settled", [3.0], indirect=True)

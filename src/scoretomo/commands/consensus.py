@@ -102,13 +102,21 @@ def make_consensus(
         raise InputError(f"{run.folder}: {len(rows)} class averages are too few to refine a map; see RUN/initial")
     models = find_models(run, rows, device, halves=config.halves)
     refined = refine_models(run, models, config.symmetry, matching, device, halves=config.halves)
-    spread = refined.angular_spread(run)
+    spread = refined.angular_spread(_known_spread(run))
     with replacing_folder(run.folder / "consensus") as folder:
         _write(folder, run, models, refined, spread, config)
     say(_words(run, refined))
     if spread and spread.degrees:
         say(f"views within classes spread by {spread.degrees:.1f} degrees; the blur is undone in consensus.mrc")
     return refined
+
+
+def _known_spread(run: Run) -> float | None:
+    """Take the spread of views that was given, or found without the blur of a motion; None where neither is known."""
+    found = run.motion_found or {}
+    if run.config.angular_spread is None and found.get("components_fitted"):
+        return found.get("angular_spread_degrees")
+    return run.config.angular_spread
 
 
 def _trusted(run: Run) -> list[int]:

@@ -7,9 +7,9 @@ Where the map nearly has a symmetry, which a motion may break, the poses are set
 class average shows is chosen by the motion that they make together.
 """
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import torch
@@ -43,6 +43,8 @@ from .train import Device, choose_device
 _MOST_BAND = 12
 # And that at which copies of the core are told apart.
 _COPIES_BAND = 6
+# Volumes of a motion whose blur is looked at.
+_STATES = 16
 
 
 def motion(
@@ -134,11 +136,8 @@ def find_motion(run: Run, device: torch.device) -> MotionModel:
 
 def _components_fitted(run: Run) -> int | None:
     """Components of the motion model that was made; None where none was sought."""
-    path = run.motion_folder / "motion.json"
-    if not path.exists():
-        return None
-    count: int = json.loads(path.read_text(encoding="utf-8"))["components_fitted"]
-    return count
+    found = run.motion_found
+    return None if found is None else int(found["components_fitted"])
 
 
 def motion_volumes(run: Run, model: MotionModel, device: torch.device, *, sharp: bool = False) -> NeighbourVolumes:
@@ -157,13 +156,24 @@ def _spread_checkpoint(run: Run) -> Path:
     return run.folder / "checkpoint" / "angular_spread.pt"
 
 
-def _find_spread(run: Run, models: Models, device: torch.device, *, known: bool) -> float | None:
-    """Find how far views within classes spread, and keep it; None where no refined half maps tell how much is noise."""
+def _find_spread(
+    run: Run, models: Models, model: MotionModel | None, device: torch.device, *, known: bool
+) -> float | None:
+    """Find how far views within classes spread, and keep it; None where no refined half maps tell how much is noise.
+
+    A motion blurs the one map as well; the volumes of a motion model are without that blur.
+    """
     if not models.halves or not known:
         _spread_checkpoint(run).unlink(missing_ok=True)
         return None
-    spread = refine_models(run, models, "auto", MatchingConfig(), device).angular_spread(run)
-    assert spread is not None  # there are halves
+    refined, degrees = refine_models(run, models, "auto", MatchingConfig(), device), run.config.angular_spread
+    assert refined.halves is not None
+    if degrees is None and model is not None:
+        some, agreement = model.z[:: max(1, len(model.z) // _STATES)], refined.halves.fsc.corrected
+        found = [AngularSpread.of(model.volume(z).clamp(min=0), agreement).degrees for z in some]
+        degrees = median(found)
+    spread = refined.angular_spread(degrees)
+    assert spread is not None
     save_checkpoint(_spread_checkpoint(run), {"degrees": spread.degrees, "noise": spread.noise.cpu()})
     return spread.degrees
 
@@ -208,7 +218,7 @@ def _make_motion(
 ) -> None:
     """Write RUN/motion: what was found, and the model with its volumes if it has any component."""
     model = _fit(run, components, poses, device) if components else None
-    spread = _find_spread(run, models, device, known=known)
+    spread = _find_spread(run, models, model, device, known=known)
     with replacing_folder(run.motion_folder) as folder:
         moves = evidence.moves if known else None
         table = {"moves": moves, "components_fitted": components, "copies": poses.copies, **asdict(evidence)}

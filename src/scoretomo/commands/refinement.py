@@ -75,11 +75,14 @@ class Refined:
     symmetry: str
     words: str
 
-    def angular_spread(self, run: Run) -> AngularSpread | None:
-        """Find how far the views of a class's particles spread; None where no halves tell how much is noise."""
+    def angular_spread(self, degrees: float | None) -> AngularSpread | None:
+        """Find how far the views of a class's particles spread, unless that is known.
+
+        None where no halves tell how much is noise.
+        """
         if self.halves is None:
             return None
-        return AngularSpread.of(self.whole.volume, self.halves.fsc.corrected, degrees=run.config.angular_spread)
+        return AngularSpread.of(self.whole.volume, self.halves.fsc.corrected, degrees=degrees)
 
 
 def refine_models(

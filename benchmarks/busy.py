@@ -60,15 +60,15 @@ class Settings:
 def measure(settings: Settings) -> Iterator[Row]:
     """Run every command alone and beside each load."""
     settings.output.mkdir(parents=True, exist_ok=True)
-    simulated, run = settings.output / "simulated", settings.output / "run"
+    simulated, run = settings.output / f"simulated_{settings.count}_{settings.side}", settings.output / "run"
     box = ("simulate", "box", "--count", str(settings.count), "--side", str(settings.side), "-o", str(simulated))
-    if not simulated.exists():
+    if not (simulated / "images.mrcs").exists():  # it is written last
         _seconds(_SCORETOMO + box)
-    images = str(simulated / "images.mrcs")
+    images, device = str(simulated / "images.mrcs"), ("--device", settings.device)
     commands = {
-        "initial": (*_SCORETOMO, "initial", images, "-o", str(run)),
-        "motion": (*_SCORETOMO, "motion", str(run)),
-        "train": (*_SCORETOMO, "train", images, "-o", str(settings.output / "trained"), *_TINY),
+        "initial": (*_SCORETOMO, "initial", images, "-o", str(run), *device),
+        "motion": (*_SCORETOMO, "motion", str(run), *device),
+        "train": (*_SCORETOMO, "train", images, "-o", str(settings.output / "trained"), *_TINY, *device),
         "tests": (sys.executable, "-m", "pytest", "-q", *settings.tests),
     }
     commands["train"] += ("--budget", str(settings.images))

@@ -66,7 +66,7 @@ class Settings:
     """Images of sets that are made here."""
     every: int = 5
     """Volumes are made of every n-th image, of the sets that have none yet."""
-    score: str = "--preset demo --budget 20000 --seed 11"
+    score: str = "--preset demo --budget 20000 --minutes None --seed 11"
     """Options of `scoretomo run`, in one string."""
     drgn: str = "--preset demo --seed 11"
     """Options of `scoretomo run --method drgn`, in one string."""

@@ -51,6 +51,16 @@ def test_a_failure_is_raised_and_threads_are_given_back() -> None:
     assert torch.get_num_threads() == 2
 
 
+def test_few_jobs_share_the_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        assert at_once(lambda _: torch.get_num_threads(), range(2), CPU) == [2, 2]
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_on_a_gpu_jobs_run_in_turn() -> None:
     caller = threading.current_thread()
     assert at_once(lambda _: threading.current_thread() is caller, range(3), torch.device("cuda")) == [True] * 3

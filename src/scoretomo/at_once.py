@@ -1,4 +1,4 @@
-"""Independent jobs at once, one on each of the threads that torch may use."""
+"""Independent jobs at once, which share the threads that torch may use."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,8 @@ def at_once(job: Callable[[T], R], items: Iterable[T], device: torch.device) -> 
     """Do a job with each of several items, and give what comes of it in their order.
 
     Operations on a few hundred small images gain nothing from a second thread, which waits for the first most of the
-    time; jobs that do not wait for one another do. On a GPU, and where torch may use one thread, they run in turn.
+    time; jobs that do not wait for one another do. On a GPU, and where torch may use one thread, they run in turn. What
+    interrupts it waits for the jobs that have begun.
 
     Parameters
     ----------
@@ -34,9 +35,10 @@ def at_once(job: Callable[[T], R], items: Iterable[T], device: torch.device) -> 
         with torch.set_grad_enabled(gradients):  # each thread has its own setting
             return job(item)
 
-    torch.set_num_threads(1)
+    own = threads // workers
+    torch.set_num_threads(own)
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(own,)) as pool:
             return list(pool.map(alone, items))
     finally:
         torch.set_num_threads(threads)

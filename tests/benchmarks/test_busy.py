@@ -17,6 +17,7 @@ def test_each_command_runs_alone_and_beside_a_load_that_ends_with_it(
 
     loads: list[subprocess.Popen[bytes]] = []
     ran: list[tuple[str, ...]] = []
+    left: list[set[str]] = []
     original = subprocess.Popen
 
     def start(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
@@ -25,6 +26,11 @@ def test_each_command_runs_alone_and_beside_a_load_that_ends_with_it(
 
     def run(words: tuple[str, ...]) -> float:
         ran.append(words)
+        checkpoints = tmp_path / "run" / "checkpoint"
+        left.append({path.stem for path in checkpoints.glob("*.pt")} | {path.name for path in tmp_path.iterdir()})
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        for name in ("initial", "refine", "motion_copies"):
+            (checkpoints / f"{name}.pt").touch()
         return 3.0 if any(load.poll() is None for load in loads) else 2.0
 
     monkeypatch.setattr(busy.subprocess, "Popen", start)
@@ -37,4 +43,6 @@ def test_each_command_runs_alone_and_beside_a_load_that_ends_with_it(
         ("one thread", 3.0, 1.5),
     }
     assert len(loads) == 4 and all(load.poll() is not None for load in loads)
+    assert left[1] == left[2] == set()  # the initial model is made anew
+    assert left[3] == left[4] == {"run", "initial"}  # what follows from it is, and it is not
     assert len(ran) == 1 + 2 * 4  # the simulation, and all twice

@@ -114,7 +114,7 @@ def make_consensus(
 def _known_spread(run: Run) -> float | None:
     """Take the spread of views that was given, or found without the blur of a motion; None where neither is known."""
     found = run.motion_found or {}
-    if run.config.angular_spread is None and found.get("components_fitted"):
+    if run.config.angular_spread is None and found.get("components_fitted") and not run.rigid:
         return found.get("angular_spread_degrees")
     return run.config.angular_spread
 

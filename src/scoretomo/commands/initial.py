@@ -82,7 +82,7 @@ def initial(
             say("not refined, since it is not known to be right: detail that is added to a wrong map is wrong too")
         elif refine:
             refined = refine_models(run, models, symmetry, matching, device)
-        if refined is not None or _is_refined(run):
+        if refined is not None or not _is_written(run, evidence):
             write_initial(run, models, evidence, refined)
     print(f"initial model: {run.initial_folder / 'initial.mrc'}\npicture: {run.initial_folder / 'initial.png'}")
 
@@ -107,10 +107,10 @@ def make_initial(run: Run, device: torch.device) -> tuple[Models, InitialEvidenc
     return models, evidence
 
 
-def _is_refined(run: Run) -> bool:
-    """Whether what was written is a refined map."""
-    refined: bool = json.loads((run.initial_folder / "initial.json").read_text(encoding="utf-8"))["refined"]
-    return refined
+def _is_written(run: Run, evidence: InitialEvidence) -> bool:
+    """Whether RUN/initial is of the model as it was found, with this evidence."""
+    said = json.loads((run.initial_folder / "initial.json").read_text(encoding="utf-8"))
+    return not said["refined"] and (said["answer"], said["reason"]) == (evidence.answer, evidence.reason)
 
 
 def _weigh(run: Run, models: Models, device: torch.device) -> InitialEvidence:

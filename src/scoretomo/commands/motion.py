@@ -82,8 +82,8 @@ def motion(
         copies = copies_of(poses.volume, mirrored=True)
         evidence = _weigh(ready, poses, where, enough=len(copies[0]) > 1)
         say(evidence.reason)
-        poses = _among_copies(ready, poses, copies, where)
-        evidence = _weigh_again(ready, poses, evidence, where)
+        first, poses = poses, _among_copies(ready, poses, copies, where)
+        evidence = _weigh_again(ready, first, poses, evidence, where)
         known = _is_known(models, initial)
         _make_motion(ready, models, evidence, components or max(1, evidence.components), poses, where, known=known)
     print(f"motion: {run / 'motion'}\nvolumes: {run / 'motion' / 'volumes'}")
@@ -123,8 +123,8 @@ def _settle(run: Run, models: Models, initial: InitialEvidence, device: torch.de
     if run.config.rigid is None and known:
         say(f"taken as {'moving' if moves else 'rigid'}; `scoretomo run --rigid {moves}` overrules")
     if moves:
-        poses = _among_copies(run, poses, copies, device)
-        evidence = _weigh_again(run, poses, evidence, device)
+        first, poses = poses, _among_copies(run, poses, copies, device)
+        evidence = _weigh_again(run, first, poses, evidence, device)
     components = min(max(1, evidence.components), len(run.used) - 1) if moves else 0
     _make_motion(run, models, evidence, components, poses, device, known=known)
 
@@ -169,9 +169,9 @@ def _find_spread(
     refined, degrees = refine_models(run, models, "auto", MatchingConfig(), device), run.config.angular_spread
     assert refined.halves is not None
     if degrees is None and model is not None:
-        some, agreement = model.z[:: max(1, len(model.z) // _STATES)], refined.halves.fsc.corrected
-        found = [AngularSpread.of(model.volume(z).clamp(min=0), agreement).degrees for z in some]
-        degrees = median(found)
+        some = torch.linspace(0, len(model.z) - 1, min(_STATES, len(model.z))).round().long()
+        states, agreement = [model.volume(z).clamp(min=0) for z in model.z[some]], refined.halves.fsc.corrected
+        degrees = median(AngularSpread.of(state, agreement).degrees for state in states)
     spread = refined.angular_spread(degrees)
     assert spread is not None
     save_checkpoint(_spread_checkpoint(run), {"degrees": spread.degrees, "noise": spread.noise.cpu()})
@@ -238,7 +238,7 @@ def _among_copies(
     if count == 1:
         return poses
     rivals = poses_of_copies(poses.rotations, poses.shifts_pixels, copies)
-    copy = _chosen_copies(run, poses, rivals, device)
+    copy = _chosen_copies(run, poses, copies, rivals, device)
     rows, changed = torch.arange(len(copy), device=device), float((copy != 0).float().mean())
     reason = (
         f"The map is nearly the same under {count - mirrorings} rotations and {mirrorings} mirrorings, which a motion "
@@ -256,11 +256,15 @@ def _made_of(run: Run, poses: _Poses | None) -> dict[str, Any]:
 
 
 def _chosen_copies(
-    run: Run, poses: _Poses, rivals: tuple[Float[Tensor, "n k 3 3"], Float[Tensor, "n k 2"]], device: torch.device
+    run: Run,
+    poses: _Poses,
+    copies: tuple[Float[Tensor, "k 3 3"], Float[Tensor, "k 3"]],
+    rivals: tuple[Float[Tensor, "n k 3 3"], Float[Tensor, "n k 2"]],
+    device: torch.device,
 ) -> Int[Tensor, " n"]:
-    """Choose copies, or take up what an earlier command has chosen at the same poses."""
+    """Choose copies, or take up what an earlier command has chosen among the same at the same poses."""
     path = run.folder / "checkpoint" / "copies.pt"
-    made_of = _made_of(run, poses)
+    made_of = _made_of(run, poses) | {"copies": [each.cpu().flatten().tolist() for each in copies]}
     if saved := load_checkpoint(path, made_of=made_of):
         kept: Tensor = saved["copy"].to(device)
         return kept
@@ -280,13 +284,15 @@ def _chosen_copies(
     return step.result.copy
 
 
-def _weigh_again(run: Run, poses: _Poses, before: MotionEvidence, device: torch.device) -> MotionEvidence:
-    """Weigh motions at poses that were settled anew; what was found before stands where they tell no more."""
+def _weigh_again(
+    run: Run, first: _Poses, poses: _Poses, before: MotionEvidence, device: torch.device
+) -> MotionEvidence:
+    """Weigh motions at poses that were settled anew; what the first ones tell stands where these tell no more."""
     if poses.copies is None or not before.gains:
         return before
     evidence = _weigh(run, poses, device)
     if not evidence.moves:
-        return before
+        return _weigh(run, first, device)
     say(evidence.reason)
     return evidence
 
@@ -296,8 +302,8 @@ def _weigh(run: Run, poses: _Poses, device: torch.device, *, enough: bool = Fals
 
     It is ``enough`` to know whether it moves where the poses are settled anew after that.
     """
-    path = run.folder / "checkpoint" / ("motion.pt" if poses.copies is None else "motion_copies.pt")
-    made_of = _made_of(run, poses) | {"enough": enough}
+    name = "motion_enough" if enough else "motion" if poses.copies is None else "motion_copies"
+    path, made_of = run.folder / "checkpoint" / f"{name}.pt", _made_of(run, poses)
     if saved := load_checkpoint(path, made_of=made_of):
         return MotionEvidence(**saved["evidence"])
     steps = weigh_motion_progressive(

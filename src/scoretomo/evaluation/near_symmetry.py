@@ -5,7 +5,7 @@ have the same projections, so mirrorings count as well: of a core that is its ow
 the first one does.
 
 A capsid is looked at as a whole. Where its parts have moved, each of its rotations correlates little better than those
-of an asymmetric molecule may; that all of one icosahedron do so at once does not happen by chance.
+of an asymmetric molecule may; that most of one icosahedron do so at once does not happen by chance.
 """
 
 import math
@@ -27,9 +27,11 @@ _SEARCHED = 24
 _SAME_DEGREES = 18.0
 # An icosahedron has as many of each kind.
 _MOST = 60
-# Mean correlation over the rotations of an icosahedron: capsids whose parts move come to 0.29 and more, molecules of
-# other groups, and of none, to 0.12 at most. It is looked for where so many peaks are above what counts as one.
-_LIKE_AN_ICOSAHEDRON, _FEWEST_PEAKS, _PEAK = 0.2, 6, 0.3
+# Median correlation over the rotations of an icosahedron, and as a part of the greatest: capsids whose parts move come
+# to 0.26 and 0.37 or more. Octahedra and tetrahedra, which share some of its rotations, come to 0.2 of the greatest.
+_LIKE_AN_ICOSAHEDRON, _PART_OF_GREATEST = 0.2, 0.3
+# It is looked for where so many peaks are above what counts as one.
+_FEWEST_PEAKS, _PEAK = 6, 0.3
 _ICOSAHEDRON_SHELL = 7  # of the search, as of that for peaks
 _STEPS_DEGREES = (3.0, 1.5, 0.7)  # of the search near the best orientation of a grid of 7.5 degrees
 
@@ -106,24 +108,27 @@ def _icosahedron(subject: Subject, *, mirrored: bool) -> Float[Tensor, "k 3 3"] 
     # a frame and its product with a rotation of the group are one: the nearest to none stands for all
     frames = grid[grid.diagonal(dim1=1, dim2=2).sum(1) >= torch.einsum("fij,gji->fg", grid, group).amax(1) - 1e-4]
 
-    def likeness(frames: Float[Tensor, "f 3 3"], elements: Float[Tensor, "g 3 3"]) -> Float[Tensor, " f"]:
+    def correlations(frames: Float[Tensor, "f 3 3"], elements: Float[Tensor, "g 3 3"]) -> Float[Tensor, "f g"]:
         turned = frames[:, None] @ elements @ frames[:, None].mT
         alike = self_correlations(subject, turned.flatten(0, 1), shell=_ICOSAHEDRON_SHELL)
-        return alike.view(len(frames), -1).mean(1)
+        return alike.view(len(frames), -1)
+
+    def are_copies(elements: Float[Tensor, "g 3 3"]) -> bool:
+        found = correlations(frame[None], elements)
+        return float(found.median()) >= max(_LIKE_AN_ICOSAHEDRON, _PART_OF_GREATEST * float(found.max()))
 
     angles = angle_between(group, torch.eye(3).to(group).expand_as(group))
     fivefold = group[(angles - 72).abs() < 1]  # of the axes of the highest order, enough to place it by
-    frame = frames[likeness(frames, fivefold).argmax()]
+    frame = frames[correlations(frames, fivefold).mean(1).argmax()]
     for step in _STEPS_DEGREES:
         offsets = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3).to(frame) * math.radians(step)
         near = from_rotation_vectors(offsets) @ frame
-        frame = near[likeness(near, group[1:]).argmax()]
-    copies = frame @ group @ frame.mT
-    if float(likeness(frame[None], group[1:])) < _LIKE_AN_ICOSAHEDRON:
+        frame = near[correlations(near, group[1:]).mean(1).argmax()]
+    if not are_copies(group[1:]):
         return None
-    if mirrored and float(likeness(frame[None], -group)) >= _LIKE_AN_ICOSAHEDRON:
-        copies = torch.cat([copies, -copies])
-    return copies
+    copies = frame @ group @ frame.mT
+    copies[0] = group[0]
+    return torch.cat([copies, -copies]) if mirrored and are_copies(-group) else copies
 
 
 def _closed(matrices: Float[Tensor, "m 3 3"], subject: Subject) -> Float[Tensor, "k 3 3"]:

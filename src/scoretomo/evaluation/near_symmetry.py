@@ -30,8 +30,9 @@ _MOST = 60
 # Median correlation over the rotations of an icosahedron, and as a part of the greatest: capsids whose parts move come
 # to 0.26 and 0.37 or more. Octahedra and tetrahedra, which share some of its rotations, come to 0.2 of the greatest.
 _LIKE_AN_ICOSAHEDRON, _PART_OF_GREATEST = 0.2, 0.3
-# It is looked for where so many peaks are above what counts as one.
-_FEWEST_PEAKS, _PEAK = 6, 0.3
+# It is looked for where so many peaks are above what counts as one, and none is a true symmetry: products of true ones
+# are found one by one, and a ball of an octahedron's spots is like an icosahedron as well.
+_FEWEST_PEAKS, _PEAK, _TRUE = 6, 0.3, 0.9
 _ICOSAHEDRON_SHELL = 7  # of the search, as of that for peaks
 _STEPS_DEGREES = (3.0, 1.5, 0.7)  # of the search near the best orientation of a grid of 7.5 degrees
 
@@ -63,8 +64,8 @@ def copies_of(
         """Move the centre to the one point that stays where it is under all of them."""
         return subject.about(subject.centre + fixed_point(matrices[alike], shifts[alike]))
 
-    copies = None
-    if int((found[0][2] >= _PEAK).sum()) >= _FEWEST_PEAKS:
+    copies, of_rotations = None, found[0][2]
+    if int((of_rotations >= _PEAK).sum()) >= _FEWEST_PEAKS and float(of_rotations.max()) < _TRUE:
         placed = about(correlations >= _PEAK)
         copies = _icosahedron(placed, mirrored=mirrored)
     if copies is None:

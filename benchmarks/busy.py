@@ -64,14 +64,14 @@ def measure(settings: Settings) -> Iterator[Row]:
     box = ("simulate", "box", "--count", str(settings.count), "--side", str(settings.side), "-o", str(simulated))
     if not (simulated / "images.mrcs").exists():  # it is written last
         _seconds(_SCORETOMO + box)
+    budget = ("--budget", str(settings.images))
     images, device = str(simulated / "images.mrcs"), ("--device", settings.device)
     commands = {
         "initial": (*_SCORETOMO, "initial", images, "-o", str(run), *device),
         "motion": (*_SCORETOMO, "motion", str(run), *device),
-        "train": (*_SCORETOMO, "train", images, "-o", str(settings.output / "trained"), *_TINY, *device),
+        "train": (*_SCORETOMO, "train", images, "-o", str(settings.output / "trained"), *_TINY, *budget, *device),
         "tests": (sys.executable, "-m", "pytest", "-q", *settings.tests),
     }
-    commands["train"] += ("--budget", str(settings.images))
     for name, words in commands.items():
         times: dict[str, list[float]] = {load: [] for load in ("alone", *settings.loads)}
         for _ in range(settings.repeats):

@@ -336,8 +336,8 @@ def _fit(run: Run, components: int, poses: _Poses | None, device: torch.device) 
         return MotionModel(**on_device(saved["model"], device))
     if poses is None:
         poses = _poses(run, *make_initial(run, device), device)
-        copies = copies_of(poses.volume, mirrored=True)
-        poses = _among_copies(run, poses, copies, device) if components else poses
+        if components:
+            poses = _among_copies(run, poses, copies_of(poses.volume, mirrored=True), device)
     steps = motion_model_progressive(
         run.images[run.used].to(device),
         poses.rotations,

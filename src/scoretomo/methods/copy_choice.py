@@ -16,11 +16,8 @@ from torch import Tensor
 
 from ..at_once import at_once
 from ..datatypes import InputError
-from .motion_model import MotionConfig, MotionFit
+from .motion_model import MotionConfig, MotionFit, generator_of_start
 from .posed_images import PosedImages
-
-# Between the random numbers of one seed and of the next.
-_STARTS_OF_A_SEED = 7919
 
 
 @dataclass(frozen=True)
@@ -190,7 +187,7 @@ class _Start:
     """A motion, and a copy of each image, by turns; random numbers belong to a start."""
 
     def __init__(self, rivals: _Rivals, components: int, seed: int, number: int) -> None:
-        self._rivals, self._generator = rivals, torch.Generator().manual_seed(_STARTS_OF_A_SEED * seed + number)
+        self._rivals, self._generator = rivals, generator_of_start(seed, number)
         count, copies = rivals.rotations.shape[:2]
         drawn = torch.randint(copies, (count,), generator=self._generator)
         self._copy = (drawn if number else torch.zeros_like(drawn)).to(rivals.rows)

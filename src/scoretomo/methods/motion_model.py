@@ -240,7 +240,7 @@ def _first_coordinates(
     posed = PosedImages.of(images, band, radius)
 
     def start(number: int) -> tuple[float, Float[Tensor, "n k"]]:
-        generator = torch.Generator().manual_seed(_STARTS_OF_A_SEED * seed + number)
+        generator = generator_of_start(seed, number)
         z = torch.randn(len(images), components, generator=generator).to(rotations)
         fit = MotionFit(posed, rotations, shifts_pixels, z, config)
         for iteration in range(config.first_iterations):
@@ -257,6 +257,11 @@ def _first_coordinates(
         return rotations.new_zeros(len(images), 0)
     found = at_once(start, range(config.starts), images.device)
     return min(found, key=lambda each: each[0])[1]
+
+
+def generator_of_start(seed: int, number: int) -> torch.Generator:
+    """Make the random numbers of one of the starts of a seed."""
+    return torch.Generator().manual_seed(_STARTS_OF_A_SEED * seed + number)
 
 
 class MotionFit:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from scoretomo.datatypes import InputError
-from scoretomo.ensemble.synchronise import Synchronisation, synchronise, synchronise_progressive
+from scoretomo.ensemble.synchronise import Poses, Synchronisation, synchronise, synchronise_progressive
 from scoretomo.evaluation.alignment import apply_alignment
 from scoretomo.geometry.rotations import angle_between, random_rotations
 from scoretomo.geometry.symmetry import symmetry_group
+from scoretomo.imaging.fourier import translate
 from scoretomo.imaging.resampling import mirror_z
 from scoretomo.simulation.phantoms import box
 
@@ -85,6 +86,37 @@ def test_a_box_has_no_hand_and_its_frame_is_known_up_to_its_core(generator: torc
     assert to_common(found, truth)[:, 2, 2].abs().min() > math.cos(math.radians(5))
     # the walls are rigid, the lids are not
     assert found.core[SIDE // 2, SIDE // 2, SIDE // 2 + 3] > 0.5
+
+
+def test_known_poses_are_the_frame(generator: torch.Generator) -> None:
+    """Volumes that lie where their poses say come into one frame, moving parts with them, whatever the core."""
+    rotations = random_rotations(8, generator=generator)
+    shifts = torch.randn(8, 2, generator=generator)
+    volumes = box(torch.rand(8, 2, generator=generator) * math.pi, SIDE, rotations)
+    volumes = translate(volumes, torch.nn.functional.pad(shifts, (0, 1)))
+    found = synchronise(noisy(volumes, 0.5, generator), poses=Poses(rotations, shifts))
+    assert found.symmetry.group == "D4"
+    assert furthest(to_common(found, rotations), torch.eye(3)[None]) < 4  # one frame, and not one up to the copies
+    still = (found.alignment.rotations @ torch.nn.functional.pad(shifts, (0, 1))[..., None])[..., 0]
+    assert (still + found.alignment.shifts_pixels).norm(dim=1).max() < 0.5  # shifts are taken back
+    assert not found.alignment.mirrored.any()
+    # the four-fold axis of the core stands along z
+    assert to_common(found, rotations)[:, 2, 2].abs().min() > math.cos(math.radians(5))
+
+
+def test_a_wrong_pose_does_not_count_nor_mirror(generator: torch.Generator) -> None:
+    """Poses decide on hands too: a volume in the other hand stays as it is, and its hand is not called certain."""
+    volumes, matrices = moving_blobs(8, generator)
+    proper = torch.where((torch.linalg.det(matrices) < 0)[:, None, None], MIRROR @ matrices, matrices)
+    volumes = torch.where((torch.arange(8) % 3 == 1)[:, None, None, None], mirror_z(volumes), volumes)
+    wrong = volumes.clone()
+    wrong[4] = mirror_z(volumes[4])
+    found = synchronise(wrong, poses=Poses(proper, torch.zeros(8, 2)))
+    right = torch.arange(8) != 4
+    assert furthest(to_common(found, proper)[right], torch.eye(3)[None]) < 5
+    assert not found.alignment.mirrored.any()
+    assert found.hand_certain.tolist() == right.tolist()
+    assert found.weights[4] < found.weights[right].min()
 
 
 def test_unreliable_volumes_are_aligned_but_do_not_count(generator: torch.Generator) -> None:

@@ -1,6 +1,7 @@
 """``scoretomo ensemble``: which volumes to trust, all of them in one frame and one hand, and how the molecule moves."""
 
 import re
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +17,14 @@ from ..ensemble.landscape import LandscapeConfig, analyse_landscape
 from ..ensemble.metric import Seeds
 from ..ensemble.reliability import Evidence, ReliabilityConfig, gather_evidence_progressive
 from ..ensemble.states import StatesConfig
-from ..ensemble.synchronise import Synchronisation, SynchronisationConfig, synchronise_progressive
+from ..ensemble.synchronise import Poses, Synchronisation, SynchronisationConfig, synchronise_progressive
 from ..ensemble.verdict import Judgement, judge
 from ..evaluation.alignment import apply_alignment
 from ..imaging.preprocess import working_volume
 from ..io.mrc import read_volume
 from ..runs import Run
 from . import ensemble_folder
+from .motion import find_motion, motion_fingerprint
 from .progress import interruptible, progress, say
 from .reconstruct import trained_denoiser
 from .run_folder import opened
@@ -98,18 +100,20 @@ def analyse(run: Run, config: EnsembleConfig, device: torch.device, *, again: bo
             ensemble_folder.write_reliability(folder, run, found.indices, found.seeds, evidence, judgement)
             say(_verdicts(judgement))
             if len(found.indices) > 1:
-                _bring_together(folder, run, found, judgement, config)
+                _bring_together(folder, run, found, judgement, config, _find_poses(run, found, device))
     return ensemble_folder.count_reliable(run)
 
 
-def _bring_together(folder: Path, run: Run, found: _Found, judgement: Judgement, config: EnsembleConfig) -> None:
+def _bring_together(
+    folder: Path, run: Run, found: _Found, judgement: Judgement, config: EnsembleConfig, poses: Poses | None
+) -> None:
     """Put the best volume of each image into the common frame, and find the states of the molecule."""
     places = torch.arange(len(found.indices), device=found.volumes.device)
     kept = found.volumes[judgement.kept, places]
     reliable = judgement.reliable[judgement.kept, places]
     enough = int(reliable.sum()) >= _FEWEST_FOR_A_LANDSCAPE
     # where hardly any volume is reliable all decide about the frame; the verdicts stay what they are
-    frame = _synchronise(kept, reliable if enough else torch.ones_like(reliable), config.synchronisation)
+    frame = _synchronise(kept, reliable if enough else torch.ones_like(reliable), config.synchronisation, poses)
     seeds = [found.seeds[seed] for seed in judgement.kept.tolist()]
     files = [run.volume(index, seed) for index, seed in zip(found.indices, seeds, strict=True)]
     ensemble_folder.write_frame(folder, run, found.indices, files, seeds, frame)
@@ -172,9 +176,24 @@ def _gather(run: Run, found: _Found, config: ReliabilityConfig) -> Evidence:
     return step.evidence
 
 
-def _synchronise(volumes: Float[Tensor, "n s s s"], reliable: Tensor, config: SynchronisationConfig) -> Synchronisation:
+def _find_poses(run: Run, found: _Found, device: torch.device) -> Poses | None:
+    """Look up where volumes lie that began with the motion model of the run; None where they began from nothing."""
+    record = run.folder / "reconstruction.toml"
+    made_with = tomllib.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    if "motion_sha256" not in made_with:
+        return None
+    model = find_motion(run, device)
+    if motion_fingerprint(model) != made_with["motion_sha256"]:
+        return None
+    rows = [run.used.index(index) for index in found.indices]
+    return Poses(model.rotations[rows], model.shifts_pixels[rows])
+
+
+def _synchronise(
+    volumes: Float[Tensor, "n s s s"], reliable: Tensor, config: SynchronisationConfig, poses: Poses | None
+) -> Synchronisation:
     with interruptible() as check, progress("one frame") as report:
-        for step in synchronise_progressive(volumes, config, reliable=reliable):
+        for step in synchronise_progressive(volumes, config, reliable=reliable, poses=poses):
             check()
             report(step.done / step.total, step.stage)
     assert step.result is not None

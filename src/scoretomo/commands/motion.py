@@ -7,6 +7,7 @@ Where the map nearly has a symmetry, which a motion may break, the poses are set
 class average shows is chosen by the motion that they make together.
 """
 
+import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -138,6 +139,12 @@ def _components_fitted(run: Run) -> int | None:
     """Components of the motion model that was made; None where none was sought."""
     found = run.motion_found
     return None if found is None else int(found["components_fitted"])
+
+
+def motion_fingerprint(model: MotionModel) -> str:
+    """Tell a motion model from others: SHA-256 of its coordinates and poses."""
+    tensors = (model.z, model.rotations, model.shifts_pixels)
+    return hashlib.sha256(b"".join(each.cpu().numpy().tobytes() for each in tensors)).hexdigest()
 
 
 def motion_volumes(run: Run, model: MotionModel, device: torch.device, *, sharp: bool = False) -> NeighbourVolumes:

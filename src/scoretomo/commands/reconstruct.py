@@ -30,7 +30,7 @@ from ..methods.neighbour_volumes import NeighbourVolumes, nearest
 from ..networks.unet import supports_fast_bfloat16
 from ..runs import Run, load_denoiser
 from .growth_folder import GrowthFolder
-from .motion import find_motion, motion_volumes, settle_motion
+from .motion import find_motion, motion_fingerprint, motion_volumes, settle_motion
 from .progress import Pace, Report, interruptible, progress, say
 from .run_folder import opened
 from .train import Device, choose_device
@@ -384,8 +384,7 @@ def _made_with(run: Run, growth: GrowthConfig, model: MotionModel | None) -> dic
     """List all that decides what volumes become."""
     table: dict[str, Any] = {"denoiser_sha256": _hash_denoiser(run), "growth": to_table(growth)}
     if model is not None:
-        tensors = (model.z, model.rotations, model.shifts_pixels)
-        table["motion_sha256"] = hashlib.sha256(b"".join(each.cpu().numpy().tobytes() for each in tensors)).hexdigest()
+        table["motion_sha256"] = motion_fingerprint(model)
     return table
 
 

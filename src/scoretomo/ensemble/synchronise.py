@@ -1,9 +1,10 @@
 """One frame and one hand for a whole set of volumes of a molecule that moves.
 
-Pairs of volumes are aligned in both hands, and hands and frames follow from all pairs together (pair_graph.py). The
-mean of the set then shows what the volumes share: its rigid core, the voxels that vary little, and the core's symmetry,
-up to which pairs say nothing. Every volume is registered to the core of the others; where the core is symmetric, the
-moving parts of all volumes decide together between what it leaves equal (cosets.py).
+Where the poses of their class averages are known, volumes have a frame and a hand already. Of others pairs are aligned
+in both hands, and hands and frames follow from all pairs together (pair_graph.py). The mean of the set then shows what
+the volumes share: its rigid core, the voxels that vary little, and the core's symmetry, up to which pairs say nothing.
+Every volume is registered to the core of the others; where the core is symmetric and poses are not known, the moving
+parts of all volumes decide together between what it leaves equal (cosets.py).
 
 What is compared are the lower shells in a small box, so that sets of hundreds of volumes take minutes.
 """
@@ -19,7 +20,6 @@ from ..datatypes import InputError
 from ..evaluation.alignment import (
     Alignment,
     AlignmentConfig,
-    Candidates,
     apply_alignment,
     find_candidates,
     refine_candidates,
@@ -30,7 +30,8 @@ from ..evaluation.symmetry import Symmetry, SymmetryConfig, find_symmetry
 from ..geometry.symmetry import symmetry_group
 from ..imaging.fourier import resize
 from .cosets import choose_cosets
-from .frames import Consensus, Frames, as_candidates, choose, fits, join_frames, make_consensus, part_of, robust_weights
+from .frames import Consensus, Frames, as_candidates, fits, join_frames, make_consensus, part_of, robust_weights
+from .hands import Hands, HandSearch, decide_hands
 from .pair_graph import Pairs, align_pairs, join, random_pairs, synchronise_hands, synchronise_matrices
 
 _TOGETHER = 16  # volumes that are registered between two reports
@@ -102,6 +103,22 @@ class Synchronisation:
 
 
 @dataclass(frozen=True)
+class Poses:
+    """Where volumes lie whose class averages have poses: in the frames of those.
+
+    Attributes
+    ----------
+    rotations
+        ``(n, 3, 3)``, from the common frame to that of each volume.
+    shifts_pixels
+        ``(n, 2)``, ``[x, y]``, in pixels of the volumes, of each volume in its own frame.
+    """
+
+    rotations: Float[Tensor, "n 3 3"]
+    shifts_pixels: Float[Tensor, "n 2"]
+
+
+@dataclass(frozen=True)
 class SynchronisationStep:
     """Progress: what is being done, how much of it is done, and at the end the result."""
 
@@ -116,9 +133,10 @@ def synchronise(
     config: SynchronisationConfig = SynchronisationConfig(),
     *,
     reliable: Bool[Tensor, " n"] | None = None,
+    poses: Poses | None = None,
 ) -> Synchronisation:
     """Bring volumes of one molecule into a common frame and hand; see :func:`synchronise_progressive`."""
-    *_, last = synchronise_progressive(volumes, config, reliable=reliable)
+    *_, last = synchronise_progressive(volumes, config, reliable=reliable, poses=poses)
     assert last.result is not None
     return last.result
 
@@ -128,10 +146,13 @@ def synchronise_progressive(
     config: SynchronisationConfig = SynchronisationConfig(),
     *,
     reliable: Bool[Tensor, " n"] | None = None,
+    poses: Poses | None = None,
 ) -> Iterator[SynchronisationStep]:
     """Bring volumes of one molecule into a common frame and hand.
 
-    Which of the two hands is the molecule's own, no projection tells: the common one is that of most volumes.
+    Which of the two hands is the molecule's own, no projection tells: the common one is that of most volumes, or of the
+    poses where these are known. Then volumes are only moved so that their axes stand as those of the core's symmetry,
+    and registered to the core from where they are: they agree on frame and hand already.
 
     Parameters
     ----------
@@ -141,6 +162,8 @@ def synchronise_progressive(
         How much is compared.
     reliable
         ``(n,)``, volumes that decide for others; all are aligned. Every one, if it is not given.
+    poses
+        Of the class averages in whose frames the volumes lie; None where they are not known, or not to be trusted.
 
     Yields
     ------
@@ -157,6 +180,36 @@ def synchronise_progressive(
     if int(usable.sum()) < 2:
         raise InputError(f"synchronisation needs two reliable volumes or more, not {int(usable.sum())}")
     small = _small(torch.where(finite[:, None, None, None], volumes, 0.0), config.side)
+    if poses is None:
+        frames, symmetry = yield from _by_pairs(small, usable, config)
+    else:
+        frames, symmetry = yield from _by_poses(small, poses, small.shape[-1] / volumes.shape[-1], usable, config)
+    search = HandSearch(config.search, config.least_margin, config.least_evidence, known=poses is not None)
+    deciding = decide_hands(small, _in_hand_of_most(frames, usable), symmetry, usable, search)
+    hands = yield from _reported(deciding, "hands", len(small))
+    result = _result(volumes, small, hands, symmetry, usable, config)
+    yield SynchronisationStep("hands", len(small), len(small), result)
+
+
+def _by_poses(
+    small: Float[Tensor, "n w w w"],
+    poses: Poses,
+    scale: float,
+    usable: Bool[Tensor, " n"],
+    config: SynchronisationConfig,
+) -> Generator[SynchronisationStep, None, tuple[Frames, Symmetry]]:
+    """Take frames from poses, and register all volumes to the core once."""
+    back, shifts = poses.rotations.mT, torch.nn.functional.pad(scale * poses.shifts_pixels, (0, 1))
+    frames = Frames(back, -(back @ shifts[..., None])[..., 0], torch.ones_like(shifts[:, 0]))
+    frames, symmetry, _ = _to_standard_orientation(small, frames, usable, config)
+    frames = yield from _register(small, make_consensus(small, frames, usable), [frames], config, "core")
+    return frames, symmetry
+
+
+def _by_pairs(
+    small: Float[Tensor, "n w w w"], usable: Bool[Tensor, " n"], config: SynchronisationConfig
+) -> Generator[SynchronisationStep, None, tuple[Frames, Symmetry]]:
+    """Find frames from alignments of pairs, and register all volumes to the core until they agree."""
     indices = random_pairs(len(small), config.neighbours, torch.Generator().manual_seed(config.seed))
     parts = []
     for part in align_pairs(small, indices, config.pairs):
@@ -178,9 +231,20 @@ def synchronise_progressive(
             chosen = group[choose_cosets(aligned, group, robust_weights(frames.correlation, usable))]
             frames = frames.then(chosen, torch.zeros_like(frames.shifts))
         candidates = [frames]
-    frames, margin, clear = yield from _decide_hands(small, _in_hand_of_most(frames, usable), symmetry, usable, config)
-    result = _result(volumes, small, frames, margin, clear, symmetry, usable, config)
-    yield SynchronisationStep("hands", len(small), len(small), result)
+    return frames, symmetry
+
+
+def _reported(
+    deciding: Generator[int, None, Hands], stage: str, total: int
+) -> Generator[SynchronisationStep, None, Hands]:
+    """Report what is done of the hands, but for the last, with which the result comes."""
+    while True:
+        try:
+            done = next(deciding)
+        except StopIteration as end:
+            hands: Hands = end.value
+            return hands
+        yield SynchronisationStep(stage, done - 1, total)
 
 
 def _small(volumes: Float[Tensor, "n s s s"], side: int) -> Float[Tensor, "n w w w"]:
@@ -290,98 +354,24 @@ def _in_hand_of_most(frames: Frames, usable: Bool[Tensor, " n"]) -> Frames:
     return frames.then(-torch.eye(3).to(frames.matrices)[None], torch.zeros_like(frames.shifts))
 
 
-def _decide_hands(
-    small: Float[Tensor, "n w w w"],
-    frames: Frames,
-    symmetry: Symmetry,
-    usable: Bool[Tensor, " n"],
-    config: SynchronisationConfig,
-) -> Generator[SynchronisationStep, None, tuple[Frames, Float[Tensor, " n"], Bool[Tensor, " n"]]]:
-    """Register each volume to the mean of the others in both hands; beside the better, margins and which are clear.
-
-    Where neither hand is clearly better, a volume is not mirrored.
-    """
-    consensus = make_consensus(small, frames, usable)
-    parts, margins, clarity = [], [], []
-    for start in range(0, len(small), _TOGETHER):
-        part = slice(start, start + _TOGETHER)
-        own, others = part_of(frames, part), consensus.of_others(part, core=False)
-        found = find_candidates(small[part], consensus.mean[None], config.search)
-        own_score, own = _best(small[part], others, [own], config)
-        rival_score, rival = _best(small[part], others, _rivals(own, found, symmetry), config)
-        margin = own_score - rival_score
-        clear = (margin.abs() >= config.least_margin) & (
-            _evidence(small[part], others, own, rival, config) >= config.least_evidence
-        )
-        take = torch.where(clear, margin < 0, torch.linalg.det(own.matrices) < 0)
-        parts.append(choose(take, rival, own))
-        margins.append(torch.where(take, -margin, margin))
-        clarity.append(clear)
-        yield SynchronisationStep("hands", min(start + _TOGETHER, len(small)) - 1, len(small))
-    return join_frames(parts), torch.cat(margins), torch.cat(clarity)
-
-
-def _rivals(own: Frames, found: Candidates, symmetry: Symmetry) -> list[Frames]:
-    """Frames in the other hand: what a search has found, and the volume's own after the core's best mirroring."""
-    rows, other = torch.arange(len(own.matrices)), (torch.linalg.det(own.matrices) > 0).long()
-    searched = [
-        Frames(found.matrices[rows, other, k], found.shifts_pixels[rows, other, k], own.correlation)
-        for k in range(found.correlation.shape[2])
-    ]
-    return [*searched, own.then(symmetry.mirror[None], torch.zeros_like(own.shifts))]
-
-
-def _evidence(
-    small: Float[Tensor, "b w w w"],
-    references: Float[Tensor, "b w w w"],
-    own: Frames,
-    rival: Frames,
-    config: SynchronisationConfig,
-) -> Float[Tensor, " b"]:
-    """Size of the difference of two mean shell correlations in units of its standard error."""
-    highest = min(max(config.search.shells), (small.shape[-1] - 1) // 2)
-    curves = [
-        fourier_shell_correlation(apply_alignment(small, each.alignment()), references)[:, 1 : highest + 1]
-        for each in (own, rival)
-    ]
-    difference = curves[0] - curves[1]
-    error = difference.std(1) / highest**0.5
-    times: Tensor = difference.mean(1).abs() / error.clamp(min=torch.finfo(error.dtype).eps)
-    return times
-
-
 def _result(
     volumes: Float[Tensor, "n s s s"],
     small: Float[Tensor, "n w w w"],
-    frames: Frames,
-    margin: Float[Tensor, " n"],
-    clear: Bool[Tensor, " n"],
+    hands: Hands,
     symmetry: Symmetry,
     usable: Bool[Tensor, " n"],
     config: SynchronisationConfig,
 ) -> Synchronisation:
-    consensus = make_consensus(small, frames, usable)
+    frames, consensus = hands.frames, make_consensus(small, hands.frames, usable)
     still = replace(config.search, shells=config.search.shells[-1:], kept=(1,), iterations=0)
     scored = refine_candidates(small, consensus.of_others(slice(None), core=True), as_candidates([frames]), still)
     frames = replace(frames, correlation=scored.correlation[:, 0, 0])
     core = resize(consensus.core[None], volumes.shape[-1], 3)[0].clamp(0, 1)
-    alignment = frames.alignment(volumes.shape[-1] / small.shape[-1], margin)
+    alignment = frames.alignment(volumes.shape[-1] / small.shape[-1], hands.margin)
     return Synchronisation(
         alignment,
-        clear & (fits(frames.correlation, usable) > 0),
+        hands.clear & (fits(frames.correlation, usable) > 0),
         robust_weights(frames.correlation, usable),
         core,
         symmetry,
     )
-
-
-def _best(
-    small: Float[Tensor, "b w w w"],
-    references: Float[Tensor, "b w w w"],
-    candidates: list[Frames],
-    config: SynchronisationConfig,
-) -> tuple[Float[Tensor, " b"], Frames]:
-    refinement = replace(config.search, kept=(len(candidates), 1))
-    found = refine_candidates(small, references, as_candidates(candidates), refinement)
-    score = found.correlation[:, 0, 0]
-    return score, Frames(found.matrices[:, 0, 0], found.shifts_pixels[:, 0, 0], score)

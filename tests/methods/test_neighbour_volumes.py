@@ -1,6 +1,7 @@
 """Volumes of images, helped by their neighbours, are in the frame of their images and nearer to the truth."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from scoretomo.evaluation.fsc import area_under_curve, fourier_shell_correlation
-from scoretomo.imaging.fourier import translate
+from scoretomo.imaging.fourier import filter_by_radius, radius_grid, translate
+from scoretomo.imaging.projection import project
 from scoretomo.imaging.resampling import turn_into_view
 from scoretomo.methods.angular_spread import AngularSpread
 from scoretomo.methods.motion_model import MotionModel, motion_model
@@ -58,8 +60,6 @@ def test_volumes_are_in_the_frames_of_their_images_and_better_than_the_model(
 
 
 def test_where_neighbours_say_what_the_model_says_nothing_changes(blobs: Any, model: MotionModel) -> None:
-    from scoretomo.imaging.projection import project
-
     volumes = torch.stack([model.volume(z) for z in model.z]).clamp(min=0)
     images = torch.stack([project(v[None], r[None, None])[0, 0] for v, r in zip(volumes, model.rotations, strict=True)])
     images = translate(images, model.shifts_pixels)
@@ -86,13 +86,39 @@ def test_a_spread_is_undone_in_mean_and_components_and_neighbours_add_what_they_
     spread = AngularSpread(6.0, torch.full((images.shape[-1] // 2 + 1,), 0.05))
     plain = NeighbourVolumes(images, model, radius=blobs.RADIUS)
     sharp = NeighbourVolumes(images, model, radius=blobs.RADIUS, spread=spread)
-    assert torch.equal(plain.components, model.volumes)
-    assert torch.equal(sharp.components, spread.undo(model.volumes))
+    torch.testing.assert_close(sharp.components, spread.undo(plain.components))
     assert float((sharp.components - plain.components).norm() / plain.components.norm()) > 0.05
     z = model.z[5]
     added = (sharp.components - plain.components)[0] + z[0] * (sharp.components - plain.components)[1]
     expected = (plain._volume_at(z) + added).clamp(min=0)
     torch.testing.assert_close(sharp.at(z), expected, rtol=0, atol=1e-4 * float(expected.max()))
+
+
+def test_of_a_component_only_that_is_left_on_which_halves_agree(blobs: Any, images: Tensor, model: MotionModel) -> None:
+    """What is added to the component at high frequency, and in no image, goes; what is there in all images stays."""
+    found = NeighbourVolumes(images, model, radius=blobs.RADIUS).components
+    torch.testing.assert_close(found[0], model.volumes[0], rtol=0, atol=1e-3 * float(model.volumes[0].max()))
+    assert float((found[1] - model.volumes[1]).norm() / model.volumes[1].norm()) < 0.2
+    noise = torch.randn(model.volumes[1].shape, generator=torch.Generator().manual_seed(9)) * model.volumes[1].std()
+    drowned = images + 20 * images.std() * torch.randn(images.shape, generator=torch.Generator().manual_seed(10))
+    nothing = NeighbourVolumes(
+        drowned, replace(model, volumes=torch.stack([model.volumes[0], noise])), radius=blobs.RADIUS
+    )
+    side = noise.shape[-1]
+    high = radius_grid(side, 3) > side / 4
+    left = filter_by_radius(nothing.components[1], high.float()).norm() / filter_by_radius(noise, high.float()).norm()
+    assert float(left) < 0.6
+
+
+def test_neighbours_are_seen_where_the_model_puts_them(blobs: Any, model: MotionModel) -> None:
+    """Images that the model explains altogether change nothing, however wide the kernel and steep the motion."""
+    steep = replace(model, volumes=torch.stack([model.volumes[0], 10 * model.volumes[1]]))
+    own = [project(steep.volume(z)[None], r[None, None])[0, 0] for z, r in zip(model.z, model.rotations, strict=True)]
+    images = translate(torch.stack(own), model.shifts_pixels)
+    volumes = NeighbourVolumes(images, steep, radius=blobs.RADIUS)
+    for z in model.z[:40:10]:
+        expected = torch.einsum("q,qxyz->xyz", torch.cat([torch.ones(1), z]), volumes.components)
+        assert float((volumes._volume_at(z) - expected).norm() / expected.norm()) < 0.07
 
 
 def test_without_a_component_all_volumes_are_the_mean(blobs: Any, images: Tensor) -> None:

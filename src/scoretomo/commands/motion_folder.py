@@ -25,6 +25,8 @@ from .progress import interruptible, progress
 
 # Part of the class averages that are neighbours of one, and how many at least: errors of coordinates overlap.
 _NEIGHBOURS, _FEWEST_NEIGHBOURS = 0.03, 5
+# Part of the greatest power of a component that each has at least.
+_LEAST_POWER = 1e-6
 _VOLUMES_AT_ONCE = 16  # between two looks at whether to stop
 
 
@@ -33,15 +35,24 @@ def write_motion(folder: Path, run: Run, model: MotionModel, volumes: NeighbourV
     for k, volume in enumerate(volumes.components.cpu()):
         name = "mean.mrc" if k == 0 else f"component_{k}.mrc"
         write_volume(folder / name, restore_volume(volume, run.preprocessing))
-    # so that distances are those of volumes; a component may be nothing
-    strengths = model.volumes[1:].flatten(1).norm(dim=1).clamp(min=torch.finfo(model.volumes.dtype).tiny)
-    places, everyone = model.z * strengths, torch.ones_like(model.z[:, 0], dtype=torch.bool)
+    to_distances = _to_distances(model.volumes[1:])
+    places, everyone = model.z @ to_distances, torch.ones_like(model.z[:, 0], dtype=torch.bool)
     config = StatesConfig(neighbours=max(_FEWEST_NEIGHBOURS, round(_NEIGHBOURS * len(places))))
     states = find_clusters(places, everyone, config, seed=run.config.seed)
     path = find_main_path(places, everyone, config)
     _write_coordinates(folder / "coordinates.csv", run, model, states, path)
-    _write_states(folder, run, volumes, states, path, path.path.curve / strengths)
+    curve = torch.linalg.solve(to_distances.T, path.path.curve.to(to_distances).T).T
+    _write_states(folder, run, volumes, states, path, curve)
     _write_volumes(folder / "volumes", run, volumes)
+
+
+def _to_distances(components: Float[Tensor, "k side side side"]) -> Float[Tensor, "k k"]:
+    """Find the matrix that makes places of coordinates whose distances are those of volumes; components may overlap."""
+    gram = torch.einsum("axyz,bxyz->ab", components, components)
+    powers, axes = torch.linalg.eigh(gram)
+    least = max(_LEAST_POWER * float(powers.max()), torch.finfo(powers.dtype).tiny)  # a component may be nothing
+    matrix: Tensor = axes * powers.clamp(min=least).sqrt()
+    return matrix
 
 
 def _write_coordinates(path: Path, run: Run, model: MotionModel, states: Clusters, main: MainPath) -> None:

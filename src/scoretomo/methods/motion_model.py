@@ -20,6 +20,7 @@ from ..datatypes import InputError
 from ..geometry.rotations import from_rotation_vectors
 from ..imaging.slices import voxel_slices
 from .component_fit import ComponentFit, Regressors
+from .moving_parts import separating_rotation
 from .posed_images import Expectation, PosedImages
 
 # Part of the iterations, of a start and after it, in which the band grows.
@@ -91,7 +92,8 @@ class MotionModel:
     ----------
     volumes
         ``(1 + k, side, side, side)``: ``V_0`` and ``U_1 ... U_k``, in units in which projections are the images. A
-        component is what one standard deviation of its coordinate adds; the strongest is the first.
+        component is what one standard deviation of its coordinate adds; the strongest is the first. At the end of a fit
+        they move separate parts of the molecule, as far as can be (moving_parts.py).
     z
         ``(n, k)``, of mean 0 and variance 1.
     covariance
@@ -219,6 +221,8 @@ def motion_model_progressive(
         if iteration >= config.iterations - config.refinements:
             fit.refine_poses()
         fit.standardise()
+        if iteration == config.iterations - 1:
+            fit.separate()
         yield MotionStep(iteration + 1, config.iterations, fit.unexplained(), fit.result())
 
 
@@ -360,11 +364,20 @@ class MotionFit:
         gram = torch.einsum("axyz,bxyz->ab", moving, moving)
         # of all bases with coordinates of variance 1, the one in which components are orthogonal
         axes = torch.linalg.eigh(root.mT @ gram @ root).eigenvectors.flip(1)
-        forward = root @ axes
+        self.volumes[0] += torch.einsum("k,kxyz->xyz", mean, moving)
+        self.z = centred
+        self._change_basis(root @ axes)
+
+    def separate(self) -> None:
+        """Make components move separate parts of the molecule."""
+        if self.z.shape[1] > 1:
+            self._change_basis(separating_rotation(self.volumes[1:]))
+
+    def _change_basis(self, forward: Float[Tensor, "k k"]) -> None:
+        """Take columns, in terms of the present components, as the components."""
         back = torch.linalg.inv(forward)
-        self.z, self.covariance = centred @ back.mT, back @ self.covariance @ back.mT
-        shifted = self.volumes[:1] + torch.einsum("k,kxyz->xyz", mean, moving)
-        self.volumes = torch.cat([shifted, torch.einsum("kxyz,kj->jxyz", moving, forward)])
+        self.z, self.covariance = self.z @ back.mT, back @ self.covariance @ back.mT
+        self.volumes = torch.cat([self.volumes[:1], torch.einsum("kxyz,kj->jxyz", self.volumes[1:], forward)])
 
     def cost(self) -> float:
         """Twice the negative logarithm of the likelihood of an image, in the mean, up to a constant."""

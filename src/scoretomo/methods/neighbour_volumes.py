@@ -1,14 +1,16 @@
 """A volume for each image: that of the motion model at its coordinates, and what its neighbours see beyond the model.
 
-Few components are no exact description of a motion. Images near one another in the coordinates show nearly the same
-conformation from different sides; each volume is brought nearer to them (kernel regression), with the model as the
-prior, so that where they say nothing it stays.
+Few components are no exact description of a motion, and what is fine in them is noise. Components are weighted by how
+far those of half of the images each agree. Images near one another in the coordinates show nearly the same conformation
+from different sides; what the model leaves unexplained of each of them, at its own coordinates, is added to the volume
+(kernel regression, linear about the place), with the model as the prior, so that where they say nothing it stays.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..imaging.fourier import filter_by_radius, radius_grid, shell_correlation
 from ..imaging.resampling import turn_into_view
 from ..imaging.slices import voxel_slices
 from .angular_spread import AngularSpread
@@ -21,12 +23,16 @@ EXACT = "donot_use_mm_for_euclid_dist"
 # Images that are worked on at once: the working memory.
 _IMAGES_AT_ONCE = 64
 # Width of the kernel: distance of the image within which this part of all images lies.
-_WITHIN = 0.1
+_WITHIN = 0.15
 _FEWEST_WITHIN = 2
 # Images of less weight do not count.
 _LEAST_WEIGHT = 0.01
 # Weight of the model, in coefficients of images for each sample of the lattice.
-_RIDGE = 0.3
+_RIDGE = 0.1
+# Ridges of mean and components of half of the images.
+_HALF_RIDGE, _HALF_COMPONENT_RIDGE = 0.05, 0.2
+# Times that the volumes of a half are brought nearer to its images; once is a back projection.
+_HALF_STEPS = 2
 
 
 class NeighbourVolumes:
@@ -48,7 +54,7 @@ class NeighbourVolumes:
     model
         As given.
     components
-        ``(1 + k, side, side, side)``: mean and components of the volumes that are made.
+        ``(1 + k, side, side, side)``: mean and components of the volumes that are made, weighted by their agreement.
     """
 
     @torch.no_grad()
@@ -60,20 +66,52 @@ class NeighbourVolumes:
         radius: float,
         spread: AngularSpread | None = None,
     ) -> None:
-        self.model, self.components = model, spread.undo(model.volumes) if spread else model.volumes
-        self._undone = self.components - model.volumes
+        self.model = model
         posed = PosedImages.of(images, len(model.noise) - 1, radius)
         self._fit, rows = ComponentFit(posed.grid, float(posed.grid.band)), torch.arange(len(images)).to(images.device)
         self._targets = posed.targets(rows, model.shifts_pixels)
-        values, self._volumes = Regressors.of(model.z).values, posed.grid.coarse(model.volumes)
-        slice_fn, precision, filters = voxel_slices(self._volumes), posed.precision(model.noise), []
+        values, volumes = Regressors.of(model.z).values, posed.grid.coarse(model.volumes)
+        slice_fn, precision, filters = voxel_slices(volumes), posed.precision(model.noise), []
         for some in rows.split(_IMAGES_AT_ONCE):
-            slices = posed.slices(slice_fn, model.rotations[some])
-            expected = torch.einsum("vq,qvp->vp", values[some], slices)
+            expected = torch.einsum("vq,qvp->vp", values[some], posed.slices(slice_fn, model.rotations[some]))
             filters.append(posed.filters_of(expected, self._targets[some], precision))
         self._filters = torch.cat(filters)
         self._filters /= self._filters.mean(0)
+        weighted = self._weighted(volumes)
+        self._volumes, plain = weighted, posed.grid.fine(weighted)
+        self.components = spread.undo(plain) if spread else plain
+        self._undone = self.components - plain
+        slices = [
+            posed.slices(voxel_slices(weighted), model.rotations[some])[1:] for some in rows.split(_IMAGES_AT_ONCE)
+        ]
+        self._moving = torch.cat(slices, 1)
         self._ridge = torch.full((1,), _RIDGE).to(images)
+
+    def _weighted(self, volumes: Float[Tensor, "q w w w"]) -> Float[Tensor, "q w w w"]:
+        """Give each shell of each component its figure of merit (Rosenthal and Henderson 2003), from two halves."""
+        model, even = self.model, torch.arange(len(self._targets)) % 2 == 0
+        if not model.z.shape[1]:
+            return volumes
+        regressors = Regressors.of(model.z, model.covariance)
+        ridge = torch.full((len(volumes),), _HALF_COMPONENT_RIDGE).to(volumes)
+        ridge[0] = _HALF_RIDGE
+        halves = []
+        for own in (even, ~even):
+            half, ones = torch.zeros_like(volumes), torch.ones_like(model.z[own, 0])
+            views = model.rotations[own], self._targets[own], self._filters[own], ones
+            for _ in range(_HALF_STEPS):
+                half = self._fit.improve(
+                    half, *views, Regressors(regressors.values[own], regressors.moments[own]), ridge
+                )
+            halves.append(half)
+        side = volumes.shape[-1]
+        found = [volumes[0]]
+        for component, one, other in zip(volumes[1:], *(half[1:] for half in halves), strict=True):
+            agreement = _smooth(shell_correlation(one, other, side // 2 + 1).clamp(min=0))
+            merit = (2 * agreement / (1 + agreement)).sqrt()
+            radii = radius_grid(side, 3, volumes.device).clamp(max=side // 2)
+            found.append(filter_by_radius(component, _at(merit, radii)))
+        return torch.stack(found)
 
     @torch.no_grad()
     def __call__(self, image: int) -> Float[Tensor, "side side side"]:
@@ -94,7 +132,10 @@ class NeighbourVolumes:
         if model.z.shape[1]:
             weights = _weights(model.z, z)
             near, own = weights > _LEAST_WEIGHT, volume[None]
-            views = model.rotations[near], self._targets[near], self._filters[near], weights[near]
+            # as if each neighbour were at this place: what the model says of the way between is taken off
+            way = torch.einsum("vk,kvp->vp", z - model.z[near], self._moving[:, near])
+            targets = self._targets[near] + self._filters[near] * way
+            views = model.rotations[near], targets, self._filters[near], weights[near]
             (volume,) = self._fit.improve(own, *views, Regressors.of(model.z[near, :0]), self._ridge, about=own)
         # what neighbours add stays as blurred as they are
         return grid.fine(volume) + torch.einsum("q,qxyz->xyz", parts, self._undone)
@@ -115,3 +156,16 @@ def _weights(z: Float[Tensor, "n k"], place: Float[Tensor, " k"]) -> Float[Tenso
     width = squares.sort().values[rank].clamp(min=torch.finfo(squares.dtype).tiny)
     weights: Tensor = torch.exp(-squares / (2 * width))
     return weights
+
+
+def _smooth(curve: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Mean of every shell and its two neighbours; all is known of the first, which has hardly any samples."""
+    whole = torch.cat([torch.ones_like(curve[:1]), curve[1:]])
+    padded = torch.cat([whole[:1], whole, whole[-1:]])
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+def _at(curve: Float[Tensor, " k"], radii: Float[Tensor, "w w w"]) -> Float[Tensor, "w w w"]:
+    """Look a curve over shells up at any radius, linearly between shells."""
+    below = radii.floor().long().clamp(max=len(curve) - 2)
+    return torch.lerp(curve[below], curve[below + 1], radii - below)

@@ -22,8 +22,8 @@ from scoretomo.commands.drgn_images import ParticlesConfig, open_particles, part
 from scoretomo.datatypes import Volume
 from scoretomo.evaluation.comparison import compare
 from scoretomo.evaluation.fsc import fourier_shell_correlation, resolution_pixels
-from scoretomo.evaluation.half_maps import molecular_mask
 from scoretomo.evaluation.pose_error import PoseErrors, pose_errors
+from scoretomo.imaging.molecular_mask import molecular_mask
 from scoretomo.imaging.slices import voxel_slices
 from scoretomo.io.checkpoints import load_checkpoint
 from scoretomo.io.mrc import read_volume

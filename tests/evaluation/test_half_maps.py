@@ -10,11 +10,9 @@ from scoretomo.evaluation.fsc import fourier_shell_correlation
 from scoretomo.evaluation.half_maps import (
     compare_halves,
     filter_to_resolution,
-    molecular_mask,
     randomise_phases,
-    soft_region,
 )
-from scoretomo.imaging.fourier import centred_fft, radius_grid, shell_index
+from scoretomo.imaging.fourier import centred_fft, shell_index
 from scoretomo.imaging.masks import ball, soft_ball
 from scoretomo.imaging.starting_model import low_pass
 
@@ -68,16 +66,6 @@ def test_random_phases_keep_amplitudes_and_low_shells() -> None:
     assert fourier_shell_correlation(volume, random)[6:].abs().max() < 0.2
 
 
-def test_the_mask_holds_the_molecule_and_is_soft() -> None:
-    molecule = soft_ball(SIDE, 3, 5.0, 2.0)
-    mask = molecular_mask(molecule + 0.02 * _noise(10), blur=1.5)
-    radius = radius_grid(SIDE, 3)
-    assert mask[radius <= 6].min() > 0.95
-    assert mask[radius > 14].max() < 0.01
-    assert ((mask > 0.05) & (mask < 0.95)).any()
-    assert 0 <= mask.min() and mask.max() <= 1
-
-
 def test_the_filter_weighs_by_what_is_known() -> None:
     volume, pixel_size = _noise(11), 2.0
     fsc = torch.zeros(SIDE // 2 + 1)
@@ -93,14 +81,3 @@ def test_the_filter_weighs_by_what_is_known() -> None:
     assert torch.allclose(
         sharper[shells == 4] / centred_fft(volume, 3).abs()[shells == 4], torch.tensor(gain), rtol=1e-3
     )
-
-
-def test_a_soft_region_is_one_inside_and_falls_to_zero_beyond() -> None:
-    axis = torch.arange(24) - 12
-    region = (axis.abs() <= 2)[:, None, None] & (axis.abs() <= 2)[:, None] & (axis.abs() <= 2)
-    mask = soft_region(region, extend=1.0, edge=4.0)
-    line = mask[12, 12, 12:]
-    assert line[:4].min() > 0.99  # the region and a voxel more
-    assert 0.3 < line[5] < 0.7
-    assert line[8:].max() < 0.01
-    assert (line[:9].diff() <= 1e-5).all()

@@ -15,6 +15,7 @@ from ..datatypes import InputError, Volume
 from ..ensemble.initial_evidence import FEWEST_FOR_HALVES
 from ..evaluation.half_maps import THRESHOLD, filter_to_resolution
 from ..geometry.symmetry import symmetry_group
+from ..imaging.molecular_mask import solvent_mask
 from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
@@ -142,7 +143,7 @@ def _write(
     curve = halves.fsc.corrected if halves else torch.ones(side // 2 + 1).to(refined.volume)
     volume = spread.undo(refined.volume[None])[0] if spread else refined.volume
     filtered = filter_to_resolution(volume, curve, pixel, b_factor_angstrom2=config.b_factor)
-    write_volume(folder / "consensus.mrc", restored(filtered))
+    write_volume(folder / "consensus.mrc", restored(filtered * solvent_mask(filtered)))
     write_table(folder / "poses.csv", _poses(models.rows, refined, pixel))
     resolution = None
     if halves:

@@ -11,8 +11,9 @@ import tyro
 from ..datatypes import InputError, Volume
 from ..ensemble.consensus import Halves
 from ..evaluation.alignment import align, apply_alignment
-from ..evaluation.half_maps import THRESHOLD, HalfMapFsc, compare_halves, molecular_mask
+from ..evaluation.half_maps import THRESHOLD, HalfMapFsc, compare_halves
 from ..imaging.fourier import resize
+from ..imaging.molecular_mask import molecular_mask
 from ..io.mrc import read_volume, write_volume
 from ..io.tables import write_table
 from ..report.course import FSC_COLUMNS

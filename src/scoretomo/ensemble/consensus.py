@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..evaluation.alignment import Alignment, align, apply_alignment
-from ..evaluation.half_maps import HalfMapFsc, compare_halves, molecular_mask
+from ..evaluation.half_maps import HalfMapFsc, compare_halves
 from ..geometry.grids import so3_grid
 from ..imaging.fourier import shell_sum
+from ..imaging.molecular_mask import molecular_mask
 from ..imaging.resampling import symmetrise
 from ..imaging.slices import voxel_slices
 

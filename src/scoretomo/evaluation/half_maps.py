@@ -7,11 +7,10 @@ beyond a frequency, which have nothing else in common there (Chen et al. 2013, U
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from ..imaging.fourier import centred_fft, centred_inverse_fft, radius_grid, shell_index
-from ..imaging.masks import ball, soft_ball
+from ..imaging.fourier import centred_fft, centred_inverse_fft, shell_index
 from .fsc import fourier_shell_correlation, resolution_pixels
 
 # FSC of independent halves at which the mean of both correlates by 0.5 with the truth (Rosenthal and Henderson 2003).
@@ -20,8 +19,6 @@ THRESHOLD = 0.143
 # since the spectrum of a mask mixes neighbouring shells (RELION's choices).
 _RANDOM_BELOW = 0.8
 _SHELLS_MIXED = 2
-# Density that counts as molecule, as a part of the mean of the brightest percent.
-_MOLECULE = 0.15
 
 
 @dataclass(frozen=True)
@@ -106,40 +103,6 @@ def randomise_phases(
     return centred_inverse_fft(torch.where(shell_index(side, 3, volume.device) >= first_shell, drawn, spectrum), 3)
 
 
-def molecular_mask(
-    volume: Float[Tensor, "n n n"], *, blur: float = 2.0, extend: float = 2.0, edge: float = 4.0
-) -> Float[Tensor, "n n n"]:
-    """Soft mask around the molecule: one where a blurred copy is dense and a little beyond, falling to zero.
-
-    Parameters
-    ----------
-    volume
-        ``(n, n, n)``, protein bright, background near 0.
-    blur, extend, edge
-        Voxels: standard deviation of the blur before the threshold, by how much the region grows, and the width of
-        the raised-cosine edge.
-    """
-    side = volume.shape[-1]
-    smooth = _convolve(volume, torch.exp(-(radius_grid(side, 3, volume.device) ** 2) / (2 * blur**2)))
-    brightest = smooth.flatten().topk(max(1, smooth.numel() // 100)).values.mean()
-    return soft_region(smooth > _MOLECULE * brightest, extend=extend, edge=edge)
-
-
-def soft_region(region: Bool[Tensor, "n n n"], *, extend: float, edge: float) -> Float[Tensor, "n n n"]:
-    """Mask that is one in a region and ``extend`` voxels beyond it, and falls as a raised cosine ``edge`` voxels wide.
-
-    Parameters
-    ----------
-    region
-        ``(n, n, n)``, away from the edge of the box, which is periodic.
-    extend, edge
-        In voxels.
-    """
-    grown = _reached(region.float(), extend + edge / 2).float()
-    kernel = soft_ball(region.shape[-1], 3, 0.0, edge / 2 + 1, region.device)
-    return _convolve(grown, kernel).clamp(0, 1)
-
-
 def filter_to_resolution(
     volume: Float[Tensor, "n n n"],
     fsc: Float[Tensor, " k"],
@@ -172,14 +135,3 @@ def filter_to_resolution(
     weight = weight * torch.exp(-b_factor_angstrom2 / 4 * frequency**2)
     by_shell = torch.cat([weight, weight.new_zeros(1)])[shell_index(side, 3, volume.device)]
     return centred_inverse_fft(centred_fft(volume, 3) * by_shell, 3)
-
-
-def _convolve(volume: Float[Tensor, "n n n"], kernel: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
-    """Convolve with a kernel about the origin, scaled to a sum of one; periodic."""
-    return centred_inverse_fft(centred_fft(volume, 3) * centred_fft(kernel / kernel.sum(), 3), 3)
-
-
-def _reached(region: Float[Tensor, "n n n"], distance: float) -> Bool[Tensor, "n n n"]:
-    """Voxels within a distance of a region of ones."""
-    kernel = ball(region.shape[-1], 3, distance, region.device)
-    return _convolve(region, kernel) > 0.5 / float(kernel.sum())

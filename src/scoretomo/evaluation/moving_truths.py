@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ..imaging.molecular_mask import soft_region
 from ..imaging.resampling import rigid_moves
 from .alignment import Alignment, AlignmentConfig, apply_alignment, find_candidates
-from .half_maps import soft_region
 
 FEWEST_TRUTHS = 3
 """Two truths tell no motion from a difference."""

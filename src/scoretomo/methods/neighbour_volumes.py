@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..imaging.fourier import filter_by_radius, radius_grid, shell_correlation
+from ..imaging.molecular_mask import solvent_mask
 from ..imaging.resampling import turn_into_view
 from ..imaging.slices import voxel_slices
 from .angular_spread import AngularSpread
@@ -31,6 +32,8 @@ _LEAST_WEIGHT = 0.01
 _RIDGE = 0.1
 # Ridges of mean and components of half of the images.
 _HALF_RIDGE, _HALF_COMPONENT_RIDGE = 0.05, 0.2
+# Places of the motion at which it is looked for the molecule.
+_STATES = 16
 # Times that the volumes of a half are brought nearer to its images; once is a back projection.
 _HALF_STEPS = 2
 
@@ -55,6 +58,8 @@ class NeighbourVolumes:
         As given.
     components
         ``(1 + k, side, side, side)``: mean and components of the volumes that are made, weighted by their agreement.
+    molecule
+        ``(side, side, side)``: mask of what is molecule in any state. Elsewhere volumes are 0.
     """
 
     @torch.no_grad()
@@ -81,11 +86,22 @@ class NeighbourVolumes:
         self._volumes, plain = weighted, posed.grid.fine(weighted)
         self.components = spread.undo(plain) if spread else plain
         self._undone = self.components - plain
+        self.molecule = self._find_molecule()
         slices = [
             posed.slices(voxel_slices(weighted), model.rotations[some])[1:] for some in rows.split(_IMAGES_AT_ONCE)
         ]
         self._moving = torch.cat(slices, 1)
         self._ridge = torch.full((1,), _RIDGE).to(images)
+
+    def _find_molecule(self) -> Float[Tensor, "side side side"]:
+        """Mask what is molecule in any state: elsewhere there is noise, alike in all volumes."""
+        z = self.model.z
+        some = torch.linspace(0, len(z) - 1, min(_STATES, len(z))).round().long()
+        densest = self.components[0]
+        for place in z[some]:
+            state = self.components[0] + torch.einsum("k,kxyz->xyz", place, self.components[1:])
+            densest = torch.maximum(densest, state)
+        return solvent_mask(densest)
 
     def _weighted(self, volumes: Float[Tensor, "q w w w"]) -> Float[Tensor, "q w w w"]:
         """Give each shell of each component its figure of merit (Rosenthal and Henderson 2003), from two halves."""
@@ -138,7 +154,7 @@ class NeighbourVolumes:
             views = model.rotations[near], targets, self._filters[near], weights[near]
             (volume,) = self._fit.improve(own, *views, Regressors.of(model.z[near, :0]), self._ridge, about=own)
         # what neighbours add stays as blurred as they are
-        return grid.fine(volume) + torch.einsum("q,qxyz->xyz", parts, self._undone)
+        return (grid.fine(volume) + torch.einsum("q,qxyz->xyz", parts, self._undone)) * self.molecule
 
 
 def nearest(z: Float[Tensor, "n k"], part: float) -> Int[Tensor, "n m"]:

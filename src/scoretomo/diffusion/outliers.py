@@ -21,14 +21,14 @@ def denoiser_outliers(
     denoiser: Denoiser,
     images: Float[Tensor, "n side side"],
     *,
-    repeats: int = 4,
     generator: torch.Generator,
 ) -> Float[Tensor, " n"]:
     """How much harder an image is to denoise than the others of its set, in robust standard deviations.
 
-    The error per pixel is averaged over repeats, its logarithm compared at each noise level with median and median
-    absolute deviation of the set, and the mean taken over noise levels. It is relative to the power of the image, since
-    there is more to get wrong in a larger one.
+    The logarithm of the error per pixel is compared at each noise level with median and median absolute deviation of the
+    set, and the mean taken over noise levels. It is relative to the power of the image, since there is more to get wrong
+    in a larger one. Noise is drawn once: with four draws, which take four times as long, images are ranked nearly the
+    same (rank correlation 0.85; 0.92 between two times four; 300 images of the box).
 
     It names what is rare, not what is bad. Of 100 averages of a mixture, after a minute of training on 95 of them, the
     only ferritin came first (5.4), then the four views of a small subunit (3.6 to 3.9), but blurred junk was no harder
@@ -39,8 +39,8 @@ def denoiser_outliers(
     power = images.square().flatten(1).mean(1)
     power = power.clamp_min(0.001 * power.median())  # empty images are among them
     for sigma in SIGMAS:
-        parts = [_errors(denoiser, part, sigma, generator) for _ in range(repeats) for part in images.split(at_once)]
-        score = (torch.cat(parts).view(repeats, -1).mean(0) / power).clamp_min(_SMALLEST_ERROR).log()
+        parts = [_errors(denoiser, part, sigma, generator) for part in images.split(at_once)]
+        score = (torch.cat(parts) / power).clamp_min(_SMALLEST_ERROR).log()
         distance = score - score.median()
         scores.append(distance / (1.4826 * distance.abs().median()).clamp_min(_SMALLEST_SPREAD))
     return torch.stack(scores).mean(0)

@@ -25,10 +25,10 @@ def denoiser_outliers(
 ) -> Float[Tensor, " n"]:
     """How much harder an image is to denoise than the others of its set, in robust standard deviations.
 
-    The logarithm of the error per pixel is compared at each noise level with median and median absolute deviation of the
-    set, and the mean taken over noise levels. It is relative to the power of the image, since there is more to get wrong
-    in a larger one. Noise is drawn once: with four draws, which take four times as long, images are ranked nearly the
-    same (rank correlation 0.85; 0.92 between two times four; 300 images of the box).
+    The logarithm of the error per pixel is compared at each noise level with median and median absolute deviation of
+    the set, and the mean taken over noise levels. It is relative to the power of the image, since there is more to get
+    wrong in a larger one. Noise is drawn once: with four draws, which take four times as long, images are ranked nearly
+    the same (rank correlation 0.85; 0.92 between two times four; 300 images of the box).
 
     It names what is rare, not what is bad. Of 100 averages of a mixture, after a minute of training on 95 of them, the
     only ferritin came first (5.4), then the four views of a small subunit (3.6 to 3.9), but blurred junk was no harder

@@ -68,7 +68,7 @@ def test_a_run_finds_out_whether_its_molecule_moves(
     moves = bool(blobs.centres.std(0).max() > 0)
     assert run.rigid is not moves
     table = json.loads((run.motion_folder / "motion.json").read_text(encoding="utf-8"))
-    assert table["moves"] is moves and (table["components"] > 0) is moves and len(table["gains"]) == 3
+    assert table["moves"] is moves and (table["components"] > 0) is moves and 2 <= len(table["gains"]) <= 5
     assert table["components_fitted"] == table["components"] and table["copies"] is None
     assert f"taken as {'moving' if moves else 'rigid'}" in said and table["reason"] in said
     assert (run.folder / "consensus" / "consensus.mrc").exists()  # one map of all of them, in either case

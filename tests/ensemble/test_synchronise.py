@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from scoretomo.datatypes import InputError
-from scoretomo.ensemble.synchronise import Poses, Synchronisation, synchronise, synchronise_progressive
+from scoretomo.ensemble.synchronise import (
+    Synchronisation,
+    SynchronisationConfig,
+    VolumePoses,
+    synchronise,
+    synchronise_progressive,
+)
 from scoretomo.evaluation.alignment import apply_alignment
 from scoretomo.geometry.rotations import angle_between, random_rotations
 from scoretomo.geometry.symmetry import symmetry_group
@@ -94,7 +100,9 @@ def test_known_poses_are_the_frame(generator: torch.Generator) -> None:
     shifts = torch.randn(8, 2, generator=generator)
     volumes = box(torch.rand(8, 2, generator=generator) * math.pi, SIDE, rotations)
     volumes = translate(volumes, torch.nn.functional.pad(shifts, (0, 1)))
-    found = synchronise(noisy(volumes, 0.5, generator), poses=Poses(rotations, shifts))
+    found = synchronise(
+        noisy(volumes, 0.5, generator), SynchronisationConfig(side=16), poses=VolumePoses(rotations, shifts)
+    )
     assert found.symmetry.group == "D4"
     assert furthest(to_common(found, rotations), torch.eye(3)[None]) < 4  # one frame, and not one up to the copies
     still = (found.alignment.rotations @ torch.nn.functional.pad(shifts, (0, 1))[..., None])[..., 0]
@@ -111,7 +119,7 @@ def test_a_wrong_pose_does_not_count_nor_mirror(generator: torch.Generator) -> N
     volumes = torch.where((torch.arange(8) % 3 == 1)[:, None, None, None], mirror_z(volumes), volumes)
     wrong = volumes.clone()
     wrong[4] = mirror_z(volumes[4])
-    found = synchronise(wrong, poses=Poses(proper, torch.zeros(8, 2)))
+    found = synchronise(wrong, poses=VolumePoses(proper, torch.zeros(8, 2)))
     right = torch.arange(8) != 4
     assert furthest(to_common(found, proper)[right], torch.eye(3)[None]) < 5
     assert not found.alignment.mirrored.any()

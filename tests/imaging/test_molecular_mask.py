@@ -25,14 +25,21 @@ def test_the_mask_holds_the_molecule_and_is_soft() -> None:
 
 
 def test_of_noise_in_the_solvent_hardly_any_is_left_and_none_of_the_molecule_goes() -> None:
-    """A ball and a weak arm, a third as dense, that only one state has."""
+    """A ball, and a weak arm that one state of 200 has."""
     arm = torch.zeros(SIDE, SIDE, SIDE)
     arm[15:18, 15:18, 21:27] = 0.4
     molecule = soft_ball(SIDE, 3, 5.0, 2.0) + arm
-    mask = solvent_mask(molecule + 0.05 * _noise(11))
+    states = torch.zeros(200, 3)
+    states[:, 0], states[7, 1] = 1.0, 1.0
+    states[:, 2] = torch.randn(200, generator=torch.Generator().manual_seed(12))
+    volumes = torch.stack([soft_ball(SIDE, 3, 5.0, 2.0) + 0.05 * _noise(11), arm, 0.1 * _noise(13)])
+    mask = solvent_mask(volumes, states)
     assert float((molecule * mask - molecule).norm() / molecule.norm()) < 0.03
-    solvent = radius_grid(SIDE, 3) > 12
-    assert float((_noise(11) * mask)[solvent].norm() / _noise(11)[solvent].norm()) < 0.2
+    away = radius_grid(SIDE, 3) > 12
+    away[:, :, 19:] = False
+    assert float((_noise(11) * mask)[away].norm() / _noise(11)[away].norm()) < 0.2
+    tip = 16, 16, 26
+    assert mask[tip] > 0.9 and solvent_mask(volumes[:1])[tip] < 0.1
 
 
 def test_a_soft_region_is_one_inside_and_falls_to_zero_beyond() -> None:

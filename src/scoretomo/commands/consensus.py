@@ -63,8 +63,9 @@ def consensus(
     """Make one map of all class averages, refined from the initial model, and measure its resolution.
 
     For molecules that keep their shape. Class averages whose volumes are judged wrong are left out. Results are in
-    RUN/consensus: consensus.mrc, half_1.mrc and half_2.mrc, the mask, fsc.csv, the pose of every class average, and
-    consensus.json. The same command again goes on where an earlier one was interrupted.
+    RUN/consensus: consensus.mrc, which is 0 outside solvent_mask.mrc, half_1.mrc and half_2.mrc, which are not
+    masked, mask.mrc, under which they are compared, fsc.csv, the pose of every class average, and consensus.json. The
+    same command again goes on where an earlier one was interrupted.
 
     Parameters
     ----------
@@ -143,15 +144,15 @@ def _write(
     curve = halves.fsc.corrected if halves else torch.ones(side // 2 + 1).to(refined.volume)
     volume = spread.undo(refined.volume[None])[0] if spread else refined.volume
     filtered = filter_to_resolution(volume, curve, pixel, b_factor_angstrom2=config.b_factor)
-    write_volume(folder / "consensus.mrc", restored(filtered * solvent_mask(filtered)))
+    molecule = solvent_mask(filter_to_resolution(volume, curve, pixel)[None])  # whatever it is sharpened by
+    write_volume(folder / "consensus.mrc", restored(filtered * molecule))
+    _write_mask(folder / "solvent_mask.mrc", run, molecule)
     write_table(folder / "poses.csv", _poses(models.rows, refined, pixel))
     resolution = None
     if halves:
         write_volume(folder / "half_1.mrc", restored(halves.first))
         write_volume(folder / "half_2.mrc", restored(halves.second))
-        mask = restored(halves.mask)
-        scale = halves.mask.max() / mask.voxels.max()  # it has no units
-        write_volume(folder / "mask.mrc", replace(mask, voxels=(mask.voxels * scale.cpu()).clamp(0, 1)))
+        _write_mask(folder / "mask.mrc", run, halves.mask)
         write_table(folder / "fsc.csv", halves.fsc.rows(side, pixel))
         resolution = _finite(halves.fsc.resolution_pixels * pixel)
     write_json(
@@ -168,6 +169,12 @@ def _write(
             "median_correlation": float(refined.scores.median()),
         },
     )
+
+
+def _write_mask(path: Path, run: Run, mask: Float[Tensor, "n n n"]) -> None:
+    restored = _restored(run, mask)
+    scale = mask.max().cpu() / restored.voxels.max()  # it has no units
+    write_volume(path, replace(restored, voxels=(restored.voxels * scale).clamp(0, 1)))
 
 
 def _poses(images: list[int], refined: MatchingStep, pixel: float) -> list[dict[str, Any]]:

@@ -17,14 +17,14 @@ from ..ensemble.landscape import LandscapeConfig, analyse_landscape
 from ..ensemble.metric import Seeds
 from ..ensemble.reliability import Evidence, ReliabilityConfig, gather_evidence_progressive
 from ..ensemble.states import StatesConfig
-from ..ensemble.synchronise import Poses, Synchronisation, SynchronisationConfig, synchronise_progressive
+from ..ensemble.synchronise import Synchronisation, SynchronisationConfig, VolumePoses, synchronise_progressive
 from ..ensemble.verdict import Judgement, judge
 from ..evaluation.alignment import apply_alignment
 from ..imaging.preprocess import working_volume
 from ..io.mrc import read_volume
 from ..runs import Run
 from . import ensemble_folder
-from .motion import find_motion, motion_fingerprint
+from .motion import motion_fingerprint, saved_motion
 from .progress import interruptible, progress, say
 from .reconstruct import trained_denoiser
 from .run_folder import opened
@@ -105,7 +105,7 @@ def analyse(run: Run, config: EnsembleConfig, device: torch.device, *, again: bo
 
 
 def _bring_together(
-    folder: Path, run: Run, found: _Found, judgement: Judgement, config: EnsembleConfig, poses: Poses | None
+    folder: Path, run: Run, found: _Found, judgement: Judgement, config: EnsembleConfig, poses: VolumePoses | None
 ) -> None:
     """Put the best volume of each image into the common frame, and find the states of the molecule."""
     places = torch.arange(len(found.indices), device=found.volumes.device)
@@ -176,21 +176,22 @@ def _gather(run: Run, found: _Found, config: ReliabilityConfig) -> Evidence:
     return step.evidence
 
 
-def _find_poses(run: Run, found: _Found, device: torch.device) -> Poses | None:
+def _find_poses(run: Run, found: _Found, device: torch.device) -> VolumePoses | None:
     """Look up where volumes lie that began with the motion model of the run; None where they began from nothing."""
     record = run.folder / "reconstruction.toml"
     made_with = tomllib.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     if "motion_sha256" not in made_with:
         return None
-    model = find_motion(run, device)
-    if motion_fingerprint(model) != made_with["motion_sha256"]:
+    model = saved_motion(run, device)
+    if model is None or motion_fingerprint(model) != made_with["motion_sha256"]:
+        say("the motion model that volumes began with is no longer there: their frames are found by aligning them")
         return None
     rows = [run.used.index(index) for index in found.indices]
-    return Poses(model.rotations[rows], model.shifts_pixels[rows])
+    return VolumePoses(model.rotations[rows], model.shifts_pixels[rows])
 
 
 def _synchronise(
-    volumes: Float[Tensor, "n s s s"], reliable: Tensor, config: SynchronisationConfig, poses: Poses | None
+    volumes: Float[Tensor, "n s s s"], reliable: Tensor, config: SynchronisationConfig, poses: VolumePoses | None
 ) -> Synchronisation:
     with interruptible() as check, progress("one frame") as report:
         for step in synchronise_progressive(volumes, config, reliable=reliable, poses=poses):

@@ -141,6 +141,12 @@ def _components_fitted(run: Run) -> int | None:
     return None if found is None else int(found["components_fitted"])
 
 
+def saved_motion(run: Run, device: torch.device) -> MotionModel | None:
+    """Read the motion model that was fitted last; None where there is none."""
+    saved = load_checkpoint(_model_checkpoint(run))
+    return None if saved is None else MotionModel(**on_device(saved["model"], device))
+
+
 def motion_fingerprint(model: MotionModel) -> str:
     """Tell a motion model from others: SHA-256 of its coordinates and poses."""
     tensors = (model.z, model.rotations, model.shifts_pixels)
@@ -157,6 +163,10 @@ def motion_volumes(run: Run, model: MotionModel, device: torch.device, *, sharp:
     if sharp and (saved := load_checkpoint(_spread_checkpoint(run))):
         spread = AngularSpread(saved["degrees"], saved["noise"].to(device))
     return NeighbourVolumes(run.images[run.used].to(device), model, radius=radius, spread=spread)
+
+
+def _model_checkpoint(run: Run) -> Path:
+    return run.folder / "checkpoint" / "motion_model.pt"
 
 
 def _spread_checkpoint(run: Run) -> Path:
@@ -336,7 +346,7 @@ def _fit(run: Run, components: int, poses: _Poses | None, device: torch.device) 
 
     Where poses are not given, it may have any, and without it they are looked for.
     """
-    path = run.folder / "checkpoint" / "motion_model.pt"
+    path = _model_checkpoint(run)
     wanted = _made_of(run, poses) | {"components": components}
     saved = load_checkpoint(path)
     if saved is not None and all(saved["made_of"].get(name) == value for name, value in wanted.items()):

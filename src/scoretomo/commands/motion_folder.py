@@ -1,7 +1,8 @@
 """RUN/motion: what ``scoretomo motion`` leaves of a molecule that moves.
 
-The model (mean.mrc, and component_1.mrc and so on: what one standard deviation of a coordinate adds), coordinates.csv
-(where each class average lies, with errors, its state, and its place along the path), volumes/, each in the frame of
+The model (mean.mrc, and component_1.mrc and so on: what one standard deviation of a coordinate adds, as far as halves
+of the class averages agree on it), coordinates.csv (where each class average lies, with errors, its state, and its
+place along the path), volumes/, each in the frame of
 its class average, and in the common frame states/, path/ (the volumes along the main path) and view.cxc for ChimeraX.
 """
 
@@ -32,10 +33,11 @@ _VOLUMES_AT_ONCE = 16  # between two looks at whether to stop
 
 def write_motion(folder: Path, run: Run, model: MotionModel, volumes: NeighbourVolumes) -> None:
     """Write all but motion.json."""
-    for k, volume in enumerate(volumes.components.cpu()):
+    shown = volumes.components * volumes.molecule
+    for k, volume in enumerate(shown.cpu()):
         name = "mean.mrc" if k == 0 else f"component_{k}.mrc"
         write_volume(folder / name, restore_volume(volume, run.preprocessing))
-    to_distances = _to_distances(model.volumes[1:])
+    to_distances = _to_distances(shown[1:])
     places, everyone = model.z @ to_distances, torch.ones_like(model.z[:, 0], dtype=torch.bool)
     config = StatesConfig(neighbours=max(_FEWEST_NEIGHBOURS, round(_NEIGHBOURS * len(places))))
     states = find_clusters(places, everyone, config, seed=run.config.seed)
@@ -84,7 +86,12 @@ def _write_states(
             "path": {"share": main.share, "files": [file.name for file in along]},
         },
     )
-    write_view(folder / "view.cxc", restore_volume(volumes.components[0].cpu(), run.preprocessing), of_states, along)
+    write_view(
+        folder / "view.cxc",
+        restore_volume((volumes.components[0] * volumes.molecule).cpu(), run.preprocessing),
+        of_states,
+        along,
+    )
 
 
 def _write_volumes(folder: Path, run: Run, volumes: NeighbourVolumes) -> None:

@@ -28,8 +28,8 @@ class HandSearch:
     least_evidence
         How many times its standard error, which the scatter over shells gives, the margin must be.
     known
-        Whether frames, hands with them, are known: then the other hand is looked for where the volume is, and no
-        volume is mirrored.
+        Whether frames, hands with them, are known: then the other hand is that of the core's best mirroring, and every
+        volume stays as it is.
     """
 
     alignment: AlignmentConfig
@@ -40,7 +40,7 @@ class HandSearch:
 
 @dataclass(frozen=True)
 class Hands:
-    """Frames in the better hand, and how much better that is.
+    """Frames in the better hand, or in the known one, and how much better that is.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ def decide_hands(
 ) -> Generator[int, None, Hands]:
     """Register each volume to the mean of the others in both hands; yields how many are done.
 
-    Where neither hand is clearly better, a volume is not mirrored.
+    Where neither hand is clearly better, or hands are known, a volume is not mirrored.
     """
     consensus = make_consensus(small, frames, usable)
     parts, margins, clarity = [], [], []
@@ -77,13 +77,14 @@ def decide_hands(
         rivals = [mirrored]
         if not search.known:
             rivals += _other_hand(own, find_candidates(small[part], consensus.mean[None], search.alignment))
+        given = own
         own_score, own = _best(small[part], others, [own], search)
         rival_score, rival = _best(small[part], others, rivals, search)
         margin = own_score - rival_score
         clear = margin.abs() >= search.least_margin
         clear &= _evidence(small[part], others, own, rival, search) >= search.least_evidence
         if search.known:
-            parts.append(own)
+            parts.append(given)
             clear &= margin > 0
         else:
             take = torch.where(clear, margin < 0, torch.linalg.det(own.matrices) < 0)

@@ -1,10 +1,10 @@
 """Whether a molecule moves: one map against motion models, on class averages that were left out.
 
-Of two halves of the class averages each makes a map, and motion models of one, two and three components; the other half
-is explained by them. Part of the Fourier coefficients of an image (every other sector) tells its coordinates, the rest
-how well they predict. Whatever else makes class averages differ is allowed to the one map as well: errors of pose and
-shift, and a smooth radial filter for each image. So a motion counts if it is the same in images that know nothing of
-one another; what noise, blur or wrong poses make is not.
+Of two halves of the class averages each makes a map, and motion models of one, two and more components, as long as more
+are better; the other half is explained by them. Part of the Fourier coefficients of an image (every other sector) tells
+its coordinates, the rest how well they predict. Whatever else makes class averages differ is allowed to the one map as
+well: errors of pose and shift, and a smooth radial filter for each image. So a motion counts if it is the same in
+images that know nothing of one another; what noise, blur or wrong poses make is not.
 """
 
 import math
@@ -22,8 +22,8 @@ from ..methods.posed_images import PosedImages
 from .initial_evidence import halves_of
 from .left_out import prediction_errors
 
-# Most components that are tried: whether it moves at all shows in the first few.
-_MOST = 3
+# Most components that are tried; docs/validation.md has what they are worth.
+_MOST = 5
 # Standard errors by which a motion model must be better.
 _ERRORS = 3.0
 _POSES = MotionConfig(iterations=6, refinements=5)
@@ -119,6 +119,8 @@ def weigh_motion_progressive(
         yield components / (_MOST + 1)
         gains.append(one_map - left_out.unexplained(components))
         if enough and _is_clear(gains[-1]):
+            break
+        if components > 1 and gains[-1].mean() < gains[-2].mean():
             break
     means, errors = [float(gain.mean()) for gain in gains], [_error(gain) for gain in gains]
     shares = [mean / float(one_map.mean()) for mean in means]

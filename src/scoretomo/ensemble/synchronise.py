@@ -103,8 +103,8 @@ class Synchronisation:
 
 
 @dataclass(frozen=True)
-class Poses:
-    """Where volumes lie whose class averages have poses: in the frames of those.
+class VolumePoses:
+    """Where volumes lie that were made at poses of their class averages: in the frames of those.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ def synchronise(
     config: SynchronisationConfig = SynchronisationConfig(),
     *,
     reliable: Bool[Tensor, " n"] | None = None,
-    poses: Poses | None = None,
+    poses: VolumePoses | None = None,
 ) -> Synchronisation:
     """Bring volumes of one molecule into a common frame and hand; see :func:`synchronise_progressive`."""
     *_, last = synchronise_progressive(volumes, config, reliable=reliable, poses=poses)
@@ -146,13 +146,13 @@ def synchronise_progressive(
     config: SynchronisationConfig = SynchronisationConfig(),
     *,
     reliable: Bool[Tensor, " n"] | None = None,
-    poses: Poses | None = None,
+    poses: VolumePoses | None = None,
 ) -> Iterator[SynchronisationStep]:
     """Bring volumes of one molecule into a common frame and hand.
 
     Which of the two hands is the molecule's own, no projection tells: the common one is that of most volumes, or of the
-    poses where these are known. Then volumes are only moved so that their axes stand as those of the core's symmetry,
-    and registered to the core from where they are: they agree on frame and hand already.
+    poses where these are known. Then frames are those of the poses, up to one rotation of all, which puts the axes of
+    the core's symmetry where its group has them.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def synchronise_progressive(
     reliable
         ``(n,)``, volumes that decide for others; all are aligned. Every one, if it is not given.
     poses
-        Of the class averages in whose frames the volumes lie; None where they are not known, or not to be trusted.
+        At which the volumes were made; None where they were made without.
 
     Yields
     ------
@@ -183,7 +183,7 @@ def synchronise_progressive(
     if poses is None:
         frames, symmetry = yield from _by_pairs(small, usable, config)
     else:
-        frames, symmetry = yield from _by_poses(small, poses, small.shape[-1] / volumes.shape[-1], usable, config)
+        frames, symmetry = _by_poses(small, poses, small.shape[-1] / volumes.shape[-1], usable, config)
     search = HandSearch(config.search, config.least_margin, config.least_evidence, known=poses is not None)
     deciding = decide_hands(small, _in_hand_of_most(frames, usable), symmetry, usable, search)
     hands = yield from _reported(deciding, "hands", len(small))
@@ -193,16 +193,15 @@ def synchronise_progressive(
 
 def _by_poses(
     small: Float[Tensor, "n w w w"],
-    poses: Poses,
+    poses: VolumePoses,
     scale: float,
     usable: Bool[Tensor, " n"],
     config: SynchronisationConfig,
-) -> Generator[SynchronisationStep, None, tuple[Frames, Symmetry]]:
-    """Take frames from poses, and register all volumes to the core once."""
+) -> tuple[Frames, Symmetry]:
+    """Take frames from poses; lengths are multiplied by ``scale``."""
     back, shifts = poses.rotations.mT, torch.nn.functional.pad(scale * poses.shifts_pixels, (0, 1))
     frames = Frames(back, -(back @ shifts[..., None])[..., 0], torch.ones_like(shifts[:, 0]))
     frames, symmetry, _ = _to_standard_orientation(small, frames, usable, config)
-    frames = yield from _register(small, make_consensus(small, frames, usable), [frames], config, "core")
     return frames, symmetry
 
 

@@ -9,23 +9,33 @@ from .masks import ball, soft_ball
 
 # Density that counts as molecule, as a part of the mean of the brightest percent.
 _MOLECULE = 0.15
+# Standard deviation of the blur before that is asked, in voxels.
+_BLUR = 2.0
 # Voxels that a map keeps about the molecule, and over which it then falls to zero.
 _KEPT, _FALL = 1.0, 3.0
 
 
-def solvent_mask(volume: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
-    """Mask for a map that people look at: narrower than one for an FSC, whose edge must add no correlation of its own.
+def solvent_mask(
+    volumes: Float[Tensor, "q n n n"], states: Float[Tensor, "s q"] | None = None
+) -> Float[Tensor, "n n n"]:
+    """Mask for maps that people look at: narrower than one for an FSC, whose edge must add no correlation of its own.
 
     Parameters
     ----------
-    volume
-        ``(n, n, n)``, protein bright, background near 0; of a molecule that moves the greatest density of its states.
+    volumes
+        ``(q, n, n, n)``, protein bright, background near 0: a map, or what the states of a molecule are sums of.
+    states
+        ``(s, q)``, factors of the volumes in each state; what is molecule in any of them is. None: the sum of all.
     """
-    return molecular_mask(volume, extend=_KEPT, edge=_FALL)
+    smooth = torch.stack([_blurred(volume, _BLUR) for volume in volumes])  # before the maximum: that of noise is large
+    densest = smooth.sum(0) if states is None else torch.full_like(smooth[0], -torch.inf)
+    for factors in states if states is not None else ():
+        densest = torch.maximum(densest, torch.einsum("q,qxyz->xyz", factors, smooth))
+    return soft_region(_is_dense(densest), extend=_KEPT, edge=_FALL)
 
 
 def molecular_mask(
-    volume: Float[Tensor, "n n n"], *, blur: float = 2.0, extend: float = 2.0, edge: float = 4.0
+    volume: Float[Tensor, "n n n"], *, blur: float = _BLUR, extend: float = 2.0, edge: float = 4.0
 ) -> Float[Tensor, "n n n"]:
     """Soft mask around the molecule: one where a blurred copy is dense and a little beyond, falling to zero.
 
@@ -37,10 +47,16 @@ def molecular_mask(
         Voxels: standard deviation of the blur before the threshold, by how much the region grows, and the width of
         the raised-cosine edge.
     """
-    side = volume.shape[-1]
-    smooth = _convolve(volume, torch.exp(-(radius_grid(side, 3, volume.device) ** 2) / (2 * blur**2)))
+    return soft_region(_is_dense(_blurred(volume, blur)), extend=extend, edge=edge)
+
+
+def _blurred(volume: Float[Tensor, "n n n"], blur: float) -> Float[Tensor, "n n n"]:
+    return _convolve(volume, torch.exp(-(radius_grid(volume.shape[-1], 3, volume.device) ** 2) / (2 * blur**2)))
+
+
+def _is_dense(smooth: Float[Tensor, "n n n"]) -> Bool[Tensor, "n n n"]:
     brightest = smooth.flatten().topk(max(1, smooth.numel() // 100)).values.mean()
-    return soft_region(smooth > _MOLECULE * brightest, extend=extend, edge=edge)
+    return smooth > _MOLECULE * brightest
 
 
 def soft_region(region: Bool[Tensor, "n n n"], *, extend: float, edge: float) -> Float[Tensor, "n n n"]:

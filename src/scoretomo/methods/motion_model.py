@@ -371,7 +371,7 @@ class MotionFit:
     def separate(self) -> None:
         """Make components move separate parts of the molecule."""
         if self.z.shape[1] > 1:
-            self._change_basis(separating_rotation(self.volumes[1:]))
+            self._change_basis(separating_rotation(self.volumes[1:], self.z))
 
     def _change_basis(self, forward: Float[Tensor, "k k"]) -> None:
         """Take columns, in terms of the present components, as the components."""

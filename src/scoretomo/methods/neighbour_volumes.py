@@ -16,7 +16,7 @@ from ..imaging.resampling import turn_into_view
 from ..imaging.slices import voxel_slices
 from .angular_spread import AngularSpread
 from .component_fit import ComponentFit, Regressors
-from .motion_model import MotionModel
+from .motion_model import MotionConfig, MotionModel
 from .posed_images import PosedImages
 
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -30,12 +30,10 @@ _FEWEST_WITHIN = 2
 _LEAST_WEIGHT = 0.01
 # Weight of the model, in coefficients of images for each sample of the lattice.
 _RIDGE = 0.1
-# Ridges of mean and components of half of the images.
-_HALF_RIDGE, _HALF_COMPONENT_RIDGE = 0.05, 0.2
-# Places of the motion at which it is looked for the molecule.
-_STATES = 16
 # Times that the volumes of a half are brought nearer to its images; once is a back projection.
 _HALF_STEPS = 2
+# Images below which halves of them say nothing.
+_FEWEST_FOR_HALVES = 16
 
 
 class NeighbourVolumes:
@@ -59,7 +57,7 @@ class NeighbourVolumes:
     components
         ``(1 + k, side, side, side)``: mean and components of the volumes that are made, weighted by their agreement.
     molecule
-        ``(side, side, side)``: mask of what is molecule in any state. Elsewhere volumes are 0.
+        ``(side, side, side)``: mask of what is molecule at the coordinates of any image. Elsewhere volumes are 0.
     """
 
     @torch.no_grad()
@@ -82,52 +80,49 @@ class NeighbourVolumes:
             filters.append(posed.filters_of(expected, self._targets[some], precision))
         self._filters = torch.cat(filters)
         self._filters /= self._filters.mean(0)
-        weighted = self._weighted(volumes)
-        self._volumes, plain = weighted, posed.grid.fine(weighted)
+        self._volumes = self._weighted(posed, volumes)
+        plain = posed.grid.fine(self._volumes)
         self.components = spread.undo(plain) if spread else plain
         self._undone = self.components - plain
-        self.molecule = self._find_molecule()
-        slices = [
-            posed.slices(voxel_slices(weighted), model.rotations[some])[1:] for some in rows.split(_IMAGES_AT_ONCE)
-        ]
+        self.molecule = solvent_mask(self.components, values)
+        slice_fn = voxel_slices(self._volumes)
+        slices = [posed.slices(slice_fn, model.rotations[some])[1:] for some in rows.split(_IMAGES_AT_ONCE)]
         self._moving = torch.cat(slices, 1)
         self._ridge = torch.full((1,), _RIDGE).to(images)
 
-    def _find_molecule(self) -> Float[Tensor, "side side side"]:
-        """Mask what is molecule in any state: elsewhere there is noise, alike in all volumes."""
-        z = self.model.z
-        some = torch.linspace(0, len(z) - 1, min(_STATES, len(z))).round().long()
-        densest = self.components[0]
-        for place in z[some]:
-            state = self.components[0] + torch.einsum("k,kxyz->xyz", place, self.components[1:])
-            densest = torch.maximum(densest, state)
-        return solvent_mask(densest)
+    def _weighted(self, posed: PosedImages, volumes: Float[Tensor, "q w w w"]) -> Float[Tensor, "q w w w"]:
+        """Give each shell of each component its figure of merit (Rosenthal and Henderson 2003), from two halves.
 
-    def _weighted(self, volumes: Float[Tensor, "q w w w"]) -> Float[Tensor, "q w w w"]:
-        """Give each shell of each component its figure of merit (Rosenthal and Henderson 2003), from two halves."""
-        model, even = self.model, torch.arange(len(self._targets)) % 2 == 0
-        if not model.z.shape[1]:
+        The coordinates of all images follow the noise of all. So each half of the images has coordinates by what the
+        other half makes of the components.
+        """
+        model, count = self.model, len(self._targets)
+        if not model.z.shape[1] or count < _FEWEST_FOR_HALVES:
             return volumes
-        regressors = Regressors.of(model.z, model.covariance)
-        ridge = torch.full((len(volumes),), _HALF_COMPONENT_RIDGE).to(volumes)
-        ridge[0] = _HALF_RIDGE
-        halves = []
-        for own in (even, ~even):
-            half, ones = torch.zeros_like(volumes), torch.ones_like(model.z[own, 0])
-            views = model.rotations[own], self._targets[own], self._filters[own], ones
-            for _ in range(_HALF_STEPS):
-                half = self._fit.improve(
-                    half, *views, Regressors(regressors.values[own], regressors.moments[own]), ridge
-                )
-            halves.append(half)
+        halves = [torch.arange(half, count, 2, device=volumes.device) for half in (0, 1)]
+        made = [self._of_half(own, Regressors.of(model.z[own], model.covariance[own])) for own in halves]
+        crossed = []
+        for own, others in zip(halves, reversed(made), strict=True):
+            views = model.rotations[own], self._targets[own], self._filters[own], posed.precision(model.noise)
+            found = posed.expect(others, *views)
+            crossed.append(self._of_half(own, Regressors.of(found.z, found.covariance)))
         side = volumes.shape[-1]
-        found = [volumes[0]]
-        for component, one, other in zip(volumes[1:], *(half[1:] for half in halves), strict=True):
-            agreement = _smooth(shell_correlation(one, other, side // 2 + 1).clamp(min=0))
+        radii, found_volumes = radius_grid(side, 3, volumes.device).clamp(max=side // 2), [volumes[0]]
+        for component, one, other in zip(volumes[1:], crossed[0][1:], crossed[1][1:], strict=True):
+            agreement = _smooth(shell_correlation(one, other, side // 2 + 1)).clamp(min=0)
             merit = (2 * agreement / (1 + agreement)).sqrt()
-            radii = radius_grid(side, 3, volumes.device).clamp(max=side // 2)
-            found.append(filter_by_radius(component, _at(merit, radii)))
-        return torch.stack(found)
+            found_volumes.append(filter_by_radius(component, _at(merit, radii)))
+        return torch.stack(found_volumes)
+
+    def _of_half(self, own: Int[Tensor, " v"], regressors: Regressors) -> Float[Tensor, "q w w w"]:
+        """Make mean and components of some of the images."""
+        rotations, config = self.model.rotations[own], MotionConfig()
+        volumes = rotations.new_zeros(regressors.values.shape[1], *[self._fit.grid.side] * 3)
+        ridge = rotations.new_tensor([config.ridge] + [config.component_ridge] * (len(volumes) - 1))
+        views = rotations, self._targets[own], self._filters[own], torch.ones_like(rotations[:, 0, 0])
+        for _ in range(_HALF_STEPS):
+            volumes = self._fit.improve(volumes, *views, regressors, ridge)
+        return volumes
 
     @torch.no_grad()
     def __call__(self, image: int) -> Float[Tensor, "side side side"]:
@@ -175,8 +170,8 @@ def _weights(z: Float[Tensor, "n k"], place: Float[Tensor, " k"]) -> Float[Tenso
 
 
 def _smooth(curve: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Mean of every shell and its two neighbours; all is known of the first, which has hardly any samples."""
-    whole = torch.cat([torch.ones_like(curve[:1]), curve[1:]])
+    """Mean of every shell and its two neighbours; shell 0, a single sample, counts as the next one."""
+    whole = torch.cat([curve[1:2], curve[1:]])
     padded = torch.cat([whole[:1], whole, whole[-1:]])
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 

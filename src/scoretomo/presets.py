@@ -44,8 +44,8 @@ DEMO_VOLUMES = 24
 
 PRESETS: dict[PresetName, RunConfig] = {
     "default": _DEFAULT,
-    # what comes first: without bfloat16 so many images take ten times as long. Volumes begin from the motion model, and
-    # images that were left out say whether the denoiser has learned enough to improve them
+    # what comes first: without bfloat16 so many images take three times as long. Volumes begin from the motion model,
+    # and images that were left out say whether the denoiser has learned enough to improve them
     "demo": RunConfig(
         budget=12_000,
         minutes=2.0,

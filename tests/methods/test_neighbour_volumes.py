@@ -112,6 +112,16 @@ def test_of_a_component_only_that_is_left_on_which_halves_agree(blobs: Any, imag
     assert float(left) < 0.6
 
 
+def test_of_a_component_that_is_noise_half_is_left_at_most(make_blobs: Callable[..., Any]) -> None:
+    """The component of a molecule at rest is noise: what it adds to volumes is half of it at most."""
+    rigid = make_blobs(80, 0.0)
+    noise = torch.randn(rigid.images.shape, generator=torch.Generator().manual_seed(11))
+    images = rigid.images + 0.5 * rigid.images.std() * noise
+    fitted = motion_model(images, rigid.rotations, torch.zeros(80, 2), 1, radius=rigid.RADIUS, band=BAND, seed=0)
+    left = NeighbourVolumes(images, fitted, radius=rigid.RADIUS).components[1]
+    assert float(left.norm() / fitted.volumes[1].norm()) < 0.55
+
+
 def test_neighbours_are_seen_where_the_model_puts_them(blobs: Any, model: MotionModel) -> None:
     """Images that the model explains altogether change nothing, however wide the kernel and steep the motion."""
     steep = replace(model, volumes=torch.stack([model.volumes[0], 10 * model.volumes[1]]))

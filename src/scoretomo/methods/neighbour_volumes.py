@@ -80,7 +80,7 @@ class NeighbourVolumes:
             filters.append(posed.filters_of(expected, self._targets[some], precision))
         self._filters = torch.cat(filters)
         self._filters /= self._filters.mean(0)
-        self._volumes = self._weighted(posed, volumes)
+        self._volumes = self._weighted(volumes)
         plain = posed.grid.fine(self._volumes)
         self.components = spread.undo(plain) if spread else plain
         self._undone = self.components - plain
@@ -90,33 +90,29 @@ class NeighbourVolumes:
         self._moving = torch.cat(slices, 1)
         self._ridge = torch.full((1,), _RIDGE).to(images)
 
-    def _weighted(self, posed: PosedImages, volumes: Float[Tensor, "q w w w"]) -> Float[Tensor, "q w w w"]:
+    def _weighted(self, volumes: Float[Tensor, "q w w w"]) -> Float[Tensor, "q w w w"]:
         """Give each shell of each component its figure of merit (Rosenthal and Henderson 2003), from two halves.
 
-        The coordinates of all images follow the noise of all. So each half of the images has coordinates by what the
-        other half makes of the components.
+        Halves have coordinates of one fit, so they agree too much: of a component that is nothing but noise half is
+        left. Coordinates from each other's components are no better. Whether there is a component at all is decided
+        before, by halves that share nothing (ensemble/motion_evidence.py).
         """
-        model, count = self.model, len(self._targets)
-        if not model.z.shape[1] or count < _FEWEST_FOR_HALVES:
+        count = len(self._targets)
+        if not self.model.z.shape[1] or count < _FEWEST_FOR_HALVES:
             return volumes
-        halves = [torch.arange(half, count, 2, device=volumes.device) for half in (0, 1)]
-        made = [self._of_half(own, Regressors.of(model.z[own], model.covariance[own])) for own in halves]
-        crossed = []
-        for own, others in zip(halves, reversed(made), strict=True):
-            views = model.rotations[own], self._targets[own], self._filters[own], posed.precision(model.noise)
-            found = posed.expect(others, *views)
-            crossed.append(self._of_half(own, Regressors.of(found.z, found.covariance)))
+        one, other = (self._of_half(torch.arange(half, count, 2, device=volumes.device)) for half in (0, 1))
         side = volumes.shape[-1]
         radii, found_volumes = radius_grid(side, 3, volumes.device).clamp(max=side // 2), [volumes[0]]
-        for component, one, other in zip(volumes[1:], crossed[0][1:], crossed[1][1:], strict=True):
-            agreement = _smooth(shell_correlation(one, other, side // 2 + 1)).clamp(min=0)
+        for component, first, second in zip(volumes[1:], one[1:], other[1:], strict=True):
+            agreement = _smooth(shell_correlation(first, second, side // 2 + 1)).clamp(min=0)
             merit = (2 * agreement / (1 + agreement)).sqrt()
             found_volumes.append(filter_by_radius(component, _at(merit, radii)))
         return torch.stack(found_volumes)
 
-    def _of_half(self, own: Int[Tensor, " v"], regressors: Regressors) -> Float[Tensor, "q w w w"]:
+    def _of_half(self, own: Int[Tensor, " v"]) -> Float[Tensor, "q w w w"]:
         """Make mean and components of some of the images."""
         rotations, config = self.model.rotations[own], MotionConfig()
+        regressors = Regressors.of(self.model.z[own], self.model.covariance[own])
         volumes = rotations.new_zeros(regressors.values.shape[1], *[self._fit.grid.side] * 3)
         ridge = rotations.new_tensor([config.ridge] + [config.component_ridge] * (len(volumes) - 1))
         views = rotations, self._targets[own], self._filters[own], torch.ones_like(rotations[:, 0, 0])

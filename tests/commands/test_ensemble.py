@@ -1,5 +1,6 @@
 """``scoretomo ensemble`` judges the volumes of a run, puts them in one frame, and says how they got there."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,15 @@ from torch import Tensor
 
 from scoretomo import cli
 from scoretomo.commands import ensemble as command
+from scoretomo.commands.motion import motion_fingerprint
 from scoretomo.datatypes import ImageStack, Volume
 from scoretomo.evaluation.alignment import Alignment, apply_alignment
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging.resampling import mirror_z
+from scoretomo.io.checkpoints import save_checkpoint
 from scoretomo.io.mrc import read_volume, write_images, write_volume
 from scoretomo.io.tables import read_table
+from scoretomo.methods.motion_model import MotionModel
 from scoretomo.runs import Run
 from scoretomo.simulation.phantoms import box
 
@@ -76,6 +80,32 @@ def test_volumes_of_one_molecule_agree_in_the_common_frame(run: Path) -> None:
     assert len(aligned) == _COUNT
     original = torch.stack([voxels(run / "volumes" / f"volume_{index:04d}.mrc") for index in range(_COUNT)])
     assert correlations(aligned).median() > 0.8 > 0.7 > correlations(original).median()
+
+
+def test_volumes_that_began_with_a_motion_model_have_the_frame_of_its_poses(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    rotations = random_rotations(_COUNT, generator=torch.Generator().manual_seed(3))
+    for path in (tmp_path / "run" / "volumes").glob("*.mrc"):  # no longer mirrored: they lie where their images do
+        if int(path.name[7:11]) % 3 == 0:
+            write_volume(path, Volume(mirror_z(voxels(path)[None])[0], _PIXEL))
+    one, z = torch.zeros(_COUNT), torch.zeros(_COUNT, 1)
+    components = torch.zeros(2, _SIDE, _SIDE, _SIDE)
+    model = MotionModel(components, z, z[:, None], rotations, z.expand(-1, 2), one, one)
+    save_checkpoint(tmp_path / "run" / "checkpoint" / "motion_model.pt", {"made_of": {}, "model": vars(model)})
+    record = tmp_path / "run" / "reconstruction.toml"
+    record.write_text(f'motion_sha256 = "{motion_fingerprint(model)}"')
+    assert cli.main(["ensemble", str(tmp_path / "run"), *_QUICK]) == 0
+    rows = read_table(tmp_path / "run" / "ensemble" / "transforms.csv")
+    found = torch.tensor([[float(row[f"rotation_{a}{b}"]) for a in "xyz" for b in "xyz"] for row in rows])
+    common = found.view(-1, 3, 3) @ rotations
+    torch.testing.assert_close(common, common[:1].expand_as(common), rtol=0, atol=1e-3)
+    assert all(row["mirrored"] == "False" for row in rows)
+    record.write_text('motion_sha256 = "of another"')
+    capsys.readouterr()
+    assert cli.main(["ensemble", str(tmp_path / "run"), *_QUICK]) == 0
+    assert "no longer there" in capsys.readouterr().err
 
 
 def test_what_was_found_does_not_depend_on_being_found_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_of_noise_in_the_solvent_hardly_any_is_left_and_none_of_the_molecule_goe
     away[:, :, 19:] = False
     assert float((_noise(11) * mask)[away].norm() / _noise(11)[away].norm()) < 0.2
     tip = 16, 16, 26
-    assert mask[tip] > 0.9 and solvent_mask(volumes[:1])[tip] < 0.1
+    assert mask[tip] > 0.9 and solvent_mask(volumes[:1])[tip] < 0.4  # without the arm it is in the soft edge
 
 
 def test_a_soft_region_is_one_inside_and_falls_to_zero_beyond() -> None:

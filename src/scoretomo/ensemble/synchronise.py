@@ -3,7 +3,7 @@
 Where the poses of their class averages are known, volumes have a frame and a hand already. Of others pairs are aligned
 in both hands, and hands and frames follow from all pairs together (pair_graph.py). The mean of the set then shows what
 the volumes share: its rigid core, the voxels that vary little, and the core's symmetry, up to which pairs say nothing.
-Every volume is registered to the core of the others; where the core is symmetric and poses are not known, the moving
+Where there are no poses, every volume is registered to the core of the others, and where that is symmetric the moving
 parts of all volumes decide together between what it leaves equal (cosets.py).
 
 What is compared are the lower shells in a small box, so that sets of hundreds of volumes take minutes.

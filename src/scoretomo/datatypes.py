@@ -21,6 +21,10 @@ _CTF_RANGES = {
 }
 
 
+# Squares of values and sums of them must be numbers in single precision.
+_GREATEST = 1e15
+
+
 class InputError(Exception):
     """Something the user gave cannot be used; the message names it and says what to do.
 
@@ -59,6 +63,7 @@ class ImageStack:
         if not torch.isfinite(self.images).all():
             bad = (~torch.isfinite(self.images).flatten(1).all(1)).nonzero().flatten().tolist()
             raise InputError(f"images {_enumerate(bad)} hold NaN or infinite values; remove or repair them")
+        _check_greatest(self.images)
         _check_pixel_size(self.pixel_size_angstrom)
 
     def __len__(self) -> int:
@@ -95,6 +100,7 @@ class Volume:
             raise InputError(f"a volume must be a cube (z, y, x), not shape {tuple(self.voxels.shape)}")
         if not torch.isfinite(self.voxels).all():
             raise InputError("the volume holds NaN or infinite values")
+        _check_greatest(self.voxels)
         _check_pixel_size(self.pixel_size_angstrom)
 
     @property
@@ -261,6 +267,12 @@ class PointClouds:
         chosen = torch.arange(len(self))[indices]
         names = tuple(self.names[i] for i in chosen.tolist())
         return PointClouds(self.points[chosen], self.units[chosen], names, self.held_out[chosen], self.handed)
+
+
+def _check_greatest(values: Tensor) -> None:
+    greatest = float(values.abs().max()) if values.numel() else 0.0
+    if greatest > _GREATEST:
+        raise InputError(f"values reach {greatest:.1e}, which no density does; repair or rescale them")
 
 
 def _check_pixel_size(pixel_size_angstrom: float) -> None:

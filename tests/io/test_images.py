@@ -38,7 +38,7 @@ def test_numpy_files_that_are_no_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.png", "a", "a.tif"])
 def test_unknown_types_list_the_known(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"supported are \.mrcs, \.mrc, \.star, \.cs, \.hdf, \.npy"):
+    with pytest.raises(InputError, match=r"supported are \.mrcs, \.mrc, .*\.star, \.cs, \.hdf, \.npy, and \.mrc\.gz"):
         read_image_stack(tmp_path / name)
 
 

@@ -1,7 +1,8 @@
 """MRC files: round trips, odd headers said in words, and files that are not what they seem."""
 
+import gzip
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mrcfile
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from scoretomo.datatypes import ImageStack, InputError, Volume
-from scoretomo.io.mrc import read_images, read_volume, write_images, write_volume
+from scoretomo.io.images import describe
+from scoretomo.io.mrc import StoredSections, read_array, read_images, read_volume, write_images, write_volume
 
 
 def write(path: Path, values: Any, voxel_size: Any = 2.5, volume: bool = False) -> Path:
@@ -180,7 +182,7 @@ def complex_numbers(path: Path) -> None:
         (with_nan, "images 3 hold NaN"),
         (oblong, "6 x 8"),
         (complex_numbers, "mode 4"),
-        (Path.unlink, "No such file"),
+        (Path.unlink, "no such file"),
     ],
 )
 def test_bad_files_give_one_clear_line(tmp_path: Path, values: np.ndarray[Any, Any], spoil: Any, message: str) -> None:
@@ -194,6 +196,83 @@ def test_bad_files_give_one_clear_line(tmp_path: Path, values: np.ndarray[Any, A
 def test_a_volume_must_be_a_cube(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:
     with pytest.raises(InputError, match=r"a\.mrc: a volume must be a cube"):
         read_volume(write(tmp_path / "a.mrc", values, volume=True))
+
+
+def test_a_map_is_no_stack_of_images(tmp_path: Path) -> None:
+    """Its sections would be taken for class averages; a name of a stack says that they are."""
+    cube = np.random.default_rng(0).random((8, 8, 8)).astype(np.float32)
+    with pytest.raises(InputError, match=r"a\.mrc: is a map.*\.mrcs"):
+        read_images(write(tmp_path / "a.mrc", cube, volume=True))
+    assert len(read_images(write(tmp_path / "a.mrcs", cube, volume=True)).stack) == 8
+    assert len(read_images(write(tmp_path / "b.mrc", cube)).stack) == 8
+
+
+@pytest.mark.parametrize("suffix", [".mrc", ".map", ".ccp4", ".mrc.gz", ".map.gz"])
+def test_maps_by_any_name(tmp_path: Path, suffix: str) -> None:
+    cube = np.random.default_rng(0).random((8, 8, 8)).astype(np.float32)
+    plain = write(tmp_path / "plain.mrc", cube, volume=True)
+    path = tmp_path / f"map{suffix}"
+    path.write_bytes(gzip.compress(plain.read_bytes()) if suffix.endswith(".gz") else plain.read_bytes())
+    loaded = read_volume(path)
+    assert np.array_equal(loaded.volume.voxels.numpy(), cube) and loaded.volume.pixel_size_angstrom == 2.5
+    lines = describe(path)
+    assert "kind: volume (MRC)" in lines and "size: 8 x 8 x 8 voxels" in lines
+
+
+def test_compressed_files_that_cannot_be_used(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain.mrc", np.zeros((8, 8, 8), np.float32), volume=True)
+    path, whole = tmp_path / "a.map.gz", gzip.compress(plain.read_bytes())
+    overwrite(plain, 0, np.array([2000, 2000, 2000], "<i4").tobytes())
+    contents = {
+        plain.read_bytes(): "cannot be unpacked",
+        whole[:-20]: "cannot be unpacked",
+        gzip.compress(b"text" * 1000): "text file",
+        gzip.compress(b""): "0 bytes are too few",
+        gzip.compress(plain.read_bytes()): r"unpacks to 29\.8 GiB, and 1 is the most",  # as it says, and not as it is
+    }
+    for content, message in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message) as caught:
+            read_volume(path)
+        assert str(caught.value).startswith(str(path))
+
+
+def as_imod(path: Path, order: Literal["little", "big"], flags: int) -> None:
+    overwrite(path, 152, (1146047817).to_bytes(4, order) + flags.to_bytes(4, order))
+
+
+def test_bytes_are_what_the_header_says(tmp_path: Path) -> None:
+    """Mode 0 is signed, but many programs write bytes from 0 to 255 and say so in one way or another."""
+    unsigned = np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8)
+    path = write(tmp_path / "a.mrcs", unsigned.view(np.int8))
+    assert read_images(path).stack.images.min() == -128  # the header's extremes are those of signed bytes
+    overwrite(path, 76, np.array([0, 191, 95], "<f4").tobytes())
+    loaded = read_images(path)
+    assert np.array_equal(loaded.stack.images.numpy(), unsigned) and "maximum is 191" in loaded.notes[0]
+    path = write(tmp_path / "b.mrcs", unsigned.view(np.int8))
+    as_imod(path, "little", 0)
+    loaded = read_images(path)
+    assert np.array_equal(loaded.stack.images.numpy(), unsigned) and "IMOD" in loaded.notes[0]
+    as_imod(path, "big", 0)
+    assert read_images(path).stack.images.min() == 0
+    as_imod(path, "little", 1)
+    assert read_images(path).stack.images.min() == -128 and read_images(path).notes == ()
+
+
+def test_bytes_of_a_stack_are_unsigned_one_by_one(tmp_path: Path) -> None:
+    """Particles are read from the file later, with the type that was found out when it was opened."""
+    unsigned = np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8)
+    path = write(tmp_path / "a.mrcs", unsigned.view(np.int8))
+    overwrite(path, 76, np.array([0, 191, 95], "<f4").tobytes())
+    assert np.array_equal(StoredSections.of(path, read_array(path)).map(), unsigned)
+
+
+def test_values_that_no_density_has(tmp_path: Path) -> None:
+    images = np.zeros((3, 8, 8), np.float32)
+    path = write(tmp_path / "a.mrcs", images)
+    overwrite(path, 1024 + 4 * 64, np.float32(1e38).tobytes())
+    with pytest.raises(InputError, match=r"a\.mrcs: values reach 1\.0e\+38"):
+        read_images(path)
 
 
 def test_betagal_is_read_as_it_is(data: Path) -> None:

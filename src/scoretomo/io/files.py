@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,26 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def regular_file(path: Path) -> Path:
+    """Give the path back if a file is there that can be read to its end.
+
+    Raises
+    ------
+    InputError
+        Nothing is there, or a folder, a pipe, a device, or a link that leads nowhere.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        missing = isinstance(error, FileNotFoundError)
+        raise InputError(f"{path}: {'no such file' if missing else getattr(error, 'strerror', error)}") from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: is a folder; give a file in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is no regular file but a pipe or a device; give a file")
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

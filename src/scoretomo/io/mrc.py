@@ -1,23 +1,34 @@
 """MRC files: image stacks and volumes, with what is odd in their headers said in words."""
 
+import gzip
+import math
 import warnings
+import zlib
 from contextlib import closing
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mrcfile
 import numpy as np
 import torch
+from mrcfile.mrcinterpreter import MrcInterpreter
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datatypes import ImageStack, InputError, Volume
-from .files import replacing
+from .files import regular_file, replacing
 
 # Parts of the pixel size: below it, sizes along x and y differ by the rounding of the cell; above 1 % they are wrong.
 _SAME_SIZE = 1e-4
 _SIMILAR_SIZE = 0.01
+
+# Bytes of a header, and most that a compressed file may unpack to: a few kilobytes can hold any number of zeros.
+_HEADER, _MOST_UNPACKED = 1024, 2**30
+_BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}  # of a value, by mode
+# How IMOD says that it wrote a file (bytes 152 to 155), and the flag for signed bytes in what follows.
+_IMOD_STAMP, _SIGNED = 1146047817, 1
 
 _ASK = "give the true one with --pixel-size ANGSTROM"
 
@@ -109,9 +120,18 @@ class StoredSections:
 
     @classmethod
     def of(cls, path: Path, array: MrcArray) -> "StoredSections":
-        """Sections of an array from :func:`read_array`."""
+        """Sections of an array from :func:`read_array`.
+
+        Raises
+        ------
+        InputError
+            A compressed file, of which single sections cannot be read.
+        """
         mapped: Any = array.values  # a memory map, which knows its place in the file
-        return cls(path, mapped.shape, mapped.dtype, mapped.offset, mapped.strides)
+        if not isinstance(mapped, np.memmap):
+            raise InputError(f"{path}: is compressed, and images are read from it one by one; unpack it first")
+        depth, height, width = mapped.shape
+        return cls(path, (depth, height, width), mapped.dtype, mapped.offset, mapped.strides)
 
     def map(self) -> NDArray[Any]:
         """Map the sections into memory, ``(sections, y, x)`` of the stored type.
@@ -134,16 +154,22 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedI
     Parameters
     ----------
     path
-        The file, usually ``.mrcs``; int8, int16, uint16, float16 or float32.
+        The file, usually ``.mrcs``; int8 or uint8, int16, uint16, float16 or float32.
     pixel_size_angstrom
         Wins over the header. It must be given where the header has no pixel size, or the placeholder 1.0.
 
     Raises
     ------
     InputError
-        Not an MRC file, truncated, empty, images that are not square or hold NaN, pixel size unknown.
+        Not an MRC file, truncated, empty, images that are not square or hold NaN, pixel size unknown; a map, which is a
+        cube whose header says volume, unless its name ends in ``.mrcs``.
     """
     array = read_array(path)
+    if array.says_volume and len({*array.values.shape}) == 1 and len(array.values) > 1 and path.suffix != ".mrcs":
+        raise InputError(
+            f"{path}: is a map, a cube whose header says volume; give images (a stack that looks like a map has to "
+            "be named .mrcs)"
+        )
     pixel_size, notes = choose_pixel_size(path, array, pixel_size_angstrom, axes=2)
     if array.says_volume and len(array.values) > 1:
         notes += (f"the header says volume; its {len(array.values)} sections are read as images",)
@@ -152,6 +178,13 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedI
 
 def read_volume(path: Path, pixel_size_angstrom: float | None = None) -> LoadedVolume:
     """Read a cubic map; axes that are stored in another order are brought to ``[z, y, x]``.
+
+    Parameters
+    ----------
+    path
+        The file, ``.mrc``, ``.map`` or ``.ccp4``, compressed by gzip (``.gz``) or not.
+    pixel_size_angstrom
+        Wins over the header.
 
     Raises
     ------
@@ -186,30 +219,36 @@ def write_volume(path: Path, volume: Volume, *, corner_angstrom: tuple[float, fl
 def to_stack(path: Path, values: NDArray[Any], pixel_size_angstrom: float) -> ImageStack:
     """Make ``(n, y, x)`` values of any real type an image stack; errors name the file."""
     try:
-        return ImageStack(torch.from_numpy(values.astype(np.float32)), pixel_size_angstrom)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
+            return ImageStack(torch.from_numpy(values.astype(np.float32)), pixel_size_angstrom)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
 def read_array(path: Path) -> MrcArray:
-    """Open an MRC file without reading its sections.
+    """Open an MRC file without reading its sections; one that is compressed (``.gz``) is read whole.
+
+    Bytes (mode 0) are signed, unless IMOD has written the file and says otherwise, or the header has a maximum that no
+    signed byte has: many programs write them unsigned.
 
     Raises
     ------
     InputError
-        No such file, not an MRC file, truncated, empty, or of a type that is no density.
+        No such file, not an MRC file, truncated, empty, of a type that is no density, or compressed beyond 1 GiB.
     """
-    _refuse_other_files(path)
+    content = _unpacked(path) if path.suffix.lower() == ".gz" else None
+    _refuse_other_files(path, content)
     # mrcfile warns of all that it tolerates, and numpy of what it computes from broken headers
     with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore"):
         warnings.simplefilter("always")
         try:
-            with mrcfile.mmap(path, mode="r", permissive=True) as mrc:
+            with _opened(path, content) as mrc:
                 header, values = mrc.header.copy(), mrc.data
         except (ValueError, OverflowError, MemoryError, OSError) as error:
             raise InputError(f"{path}: cannot be read as an MRC file: {error}") from error
-    values = _checked(path, header, values)
-    notes = tuple(f"header: {warning.message}" for warning in caught)
+    values = _checked(path, header, values, path.stat().st_size if content is None else len(content))
+    values, signs = _with_sign(header, values)
+    notes = (*(f"header: {warning.message}" for warning in caught), *signs)
     order = _axis_order(header)
     if order != (0, 1, 2) and int(header.ispg) != 0:
         values = values.transpose(order)
@@ -271,19 +310,56 @@ def _write(
         mrc.flush()
 
 
-def _refuse_other_files(path: Path) -> None:
+def _opened(path: Path, content: bytes | None) -> Any:
+    """Open a file, or what was unpacked of it."""
+    if content is None:
+        return mrcfile.mmap(path, mode="r", permissive=True)
+    return MrcInterpreter(BytesIO(content), permissive=True)
+
+
+def _unpacked(path: Path) -> bytes:
+    """Unpack as much of a compressed file as its header says that there is."""
+    regular_file(path)
     try:
-        with open(path, "rb") as file:
-            start = file.read(1024)
+        with gzip.open(path) as file:
+            start = file.read(_HEADER)
+            _refuse_other_files(path, start)
+            wanted = _size(start)
+            if wanted > _MOST_UNPACKED:
+                raise InputError(
+                    f"{path}: says that it unpacks to {wanted / 2**30:.3g} GiB, and 1 is the most; unpack it first"
+                )
+            return start + file.read(wanted - len(start)) if wanted > len(start) else start
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be unpacked: {error}; is it damaged?") from error
+
+
+def _size(start: bytes) -> int:
+    """Bytes of a whole file, as its header says in the byte order in which its mode is one."""
+    for order in ("<", ">"):
+        nx, ny, nz, mode = (int(value) for value in np.frombuffer(start, f"{order}i4", 4))
+        if mode in _BYTES:
+            extended = int(np.frombuffer(start, f"{order}i4", 1, 92)[0])
+            return _HEADER + max(extended, 0) + max(nx, 0) * max(ny, 0) * max(nz, 0) * _BYTES[mode]
+    return _HEADER  # it is no density, as will be said
+
+
+def _refuse_other_files(path: Path, content: bytes | None) -> None:
+    try:
+        if content is None:
+            with regular_file(path).open("rb") as file:
+                start = file.read(_HEADER)
+        else:
+            start = content[:_HEADER]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    if len(start) < 1024:
+    if len(start) < _HEADER:
         raise InputError(f"{path}: {len(start)} bytes are too few for an MRC header; is the file truncated?")
     if b"\0" not in start:  # every binary header has zeros, no text has
         raise InputError(f"{path}: is a text file, not MRC")
 
 
-def _checked(path: Path, header: Any, values: NDArray[Any] | None) -> NDArray[Any]:
+def _checked(path: Path, header: Any, values: NDArray[Any] | None, size: int) -> NDArray[Any]:
     """Three-axis values, or the reason why there are none."""
     shape = (int(header.nz), int(header.ny), int(header.nx))
     text = " x ".join(str(length) for length in reversed(shape))
@@ -294,11 +370,29 @@ def _checked(path: Path, header: Any, values: NDArray[Any] | None) -> NDArray[An
     if min(shape) == 0:
         raise InputError(f"{path}: is empty: the header says {text}")
     if values is None:
-        size = path.stat().st_size
+        needed = _HEADER + max(int(header.nsymbt), 0) + math.prod(shape) * _BYTES[int(header.mode)]
+        if needed <= size:
+            raise InputError(f"{path}: has {size / 1e9:.3g} GB, more than this process may map (see `ulimit -v`)")
         raise InputError(f"{path}: is truncated: the header says {text} of mode {int(header.mode)}, in {size} bytes")
     if values.ndim == 4:
         raise InputError(f"{path}: is a stack of {len(values)} volumes; write them to one file each")
     return values.reshape(shape)
+
+
+def _with_sign(header: Any, values: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Bytes as what they are, and a note where that is unsigned."""
+    if values.dtype != np.int8:
+        return values, ()
+    extra = header.extra2.tobytes()  # from byte 112
+    order: Literal["little", "big"] = "little" if int.from_bytes(extra[40:44], "little") == _IMOD_STAMP else "big"
+    stamp, flags = (int.from_bytes(extra[place : place + 4], order) for place in (40, 44))
+    if stamp == _IMOD_STAMP:
+        if flags & _SIGNED:
+            return values, ()
+        return values.view(np.uint8), ("bytes are read as unsigned, as the stamp of IMOD in the header says",)
+    if header.dmin >= 0 and header.dmax > np.iinfo(np.int8).max:
+        return values.view(np.uint8), (f"bytes are read as unsigned: the header's maximum is {float(header.dmax):.4g}",)
+    return values, ()
 
 
 def _first_voxel(header: Any, order: tuple[int, ...]) -> tuple[tuple[float, float, float], tuple[int, int, int]]:

@@ -253,6 +253,7 @@ def start_run(
     pixel_size_angstrom: float | None,
     device: torch.device,
     preset: str,
+    datadir: Path | None = None,
 ) -> tuple[str, ...]:
     """Make a run folder, or take up the one that the same images and settings have made; :func:`open_run` reads it.
 
@@ -266,7 +267,7 @@ def start_run(
     InputError
         Images that cannot be used; a folder of other images or settings, named, which is left as it was.
     """
-    loaded = read_image_stack(images, pixel_size_angstrom)
+    loaded = read_image_stack(images, pixel_size_angstrom, datadir)
     if len(loaded.stack) < 2:
         raise InputError(f"{images}: has one image only; views from several directions are needed")
     exists = SETTINGS.exists(folder)

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from scoretomo.datatypes import ImageStack, InputError
-from scoretomo.io.cryosparc import CsFile, cs_bytes, find_field, read_cs, read_images, rows_of
+from scoretomo.io import star
+from scoretomo.io.cryosparc import CsFile, cs_bytes, find_field, read_cs, read_images, read_named_images, rows_of
 from scoretomo.io.images import describe, read_image_stack
 from scoretomo.io.mrc import write_images
 
@@ -20,7 +21,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "J12").mkdir()
     (tmp_path / "J13").mkdir()
     images = torch.arange(6.0)[:, None, None].expand(6, 8, 8)
-    write_images(tmp_path / "J12" / "J12_020_class_averages.mrc", ImageStack(images, 2.5))
+    write_images(tmp_path / "J12" / "J12_020_class_averages.mrc", ImageStack(images, 3.6))
     return tmp_path
 
 
@@ -49,7 +50,7 @@ def test_selected_class_averages_keep_their_class_numbers(project: Path) -> None
     path.write_bytes(cs_bytes(averages([4, 0, 3])))
     loaded = read_image_stack(path)
     assert loaded.stack.images[:, 0, 0].tolist() == [4, 0, 3]
-    assert loaded.stack.pixel_size_angstrom == 3.54  # single precision says 3.5399999, and the header 2.5
+    assert loaded.stack.pixel_size_angstrom == 3.54  # single precision says 3.5399999, and the header 3.6
     assert loaded.class_numbers == (5, 1, 4)  # counted from 1
 
 
@@ -63,7 +64,7 @@ def test_exported_files_name_stacks_from_their_own_folder(project: Path) -> None
 
 
 def test_averages_of_two_classifications_have_no_class_numbers(project: Path) -> None:
-    write_images(project / "J12" / "other.mrc", ImageStack(torch.ones(6, 8, 8), 2.5))
+    write_images(project / "J12" / "other.mrc", ImageStack(torch.ones(6, 8, 8), 3.6))
     names = np.array([b"J12/J12_020_class_averages.mrc", b"J12/other.mrc"])
     (project / "two.cs").write_bytes(cs_bytes(averages([1, 1], **{"blob/path": names})))
     assert read_images(project / "two.cs").class_numbers is None
@@ -137,9 +138,11 @@ def test_passthrough_files_of_another_job_are_refused() -> None:
 
 def test_images_equal_those_of_the_star_twin(data: Path) -> None:
     twin = data / "formats" / "empiar_10076_7"
-    here, there = read_image_stack(twin.with_suffix(".cs")), read_image_stack(twin.with_suffix(".star"))
-    assert torch.equal(here.stack.images, there.stack.images)
-    assert here.stack.pixel_size_angstrom == pytest.approx(there.stack.pixel_size_angstrom, rel=1e-5)
+    here, there = read_named_images(twin.with_suffix(".cs")), star.read_named_images(twin.with_suffix(".star"))
+    assert np.array_equal(here.values, there.values)
+    assert here.stated.pixel_sizes_angstrom == pytest.approx(there.stated.pixel_sizes_angstrom, rel=1e-5)
+    with pytest.raises(InputError, match=r"holds particles \(with .*\), not class averages; give "):
+        read_image_stack(twin.with_suffix(".cs"))
     lines = "\n".join(describe(twin.with_suffix(".cs")))
     assert "images named by a cryoSPARC file" in lines and "pixel size: 1.31 A" in lines
 

@@ -51,9 +51,9 @@ caf\xe9#1.mrc 000005@a.mrcs 2 7
 data_more
 
 loop_
-_rlnImageName #1
+_rlnMicrographName #1
 _rlnClassNumber #2
-000009@b.mrcs 9"""
+b.mrcs 9"""
 
 
 def mask(text: str) -> NDArray[np.bool_]:
@@ -176,18 +176,18 @@ HEAD = b"data_particles\n\nloop_\n_rlnImageName #1\n"
     ("content", "message"),
     [
         (HEAD + b"1@a.mrcs\n", "no rlnClassNumber; give run_itNNN_data"),
-        (HEAD + b"_rlnClassNumber #2\n", "no table of particles"),
-        (b"words\n", "no table of particles"),
-        (bytes(range(256)), "no table of particles"),
+        (HEAD + b"_rlnClassNumber #2\n", "names no images"),
+        (b"words\n", "before any data_ block"),
+        (bytes(range(256)), "is no text"),
         (
             HEAD + b"_rlnClassNumber #2\n1@a.mrcs 1\n2@a.mrcs\n",
             "line 7 has 1 values for the 2 columns of data_particles",
         ),
         (HEAD + b"_rlnClassNumber #2\n1@a.mrcs 1 1\n", "line 6 has 3 values"),
-        (HEAD + b"_rlnClassNumber #2\n1@a.mrcs one\n", "whole numbers, not 'one'"),
+        (HEAD + b"_rlnClassNumber #2\n1@a.mrcs one\n", "must be numbers, not 'one', row 1"),
         (HEAD + b"_rlnClassNumber #2\n1@a.mrcs 1.5\n", "whole numbers"),
-        (HEAD + b"_rlnClassNumber #2\n1@a.mrcs nan\n", "whole numbers"),
-        (HEAD + b"_rlnClassNumber #2\n1@a.mrcs inf\n", "whole numbers"),
+        (HEAD + b"_rlnClassNumber #2\n1@a.mrcs nan\n", "not finite"),
+        (HEAD + b"_rlnClassNumber #2\n1@a.mrcs inf\n", "not finite"),
     ],
 )
 def test_star_files_without_the_classes_of_particles(tmp_path: Path, content: bytes, message: str) -> None:
@@ -252,7 +252,7 @@ def test_a_cs_file_without_classes_asks_for_the_field(tmp_path: Path) -> None:
 def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"give \.star or \.cs"):
         read_particle_rows(tmp_path / "particles.csv")
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_particle_rows(tmp_path / "none.star")
     with pytest.raises(InputError, match="passthrough files belong to"):
         read_particle_rows(write(tmp_path / "a.star", STRANGE), [tmp_path / "b.cs"])

@@ -58,8 +58,8 @@ ROWS = """3@b.mrcs 2 15000 14000 -30 90 10 20 30 1.5 -2
 def folder(tmp_path: Path) -> Path:
     """Two stacks of three images of 8 pixels; image ``i`` has the value ``i`` everywhere."""
     images = torch.arange(6.0)[:, None, None].expand(6, 8, 8)
-    write_images(tmp_path / "a.mrcs", ImageStack(images[:3], 2.0))
-    write_images(tmp_path / "b.mrcs", ImageStack(images[3:], 2.0))
+    write_images(tmp_path / "a.mrcs", ImageStack(images[:3], 2.5))
+    write_images(tmp_path / "b.mrcs", ImageStack(images[3:], 2.5))
     return tmp_path
 
 
@@ -104,11 +104,11 @@ def test_relion_30_has_one_table_and_origins_in_pixels(folder: Path) -> None:
         *("rlnAmplitudeContrast", "rlnMagnification", "rlnDetectorPixelSize"),
         *("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginX", "rlnOriginY"),
     ]
-    path = star(folder, columns, "2@a.mrcs 15000 14000 5 300 2.7 0.1 50000 7 10 20 30 2 -1\n", optics="")
+    path = star(folder, columns, "2@a.mrcs 15000 14000 5 300 2.7 0.1 28000 7 10 20 30 2 -1\n", optics="")
     particles = read_particles(path)
-    assert particles.pixel_size_angstrom == pytest.approx(1.4)  # 7 micrometers / 50 000
+    assert particles.pixel_size_angstrom == pytest.approx(2.5)  # 7 micrometers / 28 000
     assert particles.poses is not None and particles.ctf is not None
-    assert particles.poses.shifts_angstrom[0].tolist() == pytest.approx([-2.8, 1.4])
+    assert particles.poses.shifts_angstrom[0].tolist() == pytest.approx([-5, 2.5])
     assert particles.ctf.phase_shift_degrees.tolist() == [0]
     given = read_particles(path, pixel_size_angstrom=3.0)
     assert given.pixel_size_angstrom == 3 and "overruled" in given.notes[0]
@@ -118,7 +118,7 @@ def test_relion_30_has_one_table_and_origins_in_pixels(folder: Path) -> None:
 def test_files_that_say_less(folder: Path) -> None:
     particles = read_particles(star(folder, ["rlnImageName", "rlnAnglePsi"], "2@a.mrcs 5\n", optics=""))
     assert particles.poses is None and particles.ctf is None
-    assert particles.pixel_size_angstrom == 2 and particles.notes == ("pixel size from the header of a.mrcs",)
+    assert particles.pixel_size_angstrom == 2.5 and particles.notes == ("pixel size from the header of a.mrcs",)
     # what simulate writes without CTF: microscopes in the optics, but no defocus
     poses = Poses(torch.eye(3).expand(3, 3, 3), torch.zeros(3, 2))
     write_particles(folder / "simulated.star", "a.mrcs", poses, pixel_size_angstrom=2.5, side=8)
@@ -128,7 +128,7 @@ def test_files_that_say_less(folder: Path) -> None:
 
 def test_a_plain_stack(folder: Path) -> None:
     particles = read_particles(folder / "b.mrcs")
-    assert particles.poses is None and particles.ctf is None and particles.pixel_size_angstrom == 2
+    assert particles.poses is None and particles.ctf is None and particles.pixel_size_angstrom == 2.5
     assert values(particles, [2, 0]) == [5, 3]
     with pytest.raises(InputError, match=r"\.hdf.*give \.star, \.cs or \.mrcs"):
         read_particles(folder / "b.hdf")

@@ -11,7 +11,8 @@ from scoretomo.datatypes import ImageStack, InputError, Poses
 from scoretomo.geometry.rotations import random_rotations
 from scoretomo.imaging.projection import project
 from scoretomo.io.mrc import read_volume, write_images
-from scoretomo.io.star import read_images, read_poses, write_particles
+from scoretomo.io.named_images import known_pixel_size
+from scoretomo.io.star import read_images, read_named_images, read_poses, write_particles
 
 
 @pytest.fixture
@@ -39,12 +40,12 @@ def test_rows_keep_their_order_over_stacks(tmp_path: Path, stacks: Tensor) -> No
 def test_model_classes_with_names_relative_to_the_project(tmp_path: Path, stacks: Tensor) -> None:
     path = tmp_path / "Class2D" / "job001" / "run_it025_model.star"
     path.write_text(
-        "# version 30001\n\ndata_model_general\n\n_rlnReferenceDimensionality 2\n_rlnPixelSize 3.540000\n\n\n"
+        "# version 30001\n\ndata_model_general\n\n_rlnReferenceDimensionality 2\n_rlnPixelSize 2.540000\n\n\n"
         "# version 30001\n\ndata_model_classes\n\nloop_\n_rlnReferenceImage #1\n_rlnClassDistribution #2\n"
         "000002@Class2D/job001/a.mrcs 0.4\n000003@Class2D/job001/b.mrcs 0.6\n"
     )
     assert order_of(path) == [1, 5]
-    assert read_images(path).stack.pixel_size_angstrom == 3.54
+    assert read_images(path).stack.pixel_size_angstrom == 2.54
 
 
 def test_class_numbers_of_class_averages(tmp_path: Path, stacks: Tensor) -> None:
@@ -67,8 +68,8 @@ def test_class_numbers_of_class_averages(tmp_path: Path, stacks: Tensor) -> None
 def test_pixel_size_of_magnification_and_detector(tmp_path: Path, stacks: Tensor) -> None:
     path = tmp_path / "Class2D" / "job001" / "x.star"
     columns = "_rlnImageName #1\n_rlnMagnification #2\n_rlnDetectorPixelSize #3\n"
-    path.write_text(f"data_\n\nloop_\n{columns}1@a.mrcs 50000 7\n2@a.mrcs 50000 7\n")
-    assert read_images(path).stack.pixel_size_angstrom == pytest.approx(1.4)  # 7 micrometers / 50 000
+    path.write_text(f"data_\n\nloop_\n{columns}1@a.mrcs 27000 7\n2@a.mrcs 27000 7\n")
+    assert read_images(path).stack.pixel_size_angstrom == pytest.approx(7e4 / 27000)  # 7 micrometers / 27 000
     path.write_text(f"data_\n\nloop_\n{columns}1@a.mrcs 50000 7\n2@a.mrcs 40000 7\n")
     with pytest.raises(InputError, match=r"pixel sizes from 1\.4 to 1\.75"):
         read_images(path)
@@ -92,8 +93,11 @@ def test_missing_stacks_are_named(tmp_path: Path, stacks: Tensor) -> None:
         ("data_\n\nloop_\n_rlnImageName #1\nx@a.mrcs\n", "N@stack"),
         ("data_\n\nloop_\n_rlnMicrographName #1\nm.mrc\n", "names no images"),
         ("data_\n\nloop_\n_rlnImageName #1\n\n", "names no images"),
-        ("data_\n\nloop_\n_rlnImageName #1\n_rlnA #2\n1@a.mrcs 1\n2@a.mrcs 2 3 4\n", "STAR"),
-        ("some text\n", "no data_ block"),
+        (
+            "data_\n\nloop_\n_rlnImageName #1\n_rlnA #2\n1@a.mrcs 1\n2@a.mrcs 2 3 4\n",
+            "line 7 has 4 values for the 2 columns of data_",
+        ),
+        ("some text\n", "line 1 stands before any data_ block"),
         ("", "no data_ block"),
     ],
 )
@@ -181,9 +185,12 @@ def test_origins_are_minus_the_shifts(tmp_path: Path) -> None:
     [("sample_particles_relion31", 17, 1.4), ("relion31", 5, 2.806), ("empiar_10076_7", 7, 5e4 / 38168)],
 )
 def test_real_particle_files(data: Path, name: str, count: int, pixel_size: float) -> None:
-    stack = read_images(data / "formats" / f"{name}.star").stack
-    assert len(stack) == count
-    assert stack.pixel_size_angstrom == pytest.approx(pixel_size)
+    path = data / "formats" / f"{name}.star"
+    named = read_named_images(path)
+    assert len(named.values) == count
+    assert known_pixel_size(path, named.opened, named.stated, None)[0] == pytest.approx(pixel_size)
+    with pytest.raises(InputError, match=r"names particles \(with rln\w+\), not class averages; give "):
+        read_images(path)
 
 
 def test_relion_angles_reproduce_its_projections(data: Path) -> None:

@@ -11,6 +11,7 @@ from ..imaging.quality import Quality
 from ..io.images import read_image_stack
 from ..io.quality import check_images, write_quality
 from ..report.quality_sheet import quality_sheet
+from .progress import say
 
 _PREPROCESS = PreprocessConfig()
 _SHOWN = ("resolution_angstrom", "density", "radius_angstrom", "offset_angstrom", "similarity")
@@ -20,6 +21,7 @@ def check(
     images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")],
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None,
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    datadir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     preprocess: Annotated[PreprocessConfig, tyro.conf.arg(name="")] = _PREPROCESS,
 ) -> None:
     """Say which class averages are junk, doubtful or the odd one out, and why.
@@ -36,10 +38,15 @@ def check(
         table is printed only.
     pixel_size
         Pixel size in Angstrom, where the file says none or a wrong one.
+    datadir
+        Folder in which image stacks are looked for first, where they are no longer where the file says; folders at the
+        beginning of their names are left out as far as needed.
     preprocess
         How the images will be prepared.
     """
-    loaded = read_image_stack(images, pixel_size)
+    loaded = read_image_stack(images, pixel_size, datadir)
+    for note in loaded.notes:
+        say(f"note: {note}")
     quality, prepared = check_images(images, loaded.stack, preprocess)
     print(table(quality))
     if output is None:

@@ -160,7 +160,7 @@ class _Decoder:
 
 def _write_single(folder: Path, run: DrgnRun, decoder: _Decoder) -> None:
     """Write the report of one volume for all particles."""
-    count = len(read_image_table(run.folder / "poses.star").rows)
+    count = len(read_image_table(run.folder / "poses.star"))
     volumes = {"volume": [decoder.voxels().cpu()]}
     write_report(folder / "report.html", run, count, volumes, None)
 

@@ -45,6 +45,9 @@ class ConvertSource:
         Contrast transfer as cryoDRGN writes it (.pkl), in place of that of the particle file.
     pixel_size
         Pixel size in Angstrom, where the file says none or a wrong one.
+    datadir
+        Folder in which image stacks are looked for first, where they are no longer where the file says; folders at the
+        beginning of their names are left out as far as needed.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CRYODRGN_RUN")]
@@ -56,6 +59,7 @@ class ConvertSource:
     passthrough: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CS ...")] = ()
     ctf_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
+    datadir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
 
 
 def convert(source: Annotated[ConvertSource, tyro.conf.arg(name="")]) -> None:
@@ -68,7 +72,11 @@ def convert(source: Annotated[ConvertSource, tyro.conf.arg(name="")]) -> None:
     z_file = _latent_file(source.run, source.epoch)
     z = cryodrgn.read_latent(z_file)
     everything = open_particles(
-        source.particles, passthrough=source.passthrough, ctf=source.ctf_file, pixel_size=source.pixel_size
+        source.particles,
+        passthrough=source.passthrough,
+        ctf=source.ctf_file,
+        pixel_size=source.pixel_size,
+        datadir=source.datadir,
     )
     indices = np.arange(len(everything))
     if source.ind is not None:
@@ -86,7 +94,9 @@ def convert(source: Annotated[ConvertSource, tyro.conf.arg(name="")]) -> None:
             "with --poses-file"
         )
     config = DrgnConfig(model=LatentVAEConfig(latent_dimensions=z.shape[1]))
-    files = ParticleFiles(source.particles, source.passthrough, None, source.ctf_file, source.pixel_size)
+    files = ParticleFiles(
+        source.particles, source.passthrough, None, source.ctf_file, source.pixel_size, source.datadir
+    )
     with locked(source.output):
         run = start_run(source.output, files, particles, config, _record(source, z_file, poses_file))
         write_poses(run.folder / "poses.star", particles, poses)

@@ -34,7 +34,7 @@ SETTINGS = SettingsFile(
     own_files=frozenset({"preparation.json", "checkpoint.pt", "metrics.jsonl", ".lock"}),
 )
 """Of the particles and the settings of a run."""
-_PLACES = ("path", "passthrough", "poses_file", "ctf_file")
+_PLACES = ("path", "passthrough", "poses_file", "ctf_file", "datadir")
 # Particle files are known by their first bytes and their length; stacks may have a terabyte.
 _BYTES_HASHED = 2**24
 _BYTES_HASHED_OF_A_STACK = 2**16
@@ -71,6 +71,8 @@ class ParticleFiles:
         cryoDRGN's .pkl files, which win over what the particle file says.
     pixel_size
         In Angstrom, where the file says none or a wrong one.
+    datadir
+        Where stacks are looked for first.
     """
 
     particles: Path
@@ -78,6 +80,7 @@ class ParticleFiles:
     poses_file: Path | None = None
     ctf_file: Path | None = None
     pixel_size: float | None = None
+    datadir: Path | None = None
 
     def digest(self) -> str:
         """Tell these files from others of any name."""
@@ -157,9 +160,13 @@ def open_run(folder: Path) -> DrgnRun:
     """
     config, source = SETTINGS.settings(folder, DrgnConfig), SETTINGS.read(folder)["input"]
     try:
-        poses_file, ctf_file = (Path(source[name]) if name in source else None for name in ("poses_file", "ctf_file"))
+        poses_file, ctf_file, datadir = (
+            Path(source[name]) if name in source else None for name in ("poses_file", "ctf_file", "datadir")
+        )
         passthrough = tuple(Path(path) for path in source["passthrough"])
-        files = ParticleFiles(Path(source["path"]), passthrough, poses_file, ctf_file, source.get("pixel_size"))
+        files = ParticleFiles(
+            Path(source["path"]), passthrough, poses_file, ctf_file, source.get("pixel_size"), datadir
+        )
         pixel_size = float(source["pixel_size_angstrom"])
     except (KeyError, TypeError) as error:
         raise SETTINGS.of_another_version(folder, error) from error
@@ -188,11 +195,12 @@ def refuse_changed_particles(run: DrgnRun) -> None:
 def source_table(files: ParticleFiles, particles: Particles) -> dict[str, Any]:
     """Tell these particles from others; paths are such that they are found from anywhere."""
     table: dict[str, Any] = {
-        "path": str(files.particles.resolve()),
+        "path": str(files.particles.absolute()),  # stacks may lie beside a link
         "passthrough": [str(path.resolve()) for path in files.passthrough],
         "poses_file": files.poses_file and str(files.poses_file.resolve()),
         "ctf_file": files.ctf_file and str(files.ctf_file.resolve()),
         "pixel_size": files.pixel_size,
+        "datadir": files.datadir and str(files.datadir.absolute()),
         "sha256": files.digest(),
         "stacks": _digest((stack.path for stack in particles.images.stacks), _BYTES_HASHED_OF_A_STACK),
         "images": len(particles),

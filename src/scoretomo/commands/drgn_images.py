@@ -110,6 +110,9 @@ class ParticleSource:
         Contrast transfer as cryoDRGN writes it (.pkl), in place of that of the particle file.
     pixel_size
         Pixel size in Angstrom, where the file says none or a wrong one.
+    datadir
+        Folder in which image stacks are looked for first, where they are no longer where the file says; folders at the
+        beginning of their names are left out as far as needed.
     device
         Where to compute; auto takes a GPU (cuda) if there is one.
     """
@@ -120,6 +123,7 @@ class ParticleSource:
     poses_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None
     ctf_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
+    datadir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     device: Device = "auto"
 
     def open(self, half: int | None, *, file_poses: bool) -> Particles:
@@ -130,6 +134,7 @@ class ParticleSource:
             poses=self.poses_file,
             ctf=self.ctf_file,
             pixel_size=self.pixel_size,
+            datadir=self.datadir,
             half=half,
             file_poses=file_poses and self.poses_file is None,
         )
@@ -142,11 +147,12 @@ def open_particles(
     poses: Path | None = None,
     ctf: Path | None = None,
     pixel_size: float | None = None,
+    datadir: Path | None = None,
     half: int | None = None,
     file_poses: bool = True,
 ) -> Particles:
     """Find particles, what is known of them, and those of a half-set; the poses of their file where they count."""
-    particles = read_particles(path, passthrough, pixel_size, with_poses=file_poses)
+    particles = read_particles(path, passthrough, pixel_size, with_poses=file_poses, datadir=datadir)
     particles = cryodrgn.attach(particles, poses=poses, ctf=ctf)
     if half is not None:
         if particles.halves is not None and len(set(particles.halves)) == 1:

@@ -57,6 +57,7 @@ def poses(
     passthrough: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="CS ...")] = (),
     ctf_file: Annotated[Path | None, tyro.conf.arg(metavar="PKL")] = None,
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    datadir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     map_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
     device: Device = "auto",
 ) -> None:
@@ -82,6 +83,9 @@ def poses(
         Contrast transfer as cryoDRGN writes it (.pkl), in place of that of the particle file.
     pixel_size
         Pixel size of the images in Angstrom, where the file says none or a wrong one.
+    datadir
+        Folder in which image stacks are looked for first, where they are no longer where the file says; folders at the
+        beginning of their names are left out as far as needed.
     map_pixel_size
         Pixel size of the map in Angstrom, where its file says none or a wrong one.
     device
@@ -99,6 +103,7 @@ def poses(
         passthrough=passthrough,
         ctf=ctf_file,
         pixel_size=pixel_size,
+        datadir=datadir,
         half=config.particles.half,
         file_poses=False,
     )
@@ -111,7 +116,7 @@ def poses(
     for note in (*loaded.notes, *found.notes):
         say(f"note: {note}")
     announce(found, record, where)
-    files = ParticleFiles(particles, passthrough, None, ctf_file, pixel_size)
+    files = ParticleFiles(particles, passthrough, None, ctf_file, pixel_size, datadir)
     made_of = _fingerprint(source_table(files, found), loaded.volume, config)
     data = particle_images(images, found.ctf, record, where)
 

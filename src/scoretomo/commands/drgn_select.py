@@ -89,7 +89,12 @@ def _rows_of(run: DrgnRun) -> NDArray[np.intp]:
         return np.array([int(line["row"]) for line in read_table(run.folder / "z.csv", ["row"])], dtype=np.intp)
     files, half = run.files, run.config.particles.half
     particles = open_particles(
-        files.particles, passthrough=files.passthrough, pixel_size=files.pixel_size, half=half, file_poses=False
+        files.particles,
+        passthrough=files.passthrough,
+        pixel_size=files.pixel_size,
+        datadir=files.datadir,
+        half=half,
+        file_poses=False,
     )
     return particles.rows
 

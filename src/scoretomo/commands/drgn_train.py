@@ -71,7 +71,9 @@ def train(
         )
     _check_schedule(config, len(particles))
     working_side(particles, config.particles)
-    files = ParticleFiles(source.particles, source.passthrough, source.poses_file, source.ctf_file, source.pixel_size)
+    files = ParticleFiles(
+        source.particles, source.passthrough, source.poses_file, source.ctf_file, source.pixel_size, source.datadir
+    )
     with locked(source.output):
         run = processes.by_main(lambda: start_run(source.output, files, particles, config))
         _train_run(run, particles, device)

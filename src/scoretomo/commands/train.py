@@ -49,6 +49,9 @@ class Source:
         for a GPU and many hours. Options given beside it change single settings. With --help, its values are shown.
     pixel_size
         Pixel size in Angstrom, where the file says none or a wrong one.
+    datadir
+        Folder in which image stacks are looked for first, where they are no longer where the file says; folders at the
+        beginning of their names are left out as far as needed.
     device
         Where to compute; auto takes a GPU (cuda) if there is one. On a CPU, images of more than 48 pixels are made
         smaller unless --side is given.
@@ -58,6 +61,7 @@ class Source:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="RUN")]
     preset: PresetName = "default"
     pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None
+    datadir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     device: Device = "auto"
 
 
@@ -84,6 +88,7 @@ def open_source(source: Source, config: RunConfig, device: torch.device) -> Run:
         source.images,
         config,
         pixel_size_angstrom=source.pixel_size,
+        datadir=source.datadir,
         device=device,
         preset=source.preset,
     )

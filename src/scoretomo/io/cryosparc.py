@@ -15,12 +15,35 @@ from torch import Tensor
 from ..datatypes import CTFParams, InputError, Poses
 from ..geometry.rotations import from_rotation_vectors
 from .mrc import LoadedImages
-from .named_images import NamedImages, decide_pixel_size, gather_images
+from .named_images import NamedImages, Stated, decide_pixel_size, gather_images
 
 _COMPRESSED = b"\x95CSDAT"
 _PIXEL_SIZE = "blob/psize_A"
 _DEFOCUS_FIELDS = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
 _CTF_FIELDS = (*_DEFOCUS_FIELDS, "ctf/phase_shift_rad", "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast")
+# Fields of particles, which no class average has.
+_OF_PARTICLES = ("location/micrograph_path", "ctf/df1_A", "alignments2D/class")
+# What fields hold that are looked into: kinds of values, and the shape of each.
+_FIELDS = {
+    "uid": ("iu", ()),
+    "blob/path": ("SU", ()),
+    "blob/idx": ("iu", ()),
+    "blob/shape": ("iu", (2,)),
+    _PIXEL_SIZE: ("f", ()),
+    "alignments2D/class": ("iu", ()),
+    "alignments3D/pose": ("f", (3,)),
+    "alignments3D/shift": ("f", (2,)),
+    "alignments3D/psize_A": ("f", ()),
+    "alignments3D/split": ("iu", ()),
+    **dict.fromkeys(_CTF_FIELDS, ("f", ())),
+}
+# What a file may say of the optics that no algorithm here takes into account, and its name.
+_ABERRATIONS = {
+    "ctf/tilt_A": "beam tilt",
+    "ctf/trefoil_A": "trefoil",
+    "ctf/tetra_A": "tetrafoil",
+    "ctf/anisomag": "anisotropic magnification",
+}
 
 
 @dataclass(frozen=True)
@@ -72,12 +95,11 @@ def cs_bytes(rows: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
+def read_images(path: Path, pixel_size_angstrom: float | None = None, datadir: Path | None = None) -> LoadedImages:
     """Read the images that a .cs file names, such as the class averages of 2D Classification or Select 2D Classes.
 
     A class average is known by ``blob/idx``, its place in the stack of all classes, which is what particles have as
-    ``alignments2D/class``. Stacks are looked for as in a STAR file. ``blob/sign`` is not applied: contrast is
-    recognised in the images.
+    ``alignments2D/class``. ``blob/sign`` is not applied: contrast is recognised in the images.
 
     Parameters
     ----------
@@ -85,38 +107,59 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedI
         The .cs file, with ``blob/path`` and ``blob/idx``.
     pixel_size_angstrom
         Wins over ``blob/psize_A``, which wins over the headers of the stacks.
+    datadir
+        Where stacks are looked for first; see :func:`scoretomo.io.named_images.find_stacks`.
 
     Raises
     ------
     InputError
-        Not a .cs file, fields that are missing (named), stacks that are missing, images of several sizes.
+        Not a .cs file, particles in the place of class averages, fields that are missing (named), stacks that are
+        missing, images of several sizes, or of others than what is said of them.
     """
-    return decide_pixel_size(path, read_named_images(path), pixel_size_angstrom, _PIXEL_SIZE)
+    file = read_cs(path)
+    _refuse_particles(file)
+    return decide_pixel_size(path, _named_images(file, datadir), pixel_size_angstrom)
 
 
-def read_named_images(path: Path) -> NamedImages:
+def read_named_images(path: Path, datadir: Path | None = None) -> NamedImages:
     """Read the images of a .cs file before anything is decided about their pixel size; see :func:`read_images`."""
-    return gather_images(path, *image_places([read_cs(path)]))
+    return _named_images(read_cs(path), datadir)
 
 
-def image_places(files: Sequence[CsFile]) -> tuple[list[str], list[int], tuple[float, ...]]:
-    """Stack of every image, its place in it (from 0), and the distinct pixel sizes stated.
+def _named_images(file: CsFile, datadir: Path | None) -> NamedImages:
+    return gather_images(file.path, *image_places([file]), datadir=datadir)
+
+
+def _refuse_particles(file: CsFile) -> None:
+    """Say which file to give where class averages are meant and these are the particles."""
+    telling = next((name for name in file.rows.dtype.names or () if name in _OF_PARTICLES), None)
+    if telling is not None:
+        raise InputError(
+            f"{file.path}: holds particles (with {telling}), not class averages; give those of 2D Classification or "
+            "Select 2D Classes, such as JNNN_NNN_class_averages.cs or templates_selected.cs, or a stack of images"
+        )
+
+
+def image_places(files: Sequence[CsFile]) -> tuple[list[str], list[int], Stated]:
+    """Stack of every image, its place in it (from 0), and what is said of the images.
 
     Raises
     ------
     InputError
-        Fields that are missing (named), or no rows.
+        Fields that are missing (named) or of another kind, places below 0, or no rows.
     """
     path = files[0].path
-    fields = {name: find_field(files, name) for name in ("blob/path", "blob/idx", _PIXEL_SIZE)}
-    stacks, sections, sizes = fields.values()
-    if stacks is None or sections is None:
-        missing = [name for name in ("blob/path", "blob/idx") if fields[name] is None]
-        raise InputError(f"{path}: names no images: no {' and no '.join(missing)}")
-    if not len(stacks):
+    if not len(files[0].rows):
         raise InputError(f"{path}: names no images: it has no rows")
-    stated = stated_pixel_sizes(sizes) if sizes is not None else ()
-    return [file_name(value) for value in stacks], [int(section) for section in sections], stated
+    stacks, sections = find_field(files, "blob/path"), find_field(files, "blob/idx")
+    if stacks is None or sections is None:
+        missing = [name for name, found in (("blob/path", stacks), ("blob/idx", sections)) if found is None]
+        raise InputError(f"{path}: names no images: no {' and no '.join(missing)}")
+    if sections.min() < 0:
+        row = int((sections < 0).argmax())
+        raise InputError(f"{path}: blob/idx of row {row + 1} is {sections[row]}, and images count from 0; repair it")
+    names = [file_name(path, value) for value in stacks.tolist()]
+    return names, sections.tolist(), Stated(_PIXEL_SIZE, stated_pixel_sizes(files), stated_sides(files))
 
 
 def read_poses(files: Sequence[CsFile], pixel_size_angstrom: float) -> Poses | None:
@@ -224,15 +267,37 @@ def read_halves(files: Sequence[CsFile]) -> NDArray[np.intp] | None:
     return None if split is None or set(split.tolist()) != {0, 1} else split.astype(np.intp) + 1
 
 
-def file_name(value: bytes | str) -> str:
+def notes(files: Sequence[CsFile]) -> tuple[str, ...]:
+    """Say what files have that no algorithm takes into account."""
+    held = {name: each.rows[name] for each in files for name in each.rows.dtype.names or () if name in _ABERRATIONS}
+    there = dict.fromkeys(
+        _ABERRATIONS[name] for name, values in held.items() if values.dtype.kind in "fiu" and values.any()
+    )
+    return tuple(f"{what} is in the file, and is not taken into account" for what in there)
+
+
+def file_name(path: Path, value: bytes | str) -> str:
     """Make a path of a ``blob/path``, in which exported files begin with ``>``: relative to the .cs file itself."""
-    return (value.decode() if isinstance(value, bytes) else str(value)).removeprefix(">")
+    name = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+    name = name.removeprefix(">")
+    if not name or "\0" in name:
+        raise InputError(f"{path}: a blob/path is empty; repair it")
+    return name
 
 
-def stated_pixel_sizes(values: NDArray[Any]) -> tuple[float, ...]:
-    """Distinct pixel sizes in Angstrom, rising, of a ``blob/psize_A``; 0 stands for none."""
+def stated_pixel_sizes(files: Sequence[CsFile]) -> tuple[float, ...]:
+    """Distinct pixel sizes in Angstrom, rising, by ``blob/psize_A``; 0 stands for none."""
+    values = find_field(files, _PIXEL_SIZE)
+    if values is None:
+        return ()
     # single precision says no more than six digits
     return tuple(sorted({round(float(size), 6) for size in np.unique(values) if 0 < size < np.inf}))
+
+
+def stated_sides(files: Sequence[CsFile]) -> tuple[int, ...]:
+    """Distinct sides of images in pixels, rising, by ``blob/shape``; 0 stands for none."""
+    values = find_field(files, "blob/shape")
+    return () if values is None else tuple(int(side) for side in np.unique(values) if side > 0)
 
 
 def find_field(files: Sequence[CsFile], name: str) -> NDArray[Any] | None:
@@ -259,6 +324,11 @@ def find_field(files: Sequence[CsFile], name: str) -> NDArray[Any] | None:
     if file is None:
         return None
     values: NDArray[Any] = file.rows[name]
+    kinds, shape = _FIELDS.get(name, (values.dtype.kind, values.shape[1:]))
+    if values.dtype.kind not in kinds or values.shape[1:] != shape:
+        raise InputError(
+            f"{file.path}: {name} is of type {values.dtype} and shape {values.shape[1:]}; is it a .cs file?"
+        )
     return values if file is files[0] else values[_places(file, files[0])]
 
 

@@ -11,11 +11,13 @@ from ..datatypes import InputError
 from ..imaging.preprocess import detect_contrast
 from . import cryosparc, eman, mrc, star
 from .mrc import LoadedImages
+from .named_images import NamedImages, known_pixel_size
 
-_SUFFIXES = (".mrcs", ".mrc", ".star", ".cs", ".hdf", ".npy")
+_MAPS = (".mrc", ".map", ".ccp4")
+_SUFFIXES = (".mrcs", *_MAPS, ".star", ".cs", ".hdf", ".npy")
 
 
-def read_image_stack(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
+def read_image_stack(path: Path, pixel_size_angstrom: float | None = None, datadir: Path | None = None) -> LoadedImages:
     """Read images from ``.mrcs``, ``.mrc``, RELION's ``.star``, cryoSPARC's ``.cs``, EMAN's ``.hdf`` or ``.npy``.
 
     Parameters
@@ -24,6 +26,8 @@ def read_image_stack(path: Path, pixel_size_angstrom: float | None = None) -> Lo
         The file; its suffix decides how it is read.
     pixel_size_angstrom
         Wins over what the file says; must be given for ``.npy``, which says nothing.
+    datadir
+        Where stacks that the file names are looked for first.
 
     Raises
     ------
@@ -31,12 +35,12 @@ def read_image_stack(path: Path, pixel_size_angstrom: float | None = None) -> Lo
         Unknown suffix, or a file that cannot be used; the message says why.
     """
     match _suffix(path):
-        case ".mrc" | ".mrcs":
+        case ".mrcs" | ".mrc" | ".map" | ".ccp4":
             return mrc.read_images(path, pixel_size_angstrom)
         case ".star":
-            return star.read_images(path, pixel_size_angstrom)
+            return star.read_images(path, pixel_size_angstrom, datadir)
         case ".cs":
-            return cryosparc.read_images(path, pixel_size_angstrom)
+            return cryosparc.read_images(path, pixel_size_angstrom, datadir)
         case ".hdf":
             return eman.read_images(path, pixel_size_angstrom)
         case _:
@@ -46,7 +50,7 @@ def read_image_stack(path: Path, pixel_size_angstrom: float | None = None) -> Lo
             return LoadedImages(mrc.to_stack(path, values, pixel_size_angstrom), ())
 
 
-def describe(path: Path, pixel_size_angstrom: float | None = None) -> list[str]:
+def describe(path: Path, pixel_size_angstrom: float | None = None, datadir: Path | None = None) -> list[str]:
     """Say what is in a file of images or a volume, a line for each fact; a missing pixel size is a fact, no error.
 
     Raises
@@ -56,13 +60,10 @@ def describe(path: Path, pixel_size_angstrom: float | None = None) -> list[str]:
     """
     suffix = _suffix(path)
     if suffix in (".star", ".cs"):
-        named = star.read_named_images(path) if suffix == ".star" else cryosparc.read_named_images(path)
-        sizes = " and ".join(f"{size:.5g} A" for size in named.stated_pixel_sizes_angstrom)
-        text = (
-            sizes if sizes and pixel_size_angstrom is None else _pixel_size_text(named.first_stack, pixel_size_angstrom)
-        )
-        kind = "images named by a STAR file" if suffix == ".star" else "images named by a cryoSPARC file"
-        return _lines(path, kind, named.values, text, named.notes)
+        reader, kind = (star, "a STAR file") if suffix == ".star" else (cryosparc, "a cryoSPARC file")
+        named = reader.read_named_images(path, datadir)
+        text, notes = _named_pixel_size(path, named, pixel_size_angstrom)
+        return _lines(path, f"images named by {kind}", named.values, text, named.opened.notes + notes)
     if suffix == ".hdf":
         array = eman.read_array(path)
         text = _pixel_size_text(array, pixel_size_angstrom)
@@ -72,7 +73,7 @@ def describe(path: Path, pixel_size_angstrom: float | None = None) -> list[str]:
         return _lines(path, "image stack (NumPy)", _read_npy(path), text, ())
     array = mrc.read_array(path)
     # a cube is a volume unless its name says stack: many writers leave the space group of stacks
-    is_volume = len(set(array.values.shape)) == 1 and path.suffix.lower() != ".mrcs" and len(array.values) > 1
+    is_volume = len(set(array.values.shape)) == 1 and suffix != ".mrcs" and len(array.values) > 1
     kind = "volume" if is_volume else "image stack"
     said = "volume" if array.says_volume else "image stack"
     notes = array.notes if said == kind else (*array.notes, f"the header says {said}")
@@ -105,6 +106,16 @@ def _lines(path: Path, kind: str, values: NDArray[Any], pixel_size: str, notes: 
     return [*lines, *_notes(notes)]
 
 
+def _named_pixel_size(path: Path, named: NamedImages, given: float | None) -> tuple[str, tuple[str, ...]]:
+    """Pixel size in words, and what is odd about it; that none can be taken is a fact too."""
+    try:
+        size, notes = known_pixel_size(path, named.opened, named.stated, given)
+    except InputError as error:
+        stated = " and ".join(f"{each:.5g} A" for each in named.stated.pixel_sizes_angstrom)
+        return stated or _pixel_size_text(named.opened.first_stack, None), (str(error).removeprefix(f"{path}: "),)
+    return f"{size:.5g} A" + (" (given)" if given is not None else ""), notes
+
+
 def _notes(notes: tuple[str, ...]) -> list[str]:
     return [f"note: {note}" for note in notes]
 
@@ -121,10 +132,14 @@ def _pixel_size_text(array: mrc.MrcArray, given: float | None) -> str:
 
 
 def _suffix(path: Path) -> str:
+    """Type of a file by its name; only MRC files may be compressed."""
     suffix = path.suffix.lower()
+    if suffix == ".gz" and (unpacked := path.with_suffix("").suffix.lower()) in (".mrcs", *_MAPS):
+        return unpacked
     if suffix not in _SUFFIXES:
         raise InputError(
-            f"{path}: cannot read files of type {suffix or '(none)'!r}; supported are {', '.join(_SUFFIXES)}"
+            f"{path}: cannot read files of type {suffix or '(none)'!r}; supported are {', '.join(_SUFFIXES)}, and "
+            f"{', '.join(f'{name}.gz' for name in _MAPS)}"
         )
     return suffix
 

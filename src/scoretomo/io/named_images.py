@@ -1,6 +1,7 @@
 """Images that a table names by file and section, such as RELION's STAR and cryoSPARC's .cs files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,31 @@ from ..datatypes import InputError
 from .mrc import LoadedImages, MrcArray, StoredSections, choose_pixel_size, read_array, to_stack
 
 _SAME_SIZE = 1e-4
+# Pixel sizes of a table and of headers that differ by no more are one, calibrated anew; by more, one of them is wrong.
+_RECALIBRATED = 0.1
+
+WHOLE_FILE = -1
+"""Section of an image that is all of its file."""
 
 Indices = Sequence[int] | NDArray[np.intp] | NDArray[np.bool_] | Tensor
 """Some of many: their places from 0 in any order, or a mask of all."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a table says of the images that it names.
+
+    Attributes
+    ----------
+    where
+        Where in the file the pixel size is stated, in words.
+    pixel_sizes_angstrom, sides
+        Distinct pixel sizes and sides in pixels, rising; may be none or several.
+    """
+
+    where: str
+    pixel_sizes_angstrom: tuple[float, ...] = ()
+    sides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,22 +51,18 @@ class NamedImages:
     ----------
     values
         ``(n, y, x)`` float32 in the order of the rows.
-    stated_pixel_sizes_angstrom
-        Distinct pixel sizes in the table, rising; may be none or several.
-    first_stack, first_stack_path
-        The file of the first row, whose header may have a pixel size.
+    stated
+        What the table says of them.
+    opened
+        Where they lie, and what the headers of their stacks say.
     class_numbers
         Number of the class that each image is the average of, counted from 1; None where it is not known.
-    notes
-        What was repaired or odd in the headers of the stacks.
     """
 
     values: NDArray[np.float32]
-    stated_pixel_sizes_angstrom: tuple[float, ...]
-    first_stack: MrcArray
-    first_stack_path: Path
+    stated: Stated
+    opened: "OpenedImages"
     class_numbers: tuple[int, ...] | None
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -128,6 +147,8 @@ class OpenedImages:
         The images.
     first_stack, first_stack_path
         The file of the first row, whose header may have a pixel size.
+    header_pixel_sizes_angstrom
+        Distinct pixel sizes in the headers of all stacks, rising, without the placeholder of exactly 1; may be none.
     notes
         What was repaired or odd in the headers of the stacks.
     """
@@ -135,68 +156,76 @@ class OpenedImages:
     images: StoredImages
     first_stack: MrcArray
     first_stack_path: Path
+    header_pixel_sizes_angstrom: tuple[float, ...]
     notes: tuple[str, ...]
 
 
-def open_images(path: Path, files: Sequence[str], sections: Sequence[int]) -> OpenedImages:
+def open_images(path: Path, files: Sequence[str], sections: Sequence[int], datadir: Path | None = None) -> OpenedImages:
     """Find the images that a table names, and read the headers of their stacks.
 
-    Stacks are looked for in the folder of the table, then in the folders above it, since RELION and cryoSPARC write
-    names relative to their projects.
+    Stacks are looked for as :func:`find_stacks` says: RELION and cryoSPARC write names relative to their projects.
 
     Parameters
     ----------
     path
         The table's file.
     files, sections
-        Stack of every row and the image in it, counted from 0.
+        Stack of every row and the image in it, counted from 0, or ``WHOLE_FILE``.
+    datadir
+        Where stacks are looked for first.
 
     Raises
     ------
     InputError
         Stacks or images in them that are missing (named), images of several sizes.
     """
-    places = find_stacks(path, files)
-    stacks, notes = {}, []
+    places, moved = find_stacks(path, files, datadir)
+    stacks, notes, sizes = {}, list(moved), set()
     for file, place in places.items():
         array = read_array(place)
         stacks[file] = StoredSections.of(place, array)
         notes += [f"{file}: {note}" for note in array.notes]
+        if array.voxel_size_angstrom is not None and array.voxel_size_angstrom[0] != 1:
+            sizes.add(round(array.voxel_size_angstrom[0], 6))
     _check_sizes(path, list(stacks.values()))
     numbers = {file: number for number, file in enumerate(stacks)}
-    images = StoredImages(
-        path,
-        tuple(stacks.values()),
-        np.array([numbers[file] for file in files], dtype=np.intp),
-        np.array(sections, dtype=np.intp),
-    )
-    lengths = np.array([stack.shape[0] for stack in images.stacks])[images.stack_numbers]
-    beyond = np.flatnonzero(images.sections >= lengths)
-    if len(beyond):
-        row = beyond[0]
-        raise InputError(
-            f"{path}: row {row + 1} asks for image {sections[row] + 1} of {files[row]}, which has {lengths[row]}"
-        )
+    stack_numbers = np.array([numbers[file] for file in files], dtype=np.intp)
+    lengths = np.array([stack.shape[0] for stack in stacks.values()])[stack_numbers]
+    images = StoredImages(path, tuple(stacks.values()), stack_numbers, _sections(path, files, sections, lengths))
     first = places[files[0]]
-    return OpenedImages(images, read_array(first), first, tuple(notes))
+    return OpenedImages(images, read_array(first), first, tuple(sorted(sizes)), tuple(notes))
+
+
+def _sections(path: Path, files: Sequence[str], sections: Sequence[int], lengths: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Places of images in stacks of these lengths, with 0 for a file of one image that is named without a number."""
+    for row, (section, length) in enumerate(zip(sections, lengths.tolist(), strict=True)):
+        if section == WHOLE_FILE and length > 1:
+            raise InputError(
+                f"{path}: row {row + 1} names {files[row]} without saying which of its {length} sections; write "
+                "N@FILE for image N of a stack (a volume is no class average)"
+            )
+        if section >= length or section < WHOLE_FILE:
+            raise InputError(f"{path}: row {row + 1} asks for image {section + 1} of {files[row]}, which has {length}")
+    return np.array(sections, dtype=np.intp).clip(min=0)
 
 
 def gather_images(
     path: Path,
-    files: list[str],
-    sections: list[int],
-    stated_pixel_sizes_angstrom: tuple[float, ...],
+    files: Sequence[str],
+    sections: Sequence[int],
+    stated: Stated,
     *,
     class_numbers: Sequence[int] | None = None,
+    datadir: Path | None = None,
 ) -> NamedImages:
     """Read the images that a table names, all of them.
 
     Parameters
     ----------
-    path, files, sections
+    path, files, sections, datadir
         As for :func:`open_images`.
-    stated_pixel_sizes_angstrom
-        Distinct pixel sizes in the table, rising.
+    stated
+        What the table says of them.
     class_numbers
         Class of every row, counted from 1. None: a class average is known by its place in the stack of all, so that
         its section is its class.
@@ -206,21 +235,19 @@ def gather_images(
     InputError
         Stacks or images in them that are missing (named), images of several sizes.
     """
-    opened = open_images(path, files, sections)
+    opened = open_images(path, files, sections, datadir)
     if class_numbers is None and len(opened.images.stacks) == 1:
-        class_numbers = [section + 1 for section in sections]
+        class_numbers = (opened.images.sections + 1).tolist()
     distinct = class_numbers is not None and len(set(class_numbers)) == len(class_numbers)
     return NamedImages(
         values=opened.images.gather(np.arange(len(sections))),
-        stated_pixel_sizes_angstrom=stated_pixel_sizes_angstrom,
-        first_stack=opened.first_stack,
-        first_stack_path=opened.first_stack_path,
+        stated=stated,
+        opened=opened,
         class_numbers=tuple(class_numbers) if class_numbers is not None and distinct else None,
-        notes=opened.notes,
     )
 
 
-def decide_pixel_size(path: Path, named: NamedImages, given: float | None, table: str) -> LoadedImages:
+def decide_pixel_size(path: Path, named: NamedImages, given: float | None) -> LoadedImages:
     """Make an image stack of named images, with the pixel size of :func:`known_pixel_size`.
 
     Raises
@@ -228,15 +255,18 @@ def decide_pixel_size(path: Path, named: NamedImages, given: float | None, table
     InputError
         Pixel size unknown, or several; images that are not square or hold NaN.
     """
-    stated = named.stated_pixel_sizes_angstrom
-    pixel_size, notes = known_pixel_size(path, named, stated, given, table)
-    return LoadedImages(to_stack(path, named.values, pixel_size), named.notes + notes, named.class_numbers)
+    pixel_size, notes = known_pixel_size(path, named.opened, named.stated, given)
+    return LoadedImages(to_stack(path, named.values, pixel_size), named.opened.notes + notes, named.class_numbers)
 
 
 def known_pixel_size(
-    path: Path, images: NamedImages | OpenedImages, stated: tuple[float, ...], given: float | None, table: str
+    path: Path, images: OpenedImages, stated: Stated, given: float | None
 ) -> tuple[float, tuple[str, ...]]:
     """Decide on a pixel size, and say why: the given one wins over the table's, that over the stacks' headers.
+
+    A table may be of other images than the stacks that it names, such as those before they were made smaller. So what
+    it says of their side and pixel size is compared with the stacks, and where they cannot both be right, neither is
+    taken.
 
     Parameters
     ----------
@@ -245,28 +275,58 @@ def known_pixel_size(
     images
         The images that it names.
     stated
-        Distinct pixel sizes in the table, rising.
+        What it says of them.
     given
         Pixel size in Angstrom, or None.
-    table
-        Where in the file a pixel size is stated, in words.
 
     Raises
     ------
     InputError
         Pixel size unknown, or several.
     """
+    sizes, headers = stated.pixel_sizes_angstrom, images.header_pixel_sizes_angstrom
     if given is not None:
-        note = f"the pixel size of {max(stated, default=0):.5g} A in {table} is overruled by {given:.5g} A"
-        differs = any(abs(given / size - 1) > _SAME_SIZE for size in stated)
-        return given, (note,) if differs else ()
-    if stated:
-        return only_pixel_size(path, stated), (f"pixel size from {table}",)
+        note = f"the pixel size of {max(sizes, default=0):.5g} A in {stated.where} is overruled by {given:.5g} A"
+        return given, (note,) if _differ(given, sizes, _SAME_SIZE) else ()
+    if sizes:
+        size = only_pixel_size(path, sizes)
+        _compare_with_stacks(path, images, stated)
+        notes = [f"pixel size from {stated.where}"]
+        if _differ(size, headers, _SAME_SIZE):
+            notes.append(
+                f"the headers of the stacks say {_range(headers)}, {stated.where} {size:.5g} A, which is taken"
+            )
+        return size, tuple(notes)
+    if headers:
+        only_pixel_size(path, headers)
     try:
-        pixel_size, notes = choose_pixel_size(images.first_stack_path, images.first_stack, None, axes=2)
+        pixel_size, odd = choose_pixel_size(images.first_stack_path, images.first_stack, None, axes=2)
     except InputError as error:
-        raise InputError(f"{path}: no pixel size in {table}, and {error}") from None
-    return pixel_size, (*notes, f"pixel size from the header of {images.first_stack_path.name}")
+        raise InputError(f"{path}: no pixel size in {stated.where}, and {error}") from None
+    return pixel_size, (*odd, f"pixel size from the header of {images.first_stack_path.name}")
+
+
+def _compare_with_stacks(path: Path, images: OpenedImages, stated: Stated) -> None:
+    """Refuse a pixel size that is stated for images of another side, or that the headers contradict."""
+    sizes, headers, side = stated.pixel_sizes_angstrom, images.header_pixel_sizes_angstrom, images.images.side
+    say = "give the true pixel size of the stacks with --pixel-size ANGSTROM"
+    if any(other != side for other in stated.sides):
+        other = next(other for other in stated.sides if other != side)
+        raise InputError(
+            f"{path}: says {_range(sizes)} of images of {other} pixels, and {images.first_stack_path.name} has some of "
+            f"{side}" + (f" and {_range(headers)} in the header" if headers else "") + f"; {say}"
+        )
+    if any(_differ(size, headers, _RECALIBRATED) for size in sizes):
+        raise InputError(f"{path}: says {_range(sizes)}, and the headers of the stacks say {_range(headers)}; {say}")
+
+
+def _differ(size: float, others: Sequence[float], part: float) -> bool:
+    return any(abs(size / other - 1) > part for other in others)
+
+
+def _range(sizes: Sequence[float]) -> str:
+    ends = f"{sizes[0]:.5g} A a pixel"
+    return ends if sizes[-1] <= sizes[0] * (1 + _SAME_SIZE) else f"{sizes[0]:.5g} to {sizes[-1]:.5g} A a pixel"
 
 
 def only_pixel_size(path: Path, sizes: tuple[float, ...]) -> float:
@@ -282,18 +342,32 @@ def only_pixel_size(path: Path, sizes: tuple[float, ...]) -> float:
     return sizes[0]
 
 
-def find_stacks(path: Path, files: Sequence[str]) -> dict[str, Path]:
-    """Find the place of every distinct file that a table names.
+def find_stacks(
+    path: Path, files: Sequence[str], datadir: Path | None = None
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Find the place of every distinct file that a table names, and say where that is not where the table says.
+
+    Each is looked for in ``datadir``, in the folder of the table and the folders above it, along the path as given and
+    along links in it, and in the current folder; then in ``datadir`` and in the table's folder without the first
+    folders of its name, as many of them as must go: tables outlive the places of their stacks.
 
     Raises
     ------
     InputError
-        Some are missing; the first five are named.
+        Some are missing; the first five are named. Or two names that differ would be one file.
     """
-    folders = path.resolve().parents
-    found, missing = {}, []
+    beside = dict.fromkeys((path.absolute().parent, path.resolve().parent))
+    above = dict.fromkeys((*path.absolute().parents, *path.resolve().parents, Path.cwd()))
+    first = () if datadir is None else (datadir,)
+    found, moved, missing = {}, {}, []
     for file in dict.fromkeys(files):
-        place = next((folder / file for folder in folders if (folder / file).is_file()), None)
+        place = _first_file(folder / file for folder in (*first, *above))
+        if place is None:
+            parts = Path(file).parts
+            ends = [Path(*parts[k:]) for k in range(1, len(parts))]
+            place = _first_file(folder / end for end in ends for folder in (*first, *beside))
+            if place is not None:
+                moved[file] = place
         if place is None:
             missing.append(file)
         else:
@@ -302,9 +376,33 @@ def find_stacks(path: Path, files: Sequence[str]) -> dict[str, Path]:
         some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise InputError(
             f"{path}: {len(missing)} of {len(missing) + len(found)} image stacks are missing, looked for in "
-            f"{folders[0]} and the folders above: {some}"
+            f"{next(iter(first or beside))}, the folders above {path.name} and the current one: {some}; say where they "
+            "are with --datadir FOLDER"
         )
-    return found
+    _refuse_doubles(path, found, moved)
+    if not moved:
+        return found, ()
+    file, place = next(iter(moved.items()))
+    return found, (f"{len(moved)} of {len(found)} stacks are not where {path.name} says: {file} is taken from {place}",)
+
+
+def _first_file(places: Iterable[Path]) -> Path | None:
+    for place in places:
+        with suppress(OSError):  # a name that is too long, or a loop of links
+            if place.is_file():
+                return place
+    return None
+
+
+def _refuse_doubles(path: Path, found: Mapping[str, Path], moved: Mapping[str, Path]) -> None:
+    """Two stacks of one name in different folders must not become one."""
+    for file, place in moved.items():
+        other = next((name for name, there in found.items() if there == place and name != file), None)
+        if other is not None:
+            raise InputError(
+                f"{path}: names {other} and {file}, for which there is one file only, {place}; say where they are with "
+                "--datadir FOLDER"
+            )
 
 
 def _check_sizes(path: Path, stacks: Sequence[StoredSections]) -> None:

@@ -13,6 +13,9 @@ from . import cryosparc, star
 from .mrc import StoredSections, choose_pixel_size, read_array
 from .named_images import Indices, OpenedImages, StoredImages, known_pixel_size, open_images, which
 
+# Poses of fewer particles than these may all be of one view; cosines of tilts as near to 1 as this are 0 degrees.
+_FEWEST_DIRECTIONS, _PLANE = 5, 1e-6
+
 
 @dataclass(frozen=True)
 class Particles:
@@ -99,7 +102,12 @@ class Particles:
 
 
 def read_particles(
-    path: Path, passthrough: Sequence[Path] = (), pixel_size_angstrom: float | None = None, *, with_poses: bool = True
+    path: Path,
+    passthrough: Sequence[Path] = (),
+    pixel_size_angstrom: float | None = None,
+    *,
+    with_poses: bool = True,
+    datadir: Path | None = None,
 ) -> Particles:
     """Read what a RELION .star, a cryoSPARC .cs or an MRC stack says of particles; of the images, only the headers.
 
@@ -114,6 +122,8 @@ def read_particles(
         Wins over the file, which wins over the headers of the stacks.
     with_poses
         Whether to read the poses: those that nobody asks for may be anything.
+    datadir
+        Where stacks are looked for first; see :func:`scoretomo.io.named_images.find_stacks`.
 
     Raises
     ------
@@ -126,9 +136,9 @@ def read_particles(
         raise InputError(f"{passthrough[0]}: passthrough files belong to .cs files, and {path.name} is none")
     match suffix:
         case ".star":
-            return _read_star(path, pixel_size_angstrom, with_poses)
+            return _read_star(path, pixel_size_angstrom, with_poses, datadir)
         case ".cs":
-            return _read_cs(path, passthrough, pixel_size_angstrom, with_poses)
+            return _read_cs(path, passthrough, pixel_size_angstrom, with_poses, datadir)
         case ".mrcs" | ".mrc":
             return _read_stack(path, pixel_size_angstrom)
         case _:
@@ -137,23 +147,28 @@ def read_particles(
             )
 
 
-def _read_star(path: Path, given: float | None, with_poses: bool) -> Particles:
+def _read_star(path: Path, given: float | None, with_poses: bool, datadir: Path | None) -> Particles:
     table = star.read_image_table(path)
-    opened = open_images(path, table.files, table.sections)
-    pixel_size, notes = known_pixel_size(path, opened, table.stated_pixel_sizes_angstrom, given, "the STAR file")
+    opened = open_images(path, table.files, table.sections, datadir)
+    pixel_size, notes = known_pixel_size(path, opened, table.stated, given)
     poses = star.table_poses(table, pixel_size) if with_poses else None
     ctf = star.table_ctf(table)
-    return _particles(opened, pixel_size, poses, ctf, (path,), notes, star.table_halves(table))
+    return _particles(
+        opened, pixel_size, poses, ctf, (path,), notes + star.table_notes(table), star.table_halves(table)
+    )
 
 
-def _read_cs(path: Path, passthrough: Sequence[Path], given: float | None, with_poses: bool) -> Particles:
+def _read_cs(
+    path: Path, passthrough: Sequence[Path], given: float | None, with_poses: bool, datadir: Path | None
+) -> Particles:
     files = [cryosparc.read_cs(each) for each in (path, *passthrough)]
     stacks, sections, stated = cryosparc.image_places(files)
-    opened = open_images(path, stacks, sections)
-    pixel_size, notes = known_pixel_size(path, opened, stated, given, "blob/psize_A")
+    opened = open_images(path, stacks, sections, datadir)
+    pixel_size, notes = known_pixel_size(path, opened, stated, given)
     poses = cryosparc.read_poses(files, pixel_size) if with_poses else None
-    ctf = cryosparc.read_ctf(files)
-    return _particles(opened, pixel_size, poses, ctf, (path, *passthrough), notes, cryosparc.read_halves(files))
+    ctf, halves = cryosparc.read_ctf(files), cryosparc.read_halves(files)
+    notes += cryosparc.notes(files)
+    return _particles(opened, pixel_size, poses, ctf, (path, *passthrough), notes, halves)
 
 
 def _read_stack(path: Path, given: float | None) -> Particles:
@@ -161,7 +176,7 @@ def _read_stack(path: Path, given: float | None) -> Particles:
     pixel_size, notes = choose_pixel_size(path, array, given, axes=2)
     count = len(array.values)
     images = StoredImages(path, (StoredSections.of(path, array),), np.zeros(count, np.intp), np.arange(count))
-    return _particles(OpenedImages(images, array, path, array.notes), pixel_size, None, None, (path,), notes)
+    return _particles(OpenedImages(images, array, path, (), array.notes), pixel_size, None, None, (path,), notes)
 
 
 def _particles(
@@ -173,6 +188,24 @@ def _particles(
     notes: tuple[str, ...],
     halves: NDArray[np.intp] | None = None,
 ) -> Particles:
-    """Particles of a whole file."""
+    """Particles of a whole file.
+
+    Raises
+    ------
+    InputError
+        Poses that are those of images in a plane.
+    """
+    if poses is not None:
+        _refuse_poses_in_a_plane(files[0], poses)
     rows = np.arange(len(opened.images))
     return Particles(opened.images, pixel_size, poses, ctf, rows, files, opened.notes + notes, halves)
+
+
+def _refuse_poses_in_a_plane(path: Path, poses: Poses) -> None:
+    """Particles of a 2D classification have angles too, all of them about the viewing axis."""
+    along = poses.rotations[:, 2, 2].abs()
+    if len(poses) >= _FEWEST_DIRECTIONS and bool((along > 1 - _PLANE).all()):
+        raise InputError(
+            f"{path}: all {len(poses)} poses have the same viewing direction, as those of a 2D classification and of "
+            "particles that were never aligned; give particles of a 3D refinement, or let the poses be searched for"
+        )

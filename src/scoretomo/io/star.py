@@ -1,8 +1,9 @@
 """RELION's STAR files: particles and class averages with their images, poses and contrast transfer."""
 
-import warnings
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ..datatypes import CTFParams, InputError, Poses
 from ..geometry.rotations import from_relion_euler, to_relion_euler
 from .files import write_text
 from .mrc import LoadedImages
-from .named_images import NamedImages, decide_pixel_size, gather_images, only_pixel_size
+from .named_images import WHOLE_FILE, NamedImages, Stated, decide_pixel_size, gather_images, only_pixel_size
+from .star_file import StarTable, read_tables
 
 _IMAGE_COLUMNS = ("rlnImageName", "rlnReferenceImage")
 _CLASS_COLUMNS = {"populations": "rlnClassDistribution", "resolutions_angstrom": "rlnEstimatedResolution"}
@@ -24,41 +26,156 @@ _ANGLE_COLUMNS = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 _DEFOCUS_COLUMNS = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
 _ROW_CTF = [*_DEFOCUS_COLUMNS, "rlnPhaseShift"]
 _CTF_COLUMNS = [*_DEFOCUS_COLUMNS, "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]
+_HALF_COLUMN, _GROUP, _SIDE = "rlnRandomSubset", "rlnOpticsGroup", "rlnImageSize"
+# Columns of particles, which no class average has.
+_OF_PARTICLES = ("rlnMicrographName", "rlnCoordinateX", "rlnDefocusU")
+_PIXEL_SIZES = (("rlnImagePixelSize",), ("rlnPixelSize",), ("rlnDetectorPixelSize", "rlnMagnification"))
 # Images that are no longer object times CTF, and what they are instead.
-_HALF_COLUMN = "rlnRandomSubset"
 _CTF_APPLIED = {"rlnCtfDataArePhaseFlipped": "phase-flipped", "rlnCtfDataAreCtfPremultiplied": "multiplied by the CTF"}
+# What a table may say of the optics that no algorithm here takes into account, and its name.
+_ABERRATIONS = {
+    "rlnBeamTiltX": "beam tilt",
+    "rlnBeamTiltY": "beam tilt",
+    "rlnOddZernike": "odd aberrations",
+    "rlnEvenZernike": "even aberrations",
+    "rlnMagMat00": "anisotropic magnification",
+    "rlnMagMat01": "anisotropic magnification",
+    "rlnMagMat10": "anisotropic magnification",
+    "rlnMagMat11": "anisotropic magnification",
+}
+_NUMBERS = re.compile(r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
+# Digits of the number of an image.
+_LONGEST = 16
+_NEUTRAL = {"rlnMagMat00": 1.0, "rlnMagMat11": 1.0}
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """The table of a STAR file that names images.
+    """The table of a STAR file that names images, with the optics group of each row.
 
     Attributes
     ----------
-    path
-        The file.
-    rows
-        The table, with the columns of the optics group of each row besides (RELION 3.1); a column of the table itself
-        wins, as in RELION.
+    table
+        The table.
+    others
+        All other tables of the file.
     sections, files
-        Place of the image of each row in its stack, from 0, and the stack.
-    stated_pixel_sizes_angstrom
-        Distinct pixel sizes of the rows, rising; may be none or several.
+        Place of the image of each row in its stack, from 0, and the stack; ``WHOLE_FILE``: the name has no number.
     """
 
-    path: Path
-    rows: pd.DataFrame
-    sections: list[int]
-    files: list[str]
-    stated_pixel_sizes_angstrom: tuple[float, ...]
+    table: StarTable
+    others: tuple[StarTable, ...]
+    sections: tuple[int, ...]
+    files: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.table.path
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def columns(self) -> frozenset[str]:
+        """Columns of the rows, those of their optics groups (RELION 3.1) among them."""
+        return frozenset(self.table.columns) | (frozenset(self._optics.columns) if self._optics else frozenset())
+
+    def numbers(self, *names: str) -> torch.Tensor:
+        """Columns as ``(rows, columns)`` float64; one of the table itself wins over one of its optics group.
+
+        Raises
+        ------
+        InputError
+            Values that are no numbers or not finite, or an optics group that is not described.
+        """
+        own = [name for name in names if name in self.table.columns]
+        found = dict(zip(own, self.table.numbers(*own).T, strict=True)) if own else {}
+        shared = [name for name in names if name not in found]
+        if shared:
+            assert self._optics is not None  # who asks knows the columns
+            found |= dict(zip(shared, self._optics.numbers(*shared)[self._groups].T, strict=True))
+        return torch.from_numpy(np.stack([found[name] for name in names], axis=1))
+
+    @cached_property
+    def stated_pixel_sizes_angstrom(self) -> tuple[float, ...]:
+        """Distinct pixel sizes of the rows, rising; may be none or several.
+
+        They are those of the rows and their optics, else of the model; or from magnification and detector pixel.
+        Optics groups that no row is of do not count.
+
+        Raises
+        ------
+        InputError
+            They are not positive.
+        """
+        for names in _PIXEL_SIZES:
+            values = self._stated(*names)
+            if len(values):
+                if not (values > 0).all():
+                    wrong = values[values <= 0][0]
+                    raise InputError(f"{self.path}: {' and '.join(names)} must be above 0, not {wrong:g}; repair it")
+                # micrometers on the detector to Angstrom in the specimen
+                sizes = values[:, 0] if len(names) == 1 else values[:, 0] * 1e4 / values[:, 1]
+                return tuple(sorted(set(sizes.tolist())))
+        return ()
+
+    @cached_property
+    def stated_sides(self) -> tuple[int, ...]:
+        """Distinct sides of images in pixels, rising, stated where pixel sizes are; may be none."""
+        return tuple(sorted({int(side) for side in self._stated(_SIDE)[:, 0].tolist()}))
+
+    def _stated(self, *names: str) -> NDArray[np.float64]:
+        """Columns of the rows and their optics, else of all other tables that have them."""
+        if set(names) <= self.columns:
+            return self.numbers(*names).numpy()
+        found = [each.numbers(*names) for each in self.others if set(names) <= {*each.columns} and len(each)]
+        return np.concatenate([np.empty((0, len(names))), *found])
+
+    @property
+    def class_numbers(self) -> NDArray[np.int64]:
+        """``(n,)``, the class of each row, counted from 1 (``rlnClassNumber``).
+
+        Raises
+        ------
+        InputError
+            They are no whole numbers.
+        """
+        numbers = self.numbers("rlnClassNumber")[:, 0].numpy()
+        wrong = numbers[(numbers != np.round(numbers)) | (np.abs(numbers) > 1e9)]
+        if len(wrong):
+            raise InputError(f"{self.path}: rlnClassNumber must be whole numbers, not {wrong[0]:g}")
+        return numbers.astype(np.int64)
+
+    @property
+    def stated(self) -> Stated:
+        """What is said of the images."""
+        return Stated("the STAR file", self.stated_pixel_sizes_angstrom, self.stated_sides)
+
+    @cached_property
+    def _optics(self) -> StarTable | None:
+        found = next((each for each in self.others if each.block == "optics"), None)
+        return found if found is not None and {_GROUP} <= {*found.columns} & {*self.table.columns} else None
+
+    @cached_property
+    def _groups(self) -> NDArray[np.intp]:
+        """Row of the optics table for each row."""
+        assert self._optics is not None
+        described, groups = self._optics.numbers(_GROUP)[:, 0], self.table.numbers(_GROUP)[:, 0]
+        if len(np.unique(described)) < len(described):
+            raise InputError(f"{self.path}: data_optics has an optics group twice")
+        places = {group: place for place, group in enumerate(described.tolist())}
+        unknown = sorted(set(groups.tolist()) - set(places))
+        if unknown:
+            raise InputError(f"{self.path}: data_optics has no optics group {unknown[0]:g}")
+        return np.array([places[group] for group in groups.tolist()], dtype=np.intp)
 
 
-def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
+def read_images(path: Path, pixel_size_angstrom: float | None = None, datadir: Path | None = None) -> LoadedImages:
     """Read the images that a STAR file names, in the order of its rows.
 
     RELION 3.1 and later (optics table), RELION 2 and 3.0 (one table with magnification and detector pixel), and the
-    class tables of ``model.star`` are understood. Stacks are looked for in the folder of the STAR file, then in
-    the folders above it, since RELION writes names relative to its project.
+    class tables of ``model.star`` are understood.
 
     Parameters
     ----------
@@ -66,24 +183,44 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedI
         The STAR file.
     pixel_size_angstrom
         Wins over the STAR file, which wins over the headers of the stacks.
+    datadir
+        Where stacks are looked for first; see :func:`scoretomo.io.named_images.find_stacks`.
 
     Raises
     ------
     InputError
-        Not a STAR file, no image names, stacks that are missing (named), images of several sizes or pixel sizes.
+        Not a STAR file, no image names, particles in the place of class averages, stacks that are missing (named),
+        images of several sizes or pixel sizes, or of others than what is said of them.
     """
-    return decide_pixel_size(path, read_named_images(path), pixel_size_angstrom, "the STAR file")
-
-
-def read_named_images(path: Path) -> NamedImages:
-    """Read the images of a STAR file before anything is decided about their pixel size; see :func:`read_images`."""
     table = read_image_table(path)
+    _refuse_particles(table)
+    return decide_pixel_size(path, _named_images(table, datadir), pixel_size_angstrom)
+
+
+def read_named_images(path: Path, datadir: Path | None = None) -> NamedImages:
+    """Read the images of a STAR file before anything is decided about their pixel size; see :func:`read_images`."""
+    return _named_images(read_image_table(path), datadir)
+
+
+def _named_images(table: ImageTable, datadir: Path | None) -> NamedImages:
     # RELION's Subset selection may renumber the averages it keeps, and then says in this column which they were;
     # in a table of particles the column says something else
-    numbered = _IMAGE_COLUMNS[0] not in table.rows.columns and "rlnClassNumber" in table.rows.columns
-    classes = _numbers(path, table.rows, ["rlnClassNumber"])[:, 0].int().tolist() if numbered else None
-    stated = table.stated_pixel_sizes_angstrom
-    return gather_images(path, table.files, table.sections, stated, class_numbers=classes)
+    numbered = _IMAGE_COLUMNS[0] not in table.columns and "rlnClassNumber" in table.columns
+    classes = table.class_numbers.tolist() if numbered else None
+    return gather_images(table.path, table.files, table.sections, table.stated, class_numbers=classes, datadir=datadir)
+
+
+def _refuse_particles(table: ImageTable) -> None:
+    """Say which file to give where class averages are meant and these are the particles."""
+    telling = [name for name in _OF_PARTICLES if name in table.columns]
+    if not telling or _IMAGE_COLUMNS[0] not in table.columns:
+        return
+    model = table.path.with_name(table.path.name.replace("_data.star", "_model.star"))
+    other = f"{model.name}, which lies beside it" if model != table.path and model.is_file() else "run_itNNN_model.star"
+    raise InputError(
+        f"{table.path}: names particles (with {telling[0]}), not class averages; give those of a 2D classification, "
+        f"such as {other}, or a stack of images"
+    )
 
 
 def read_image_table(path: Path) -> ImageTable:
@@ -92,13 +229,32 @@ def read_image_table(path: Path) -> ImageTable:
     Raises
     ------
     InputError
-        Not a STAR file, no image names, or optics groups that it does not describe.
+        Not a STAR file, no image names or two tables with them, or references of a 3D classification.
     """
-    tables = _read_tables(path)
-    column, table = _image_table(path, tables)
-    sections, files = _split_names(path, [str(name) for name in table[column]])
-    rows = _with_optics(path, tables, table)
-    return ImageTable(path, rows, sections, files, _stated_pixel_sizes(path, rows, tables))
+    tables = read_tables(path)
+    naming = [each for each in tables if {*_IMAGE_COLUMNS} & {*each.columns} and len(each)]
+    if not naming:
+        raise InputError(f"{path}: names no images: no rows with {' or '.join(_IMAGE_COLUMNS)}")
+    if len(naming) > 1:
+        lines = " and ".join(str(each.label_lines[0] + 1) for each in naming)
+        raise InputError(
+            f"{path}: has {len(naming)} tables that name images, in lines {lines}; were files put one after the other? "
+            "Write each of them to a file of its own, or join the tables"
+        )
+    (table,) = naming
+    others = tuple(each for each in tables if each is not table)
+    _refuse_volumes(path, others)
+    column = next(name for name in _IMAGE_COLUMNS if name in table.columns)
+    sections, files = _split_names(path, table.texts(column))
+    return ImageTable(table, others, sections, files)
+
+
+def _refuse_volumes(path: Path, tables: Sequence[StarTable]) -> None:
+    for each in tables:
+        if "rlnReferenceDimensionality" in each.columns and (each.numbers("rlnReferenceDimensionality") == 3).any():
+            raise InputError(
+                f"{path}: is of a 3D classification, whose references are volumes; give the model.star of a 2D one"
+            )
 
 
 def read_class_figures(path: Path) -> dict[str, torch.Tensor]:
@@ -113,11 +269,11 @@ def read_class_figures(path: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     InputError
-        Not a STAR file, or one that names no images.
+        Not a STAR file, one that names no images, or values that are no numbers.
     """
-    _, table = _image_table(path, _read_tables(path))
+    table = read_image_table(path).table
     return {
-        name: torch.from_numpy(pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float32, copy=True))
+        name: torch.from_numpy(table.numbers(column, finite=False)[:, 0].astype(np.float32))
         for name, column in _CLASS_COLUMNS.items()
         if column in table.columns
     }
@@ -140,33 +296,32 @@ def read_poses(path: Path, pixel_size_angstrom: float | None = None) -> Poses:
     InputError
         Angles are missing or no numbers, or origins in pixels without a pixel size.
     """
-    tables = _read_tables(path)
-    table = next((block for block in tables.values() if set(_ANGLE_COLUMNS) <= set(block.columns)), None)
+    tables = read_tables(path)
+    table = next((each for each in tables if {*_ANGLE_COLUMNS} <= {*each.columns}), None)
     if table is None:
         raise InputError(f"{path}: has no table with the columns {', '.join(_ANGLE_COLUMNS)}")
-    return _poses(path, _with_optics(path, tables, table), tables, pixel_size_angstrom)
+    return _poses(ImageTable(table, tuple(each for each in tables if each is not table), (), ()), pixel_size_angstrom)
 
 
 def table_poses(table: ImageTable, pixel_size_angstrom: float) -> Poses | None:
     """Poses of the rows of a table, as :func:`read_poses` reads them; None if it has no angles."""
-    if not set(_ANGLE_COLUMNS) <= set(table.rows.columns):
-        return None
-    return _poses(table.path, table.rows, {}, pixel_size_angstrom)
+    return _poses(table, pixel_size_angstrom) if {*_ANGLE_COLUMNS} <= table.columns else None
 
 
 def table_ctf(table: ImageTable) -> CTFParams | None:
     """Contrast transfer of the rows of a table; None if it has no defocus.
 
     Voltage, spherical aberration and amplitude contrast come from the optics groups (RELION 3.1) or stand in every row
-    (3.0). The phase shift is 0 where there is none. B-factor, scale, beam tilt and higher aberrations are left out.
+    (3.0). The phase shift is 0 where there is none. B-factor, scale, beam tilt and higher aberrations are left out;
+    :func:`table_notes` says what there is of the last two.
 
     Raises
     ------
     InputError
         Some of the columns only, values that are not finite or impossible, or images that had their CTF corrected.
     """
-    columns = set(table.rows.columns)
-    if not columns & set(_DEFOCUS_COLUMNS):
+    columns = table.columns
+    if not columns & {*_DEFOCUS_COLUMNS}:
         return None
     missing = [name for name in _CTF_COLUMNS if name not in columns]
     if missing:
@@ -175,13 +330,13 @@ def table_ctf(table: ImageTable) -> CTFParams | None:
             "columns out for images without CTF"
         )
     for name, what in _CTF_APPLIED.items():
-        if name in columns and _numbers(table.path, table.rows, [name]).any():
+        if name in columns and table.numbers(name).any():
             raise InputError(f"{table.path}: images are {what} already ({name}); extract them as they were taken")
-    values = _numbers(table.path, table.rows, _CTF_COLUMNS).float()
+    values = table.numbers(*_CTF_COLUMNS).float()
     u, v, angle, voltage, aberration, contrast = values.unbind(1)
     shift = torch.zeros_like(u)
     if "rlnPhaseShift" in columns:
-        shift = _numbers(table.path, table.rows, ["rlnPhaseShift"])[:, 0].float()
+        shift = table.numbers("rlnPhaseShift")[:, 0].float()
     try:
         return CTFParams(u, v, angle, shift, voltage, aberration, contrast)
     except InputError as error:
@@ -196,12 +351,33 @@ def table_halves(table: ImageTable) -> NDArray[np.intp] | None:
     InputError
         Other values than 1 and 2.
     """
-    if _HALF_COLUMN not in table.rows.columns:
+    if _HALF_COLUMN not in table.columns:
         return None
-    halves = _numbers(table.path, table.rows, [_HALF_COLUMN])[:, 0].numpy()
+    halves = table.numbers(_HALF_COLUMN)[:, 0].numpy()
     if not np.isin(halves, (1, 2)).all():
         raise InputError(f"{table.path}: {_HALF_COLUMN} must be 1 or 2; repair it, or take the column out")
     return halves.astype(np.intp)
+
+
+def table_notes(table: ImageTable) -> tuple[str, ...]:
+    """Say what a table has that is read otherwise than elsewhere, or not at all."""
+    dropped = {
+        what: None for name, what in _ABERRATIONS.items() if name in table.columns and _says_something(table, name)
+    }
+    notes = [f"{what} is in the table, and is not taken into account" for what in dropped]
+    if table.table.gap is not None:
+        notes.append(f"line {table.table.gap + 1} and what follows is read; RELION stops at the blank line before it")
+    return tuple(notes)
+
+
+def _says_something(table: ImageTable, name: str) -> bool:
+    """Whether a column differs from what it is without any aberration; Zernike coefficients are lists in brackets."""
+    if name.endswith("Zernike"):
+        holder = (
+            table.table if name in table.table.columns else next(each for each in table.others if name in each.columns)
+        )
+        return any(float(word) for text in holder.texts(name) for word in _NUMBERS.findall(text))
+    return bool((table.numbers(name) != _NEUTRAL.get(name, 0.0)).any())
 
 
 def write_particles(
@@ -279,96 +455,30 @@ def _ctf_columns(ctf: CTFParams) -> dict[str, Any]:
     return {name: value.cpu().numpy() for name, value in zip(_ROW_CTF, values, strict=True)}
 
 
-def _read_tables(path: Path) -> dict[str, pd.DataFrame]:
-    """All blocks as tables; a block of single values has one row."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas on ragged lines; what matters is checked below
-        try:
-            blocks = starfile.read(path, always_dict=True)
-        except Exception as error:  # a parser of text files may fail in any way
-            raise InputError(f"{path}: cannot be read as a STAR file: {error}") from error
-    tables = {name: pd.DataFrame([block]) if isinstance(block, dict) else block for name, block in blocks.items()}
-    tables = {name: table for name, table in tables.items() if table is not None}
-    if not tables:
-        raise InputError(f"{path}: has no data_ block; is it a STAR file?")
-    return tables
-
-
-def _image_table(path: Path, tables: dict[str, pd.DataFrame]) -> tuple[str, pd.DataFrame]:
-    """Column with the names of the images, and the table that has it."""
-    for column in _IMAGE_COLUMNS:
-        for table in tables.values():
-            if column in table.columns and len(table):
-                return column, table
-    raise InputError(f"{path}: names no images: no rows with {' or '.join(_IMAGE_COLUMNS)}")
-
-
-def _poses(path: Path, rows: pd.DataFrame, tables: dict[str, pd.DataFrame], pixel_size_angstrom: float | None) -> Poses:
-    angles = _numbers(path, rows, _ANGLE_COLUMNS)
-    origins = torch.zeros(len(rows), 2, dtype=torch.float64)
-    if {"rlnOriginXAngst", "rlnOriginYAngst"} <= set(rows.columns):
-        origins = _numbers(path, rows, ["rlnOriginXAngst", "rlnOriginYAngst"])
-    elif {"rlnOriginX", "rlnOriginY"} <= set(rows.columns):
-        origins = _numbers(path, rows, ["rlnOriginX", "rlnOriginY"])
+def _poses(table: ImageTable, pixel_size_angstrom: float | None) -> Poses:
+    angles = table.numbers(*_ANGLE_COLUMNS)
+    origins = torch.zeros(len(table), 2, dtype=torch.float64)
+    if {"rlnOriginXAngst", "rlnOriginYAngst"} <= table.columns:
+        origins = table.numbers("rlnOriginXAngst", "rlnOriginYAngst")
+    elif {"rlnOriginX", "rlnOriginY"} <= table.columns:
+        origins = table.numbers("rlnOriginX", "rlnOriginY")
         if origins.any():
-            stated = _stated_pixel_sizes(path, rows, tables)
+            stated = table.stated_pixel_sizes_angstrom
             if pixel_size_angstrom is None and not stated:
-                raise InputError(f"{path}: origins are in pixels and there is no pixel size; give it with --pixel-size")
-            origins = origins * (pixel_size_angstrom or only_pixel_size(path, stated))
+                raise InputError(
+                    f"{table.path}: origins are in pixels and there is no pixel size; give it with --pixel-size"
+                )
+            origins = origins * (pixel_size_angstrom or only_pixel_size(table.path, stated))
     return Poses(from_relion_euler(angles).float(), -origins.float())
 
 
-def _with_optics(path: Path, tables: dict[str, pd.DataFrame], table: pd.DataFrame) -> pd.DataFrame:
-    """Join to every row the columns of its optics group that it does not have itself."""
-    optics = tables.get("optics")
-    if optics is None or not {"rlnOpticsGroup"} <= set(optics.columns) & set(table.columns):
-        return table
-    optics = optics.set_index(_numbers(path, optics, ["rlnOpticsGroup"])[:, 0].numpy())
-    groups = _numbers(path, table, ["rlnOpticsGroup"])[:, 0].numpy()
-    unknown = sorted(set(groups.tolist()) - set(optics.index))
-    if unknown or optics.index.has_duplicates:
-        what = f"has no optics group {unknown[0]:g}" if unknown else "has an optics group twice"
-        raise InputError(f"{path}: data_optics {what}")
-    more = optics.loc[groups, [name for name in optics.columns if name not in table.columns]]
-    return pd.concat([table.reset_index(drop=True), more.reset_index(drop=True)], axis=1)
-
-
-def _split_names(path: Path, names: list[str]) -> tuple[list[int], list[str]]:
+def _split_names(path: Path, names: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Section (from 0) and file of every ``N@stack``; a name without N is a file of one image."""
     sections, files = [], []
     for name in names:
         number, at, file = name.rpartition("@")
-        if at and not (number.isdecimal() and int(number) > 0):
+        if at and not (number.isascii() and number.isdecimal() and len(number) < _LONGEST and int(number) > 0):
             raise InputError(f"{path}: image name {name!r} is not of the form N@stack with N from 1")
-        sections.append(int(number) - 1 if at else 0)
+        sections.append(int(number) - 1 if at else WHOLE_FILE)
         files.append(file)
-    return sections, files
-
-
-def _stated_pixel_sizes(path: Path, rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> tuple[float, ...]:
-    """Distinct pixel sizes: of the rows and their optics, else of the model; or from magnification and detector pixel.
-
-    Optics groups that no row is of do not count.
-    """
-    for columns in (["rlnImagePixelSize"], ["rlnPixelSize"], ["rlnDetectorPixelSize", "rlnMagnification"]):
-        here = [rows] if set(columns) <= set(rows.columns) else list(tables.values())
-        found = [_numbers(path, table, columns) for table in here if set(columns) <= set(table.columns)]
-        if found:
-            values = torch.cat(found)
-            # micrometers on the detector to Angstrom in the specimen
-            sizes = values[:, 0] if len(columns) == 1 else values[:, 0] * 1e4 / values[:, 1]
-            return tuple(sorted(set(sizes.tolist())))
-    return ()
-
-
-def _numbers(path: Path, table: pd.DataFrame, columns: list[str]) -> torch.Tensor:
-    """Columns as ``(rows, columns)`` float64."""
-    try:
-        values = table[columns].to_numpy(dtype=np.float64)
-    except ValueError as error:
-        raise InputError(f"{path}: {', '.join(columns)} must be numbers: {error}") from None
-    if not np.isfinite(values).all():
-        raise InputError(f"{path}: {', '.join(columns)} hold values that are not finite")
-    return torch.tensor(values)
+    return tuple(sections), tuple(files)

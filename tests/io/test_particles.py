@@ -338,7 +338,8 @@ ALIGNMENTS = {
 
 
 def table(order: slice | list[int] = slice(None), **columns: NDArray[Any]) -> bytes:
-    made = np.zeros(3, dtype=[(name, column.dtype, column.shape[1:]) for name, column in columns.items()])
+    count = len(next(iter(columns.values())))
+    made = np.zeros(count, dtype=[(name, column.dtype, column.shape[1:]) for name, column in columns.items()])
     for name, column in columns.items():
         made[name] = column
     return cs_bytes(made[order])
@@ -560,3 +561,22 @@ def test_particles_need_as_many_poses_as_images(folder: Path) -> None:
         Particles(particles.images, 2.5, poses, None, particles.rows, particles.files)
     with pytest.raises(InputError, match="pixel size must be a positive"):
         Particles(particles.images, 0.0, None, None, particles.rows, particles.files)
+
+
+@pytest.mark.parametrize("kind", ["star", "cs"])
+def test_poses_in_a_plane_are_those_of_a_2d_classification(tmp_path: Path, kind: str) -> None:
+    """All seen from one direction: nothing can be reconstructed of them, but in silence everything would run."""
+    write_images(tmp_path / "a.mrcs", ImageStack(torch.rand(6, 8, 8), 2.5))
+    rows = "".join(f"{i + 1}@a.mrcs 20 0 {40 * i}\n" for i in range(6))
+    columns = ["rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+    if kind == "star":
+        path = star(tmp_path, columns, rows, optics="")
+    else:
+        numbers = np.arange(6)
+        blob = {"blob/path": np.array([b"a.mrcs"] * 6), "blob/idx": numbers.astype("<u4")}
+        path = cs(tmp_path, uid=numbers.astype("<u8"), **blob, **{"alignments3D/pose": np.zeros((6, 3), "<f4")})
+    with pytest.raises(InputError, match=r"all 6 poses have the same viewing direction, as those of a 2D"):
+        read_particles(path)
+    assert read_particles(path, with_poses=False).poses is None  # who searches for poses has no use for them
+    tilted = rows.replace("3@a.mrcs 20 0", "3@a.mrcs 20 15")
+    assert read_particles(star(tmp_path, columns, tilted, optics="")).poses is not None

@@ -10,7 +10,7 @@ import tyro
 from ..datatypes import InputError, Volume
 from ..evaluation.comparison import Comparison, compare, summary, to_common_grid
 from ..io.files import write_json
-from ..io.mrc import read_volume
+from ..io.mrc import LoadedVolume, read_volume
 from ..io.tables import write_table
 from ..report.figures import fsc_curves
 from .evaluate_motion import (
@@ -22,7 +22,12 @@ from .evaluate_motion import (
     motion_words,
     read_motion_inputs,
 )
-from .progress import progress
+from .progress import progress, say
+
+# FSC-AUC from which two maps are of one molecule; below it, the negative of the first is tried.
+_FITS = 0.3
+# Pixel sizes of two maps that differ by more are not the same.
+_PLACEHOLDER_DIFFERS = 0.1
 
 _NAME = re.compile(r"volume_(\d+)(?:_seed\d+)?\.mrc")
 
@@ -96,15 +101,34 @@ def compare_files(
     reference_pixel_size_angstrom: float | None = None,
 ) -> list[Comparison]:
     """Compare each volume with its reference on a grid that they have in common."""
-    comparisons = []
+    comparisons: list[Comparison] = []
+    notes: dict[str, str] = {}
     with progress("evaluate") as report:
         for done, (path, reference) in enumerate(zip(paths, references, strict=True)):
-            volume, truth = common_pair(path, reference, pixel_size_angstrom, reference_pixel_size_angstrom)
+            loaded = _read_pair(path, reference, pixel_size_angstrom, reference_pixel_size_angstrom)
+            for file, each in zip((path, reference), loaded, strict=True):
+                for note in each.notes:
+                    notes.setdefault(note, f"{file.name}: {note}")
+            volume, truth = to_common_grid(loaded[0].volume, loaded[1].volume)
             comparisons += compare(
                 volume.voxels[None], truth.voxels[None], truth.pixel_size_angstrom, [_number(path, done)]
             )
+            if done == 0 and _is_inverted(volume, truth, comparisons[0]):
+                notes["inverted"] = (
+                    f"{path.name} and {reference.name} look like one map with contrast of opposite signs"
+                )
             report((done + 1) / len(paths), path.name)
+    for note in notes.values():
+        say(f"note: {note}")
     return comparisons
+
+
+def _is_inverted(volume: Volume, truth: Volume, found: Comparison) -> bool:
+    """Whether the negative of a volume fits where it does not itself."""
+    if found.fsc_auc >= _FITS:
+        return False
+    (negative,) = compare(-volume.voxels[None], truth.voxels[None], truth.pixel_size_angstrom, [0])
+    return negative.fsc_auc >= _FITS and negative.fsc_auc > 2 * found.fsc_auc
 
 
 def common_pair(
@@ -114,8 +138,26 @@ def common_pair(
     reference_pixel_size_angstrom: float | None = None,
 ) -> tuple[Volume, Volume]:
     """Read a volume and its reference on a grid that they have in common."""
-    own = read_volume(path, pixel_size_angstrom).volume
-    return to_common_grid(own, read_volume(reference, reference_pixel_size_angstrom).volume)
+    own, truth = _read_pair(path, reference, pixel_size_angstrom, reference_pixel_size_angstrom)
+    return to_common_grid(own.volume, truth.volume)
+
+
+def _read_pair(
+    path: Path, reference: Path, pixel_size: float | None, reference_pixel_size: float | None
+) -> tuple[LoadedVolume, LoadedVolume]:
+    """Read a volume and its reference; where one alone says the placeholder of 1 A, its size must be given."""
+    pair = read_volume(path, pixel_size), read_volume(reference, reference_pixel_size)
+    sizes = [each.volume.pixel_size_angstrom for each in pair]
+    given = (pixel_size, reference_pixel_size)
+    options = ("--pixel-size", "--reference-pixel-size")
+    if abs(sizes[0] / sizes[1] - 1) > _PLACEHOLDER_DIFFERS:
+        for file, size, own, option in zip((path, reference), sizes, given, options, strict=True):
+            if size == 1 and own is None:
+                raise InputError(
+                    f"{file}: the header's pixel size of exactly 1 A is a placeholder in many files, and the other map "
+                    f"has {max(sizes):.5g} A; give the true one with {option} ANGSTROM, even if it is 1.0"
+                )
+    return pair
 
 
 def write_evaluation(
@@ -140,7 +182,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
     for row in results["volumes"]:
         pixels, angstrom = row["resolution_pixels"], row["resolution_angstrom"]
         resolution = f"{pixels:19.1f}  {angstrom:14.1f}" if pixels is not None else f"{'none':>19}  {'none':>14}"
-        hand = "mirrored" if row["mirrored"] else "same"
+        hand = "unknown" if row["mirrored"] is None else "mirrored" if row["mirrored"] else "same"
         lines.append(f"{row['index']:6d}  {row['fsc_auc']:7.3f}  {resolution}  {hand}")
     median = results["median_resolution_pixels"]
     resolution = f"{median:19.1f}" if median is not None else f"{'none':>19}"

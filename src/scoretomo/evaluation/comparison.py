@@ -162,7 +162,8 @@ def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
                 "fsc_auc": each.fsc_auc,
                 "resolution_pixels": _finite(each.resolution_pixels),
                 "resolution_angstrom": _finite(each.resolution_angstrom),
-                "mirrored": each.mirrored,
+                # of what nothing correlates, one hand is as good as the other
+                "mirrored": each.mirrored if math.isfinite(each.resolution_pixels) else None,
                 "hand_margin": each.hand_margin,
             }
             for each in comparisons

@@ -62,7 +62,7 @@ class ImageStack:
             raise InputError(f"images must be square, not {width} x {height} pixels; crop or pad them first")
         if not torch.isfinite(self.images).all():
             bad = (~torch.isfinite(self.images).flatten(1).all(1)).nonzero().flatten().tolist()
-            raise InputError(f"images {_enumerate(bad)} hold NaN or infinite values; remove or repair them")
+            raise InputError(f"images {_enumerate(bad)} hold NaN or infinite values; repair or --exclude them")
         _check_greatest(self.images)
         _check_pixel_size(self.pixel_size_angstrom)
 

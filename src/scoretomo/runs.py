@@ -25,6 +25,7 @@ from .ensemble.growth import GrowthConfig
 from .imaging.preprocess import PreprocessConfig, Preprocessing, preprocess, restore_volume
 from .io.files import write_json, write_text
 from .io.images import read_image_stack
+from .io.job_folders import file_in_job
 from .io.mrc import read_images, write_images, write_volume
 from .io.quality import check_images, choose_left_out, write_quality
 from .io.settings import differences, from_table, to_table
@@ -267,7 +268,8 @@ def start_run(
     InputError
         Images that cannot be used; a folder of other images or settings, named, which is left as it was.
     """
-    loaded = read_image_stack(images, pixel_size_angstrom, datadir)
+    images, found = file_in_job(images, "class averages")
+    loaded = read_image_stack(images, pixel_size_angstrom, datadir, config.exclude or ())
     if len(loaded.stack) < 2:
         raise InputError(f"{images}: has one image only; views from several directions are needed")
     exists = SETTINGS.exists(folder)
@@ -302,7 +304,7 @@ def start_run(
         "settings": _to_settings(config),
     }
     write_text(folder / SETTINGS.name, tomli_w.dumps(table))
-    return loaded.notes
+    return found + loaded.notes
 
 
 def open_run(folder: Path) -> Run:

@@ -167,3 +167,14 @@ def test_tables_behind_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     cs(tmp_path / "disk" / "x.cs", ">images/b.mrcs")
     (tmp_path / "export" / "x.cs").symlink_to(tmp_path / "disk" / "x.cs")
     assert len(read_image_stack(tmp_path / "export" / "x.cs").stack) == 2
+
+
+def test_an_image_that_is_excluded_may_hold_nan(tmp_path: Path, table: Callable[[float, int], Path]) -> None:
+    path = stack(tmp_path / "a.mrcs")
+    content = path.read_bytes()
+    path.write_bytes(content[: 1024 + 4 * 70] + np.float32("nan").tobytes() + content[1024 + 4 * 71 :])
+    for file in (path, table(4.0, 8)):
+        with pytest.raises(InputError, match="images 1 hold NaN or infinite values; repair or --exclude them"):
+            read_image_stack(file)
+        assert read_image_stack(file, exclude=[1]).stack.images.isfinite().all()
+    assert read_image_stack(path, exclude=[1]).stack.images[2:, 0, 0].tolist() == [2, 3]

@@ -9,6 +9,7 @@ from ..datatypes import InputError
 from ..imaging.preprocess import PreprocessConfig
 from ..imaging.quality import Quality
 from ..io.images import read_image_stack
+from ..io.job_folders import file_in_job
 from ..io.quality import check_images, write_quality
 from ..report.quality_sheet import quality_sheet
 from .progress import say
@@ -31,8 +32,8 @@ def check(
     Parameters
     ----------
     images
-        Class averages: any file that `train` can read. Of a RELION .star, the numbers of particles and resolutions of
-        the classes are used too.
+        Class averages: any file, or folder of a job, that `train` can read. Of a RELION .star, the numbers of particles
+        and resolutions of the classes are used too.
     output
         Folder for quality.csv, the table with all figures, and quality.png, all images with their verdicts. None: the
         table is printed only.
@@ -44,8 +45,9 @@ def check(
     preprocess
         How the images will be prepared.
     """
+    images, found = file_in_job(images, "class averages")
     loaded = read_image_stack(images, pixel_size, datadir)
-    for note in loaded.notes:
+    for note in found + loaded.notes:
         say(f"note: {note}")
     quality, prepared = check_images(images, loaded.stack, preprocess)
     print(table(quality))

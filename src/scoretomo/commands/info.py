@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from ..io.images import describe
+from ..io.job_folders import file_in_job
 
 
 def info(
@@ -18,11 +19,13 @@ def info(
     Parameters
     ----------
     file
-        .mrc, .map, .ccp4 (or these with .gz), .mrcs, .npy, EMAN .hdf, RELION .star or cryoSPARC .cs.
+        .mrc, .map, .ccp4 (or these with .gz), .mrcs, .npy, EMAN .hdf, RELION .star or cryoSPARC .cs; or the folder of
+        a job of either, for its class averages.
     pixel_size
         Pixel size in Angstrom, where the file says none or a wrong one.
     datadir
         Folder in which image stacks are looked for first, where they are no longer where the file says; folders at the
         beginning of their names are left out as far as needed.
     """
-    print("\n".join(describe(file, pixel_size, datadir)))
+    file, found = file_in_job(file, "class averages")
+    print("\n".join([*(f"note: {note}" for note in found), *describe(file, pixel_size, datadir)]))

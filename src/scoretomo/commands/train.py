@@ -41,7 +41,8 @@ class Source:
     Attributes
     ----------
     images
-        Class averages: .mrcs, .mrc, .npy, EMAN .hdf, or a RELION .star or cryoSPARC .cs that names them.
+        Class averages: .mrcs, .mrc, .npy, EMAN .hdf, a RELION .star or cryoSPARC .cs that names them, or the folder of
+        a job of either.
     output
         Folder for all that is made. The same command again goes on where an earlier one was interrupted.
     preset

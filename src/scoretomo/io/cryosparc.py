@@ -1,6 +1,6 @@
 """CryoSPARC's .cs files: tables of particles or class averages, NumPy structured arrays whose rows have a ``uid``."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -95,7 +95,12 @@ def cs_bytes(rows: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_images(path: Path, pixel_size_angstrom: float | None = None, datadir: Path | None = None) -> LoadedImages:
+def read_images(
+    path: Path,
+    pixel_size_angstrom: float | None = None,
+    datadir: Path | None = None,
+    exclude: Collection[int] = (),
+) -> LoadedImages:
     """Read the images that a .cs file names, such as the class averages of 2D Classification or Select 2D Classes.
 
     A class average is known by ``blob/idx``, its place in the stack of all classes, which is what particles have as
@@ -109,6 +114,8 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None, datadir: P
         Wins over ``blob/psize_A``, which wins over the headers of the stacks.
     datadir
         Where stacks are looked for first; see :func:`scoretomo.io.named_images.find_stacks`.
+    exclude
+        Images that will not be used, which may hold NaN.
 
     Raises
     ------
@@ -118,7 +125,7 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None, datadir: P
     """
     file = read_cs(path)
     _refuse_particles(file)
-    return decide_pixel_size(path, _named_images(file, datadir), pixel_size_angstrom)
+    return decide_pixel_size(path, _named_images(file, datadir), pixel_size_angstrom, exclude)
 
 
 def read_named_images(path: Path, datadir: Path | None = None) -> NamedImages:

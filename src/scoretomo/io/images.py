@@ -1,5 +1,6 @@
 """Image stacks of any supported format, and what a file holds in words."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ _MAPS = (".mrc", ".map", ".ccp4")
 _SUFFIXES = (".mrcs", *_MAPS, ".star", ".cs", ".hdf", ".npy")
 
 
-def read_image_stack(path: Path, pixel_size_angstrom: float | None = None, datadir: Path | None = None) -> LoadedImages:
+def read_image_stack(
+    path: Path,
+    pixel_size_angstrom: float | None = None,
+    datadir: Path | None = None,
+    exclude: Collection[int] = (),
+) -> LoadedImages:
     """Read images from ``.mrcs``, ``.mrc``, RELION's ``.star``, cryoSPARC's ``.cs``, EMAN's ``.hdf`` or ``.npy``.
 
     Parameters
@@ -28,6 +34,8 @@ def read_image_stack(path: Path, pixel_size_angstrom: float | None = None, datad
         Wins over what the file says; must be given for ``.npy``, which says nothing.
     datadir
         Where stacks that the file names are looked for first.
+    exclude
+        Images that will not be used, which may hold NaN.
 
     Raises
     ------
@@ -36,18 +44,18 @@ def read_image_stack(path: Path, pixel_size_angstrom: float | None = None, datad
     """
     match _suffix(path):
         case ".mrcs" | ".mrc" | ".map" | ".ccp4":
-            return mrc.read_images(path, pixel_size_angstrom)
+            return mrc.read_images(path, pixel_size_angstrom, exclude)
         case ".star":
-            return star.read_images(path, pixel_size_angstrom, datadir)
+            return star.read_images(path, pixel_size_angstrom, datadir, exclude)
         case ".cs":
-            return cryosparc.read_images(path, pixel_size_angstrom, datadir)
+            return cryosparc.read_images(path, pixel_size_angstrom, datadir, exclude)
         case ".hdf":
             return eman.read_images(path, pixel_size_angstrom)
         case _:
             values = _read_npy(path)
             if pixel_size_angstrom is None:
                 raise InputError(f"{path}: .npy files have no pixel size; give it with --pixel-size ANGSTROM")
-            return LoadedImages(mrc.to_stack(path, values, pixel_size_angstrom), ())
+            return LoadedImages(mrc.to_stack(path, values, pixel_size_angstrom, exclude), ())
 
 
 def describe(path: Path, pixel_size_angstrom: float | None = None, datadir: Path | None = None) -> list[str]:

@@ -4,6 +4,7 @@ import gzip
 import math
 import warnings
 import zlib
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
@@ -148,7 +149,7 @@ class StoredSections:
             raise InputError(f"{self.path}: has changed since it was opened: {error}") from error
 
 
-def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedImages:
+def read_images(path: Path, pixel_size_angstrom: float | None = None, exclude: Collection[int] = ()) -> LoadedImages:
     """Read a stack of images; a single image is a stack of one.
 
     Parameters
@@ -157,6 +158,8 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedI
         The file, usually ``.mrcs``; int8 or uint8, int16, uint16, float16 or float32.
     pixel_size_angstrom
         Wins over the header. It must be given where the header has no pixel size, or the placeholder 1.0.
+    exclude
+        Images that will not be used, which may hold NaN.
 
     Raises
     ------
@@ -173,7 +176,7 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None) -> LoadedI
     pixel_size, notes = choose_pixel_size(path, array, pixel_size_angstrom, axes=2)
     if array.says_volume and len(array.values) > 1:
         notes += (f"the header says volume; its {len(array.values)} sections are read as images",)
-    return LoadedImages(to_stack(path, array.values, pixel_size), array.notes + notes)
+    return LoadedImages(to_stack(path, array.values, pixel_size, exclude), array.notes + notes)
 
 
 def read_volume(path: Path, pixel_size_angstrom: float | None = None) -> LoadedVolume:
@@ -216,11 +219,17 @@ def write_volume(path: Path, volume: Volume, *, corner_angstrom: tuple[float, fl
     _write(path, volume.voxels, volume.pixel_size_angstrom, is_volume=True, corner=corner_angstrom)
 
 
-def to_stack(path: Path, values: NDArray[Any], pixel_size_angstrom: float) -> ImageStack:
-    """Make ``(n, y, x)`` values of any real type an image stack; errors name the file."""
+def to_stack(path: Path, values: NDArray[Any], pixel_size_angstrom: float, exclude: Collection[int] = ()) -> ImageStack:
+    """Make ``(n, y, x)`` values of any real type an image stack; errors name the file.
+
+    Images that are excluded may hold anything: what is not finite in them becomes 0.
+    """
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
+        images = torch.from_numpy(values.astype(np.float32))
+    unused = [index for index in exclude if 0 <= index < len(images)]
+    images[unused] = images[unused].nan_to_num(0.0, 0.0, 0.0)
     try:
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
-            return ImageStack(torch.from_numpy(values.astype(np.float32)), pixel_size_angstrom)
+        return ImageStack(images, pixel_size_angstrom)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

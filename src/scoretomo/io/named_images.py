@@ -1,6 +1,6 @@
 """Images that a table names by file and section, such as RELION's STAR and cryoSPARC's .cs files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,8 +247,12 @@ def gather_images(
     )
 
 
-def decide_pixel_size(path: Path, named: NamedImages, given: float | None) -> LoadedImages:
+def decide_pixel_size(
+    path: Path, named: NamedImages, given: float | None, exclude: Collection[int] = ()
+) -> LoadedImages:
     """Make an image stack of named images, with the pixel size of :func:`known_pixel_size`.
+
+    Those to exclude may hold NaN.
 
     Raises
     ------
@@ -256,7 +260,9 @@ def decide_pixel_size(path: Path, named: NamedImages, given: float | None) -> Lo
         Pixel size unknown, or several; images that are not square or hold NaN.
     """
     pixel_size, notes = known_pixel_size(path, named.opened, named.stated, given)
-    return LoadedImages(to_stack(path, named.values, pixel_size), named.opened.notes + notes, named.class_numbers)
+    return LoadedImages(
+        to_stack(path, named.values, pixel_size, exclude), named.opened.notes + notes, named.class_numbers
+    )
 
 
 def known_pixel_size(

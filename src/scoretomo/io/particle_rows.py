@@ -22,6 +22,7 @@ from .cryosparc import (
     stated_pixel_sizes,
     stated_sides,
 )
+from .job_folders import file_in_job
 from .mrc import read_array
 from .named_images import find_stacks
 from .star import ImageTable, read_image_table
@@ -132,6 +133,10 @@ def read_particle_rows(path: Path, passthrough: Sequence[Path] = ()) -> Particle
     InputError
         Another type of file, no class numbers, or particles that a passthrough file does not have.
     """
+    if path.is_dir():
+        raise InputError(
+            f"{path}: is the folder of a job; give {file_in_job(path, 'particles')[0]}, the particles in it"
+        )
     return _read_star(path) if _suffix(path, passthrough) == ".star" else _read_cs(path, passthrough)
 
 

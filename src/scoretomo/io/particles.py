@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..datatypes import CTFParams, InputError, Poses
 from . import cryosparc, star
+from .job_folders import file_in_job
 from .mrc import StoredSections, choose_pixel_size, read_array
 from .named_images import Indices, OpenedImages, StoredImages, known_pixel_size, open_images, which
 
@@ -131,6 +132,10 @@ def read_particles(
         A file of another type or that cannot be read, images that are missing, several sizes or pixel sizes, some of
         the columns of the CTF only, poses or CTF that are NaN.
     """
+    if path.is_dir():
+        raise InputError(
+            f"{path}: is the folder of a job; give {file_in_job(path, 'particles')[0]}, the particles in it"
+        )
     suffix = path.suffix.lower()
     if passthrough and suffix != ".cs":
         raise InputError(f"{passthrough[0]}: passthrough files belong to .cs files, and {path.name} is none")

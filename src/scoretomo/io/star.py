@@ -1,7 +1,7 @@
 """RELION's STAR files: particles and class averages with their images, poses and contrast transfer."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -171,7 +171,12 @@ class ImageTable:
         return np.array([places[group] for group in groups.tolist()], dtype=np.intp)
 
 
-def read_images(path: Path, pixel_size_angstrom: float | None = None, datadir: Path | None = None) -> LoadedImages:
+def read_images(
+    path: Path,
+    pixel_size_angstrom: float | None = None,
+    datadir: Path | None = None,
+    exclude: Collection[int] = (),
+) -> LoadedImages:
     """Read the images that a STAR file names, in the order of its rows.
 
     RELION 3.1 and later (optics table), RELION 2 and 3.0 (one table with magnification and detector pixel), and the
@@ -185,6 +190,8 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None, datadir: P
         Wins over the STAR file, which wins over the headers of the stacks.
     datadir
         Where stacks are looked for first; see :func:`scoretomo.io.named_images.find_stacks`.
+    exclude
+        Images that will not be used, which may hold NaN.
 
     Raises
     ------
@@ -194,7 +201,7 @@ def read_images(path: Path, pixel_size_angstrom: float | None = None, datadir: P
     """
     table = read_image_table(path)
     _refuse_particles(table)
-    return decide_pixel_size(path, _named_images(table, datadir), pixel_size_angstrom)
+    return decide_pixel_size(path, _named_images(table, datadir), pixel_size_angstrom, exclude)
 
 
 def read_named_images(path: Path, datadir: Path | None = None) -> NamedImages:

@@ -67,6 +67,15 @@ def test_a_table_of_larger_images_is_refused(tmp_path: Path, table: Callable[[fl
     assert any("1.25 A" in line and "--pixel-size" in line for line in describe(path))
 
 
+def test_stacks_made_smaller_whose_headers_know_it(tmp_path: Path, table: Callable[[float, int], Path]) -> None:
+    """The box is as wide as the table says, so that both are right: the table of the images as they were."""
+    stack(tmp_path / "a.mrcs", pixel_size=4.0)
+    loaded = read_image_stack(table(1.0, 32))
+    assert loaded.stack.pixel_size_angstrom == 4
+    assert any("32 pixels of 1 A" in note and "8 of 4 A" in note for note in loaded.notes)
+    assert read_particles(table(1.0, 32)).pixel_size_angstrom == 4
+
+
 def test_headers_that_contradict_the_table_are_refused(tmp_path: Path, table: Callable[[float, int], Path]) -> None:
     stack(tmp_path / "a.mrcs", pixel_size=4.0)
     with pytest.raises(InputError, match=r"says 1 A .* headers of the stacks say 4 A .*--pixel-size"):

@@ -18,6 +18,8 @@ from .mrc import LoadedImages, MrcArray, StoredSections, choose_pixel_size, read
 _SAME_SIZE = 1e-4
 # Pixel sizes of a table and of headers that differ by no more are one, calibrated anew; by more, one of them is wrong.
 _RECALIBRATED = 0.1
+# Widths of boxes that differ by no more are the same.
+_SAME_WIDTH = 0.02
 
 WHOLE_FILE = -1
 """Section of an image that is all of its file."""
@@ -296,6 +298,8 @@ def known_pixel_size(
         return given, (note,) if _differ(given, sizes, _SAME_SIZE) else ()
     if sizes:
         size = only_pixel_size(path, sizes)
+        if resampled := _resampled(images, stated, size):
+            return resampled
         _compare_with_stacks(path, images, stated)
         notes = [f"pixel size from {stated.where}"]
         if _differ(size, headers, _SAME_SIZE):
@@ -310,6 +314,17 @@ def known_pixel_size(
     except InputError as error:
         raise InputError(f"{path}: no pixel size in {stated.where}, and {error}") from None
     return pixel_size, (*odd, f"pixel size from the header of {images.first_stack_path.name}")
+
+
+def _resampled(images: OpenedImages, stated: Stated, size: float) -> tuple[float, tuple[str, ...]] | None:
+    """Pixel size of stacks of fewer or more pixels in a box of the same width, as their headers say too; else None."""
+    headers, side = images.header_pixel_sizes_angstrom, images.images.side
+    if len(headers) != 1 or len(stated.sides) != 1 or stated.sides[0] == side:
+        return None
+    if abs(headers[0] * side / (size * stated.sides[0]) - 1) > _SAME_WIDTH:
+        return None
+    note = f"{stated.where} is of images of {stated.sides[0]} pixels of {size:.5g} A, and the stacks have {side} of "
+    return headers[0], (f"{note}{headers[0]:.5g} A by their headers, which is taken",)
 
 
 def _compare_with_stacks(path: Path, images: OpenedImages, stated: Stated) -> None:

@@ -20,8 +20,7 @@ _CTF_RANGES = {
     "amplitude_contrast": (0.0, 1.0, "as a fraction of all contrast"),
 }
 
-
-# Squares of values and sums of them must be numbers in single precision.
+# Sums of squares over a whole stack of larger values are infinite in single precision; intensities end far below.
 _GREATEST = 1e15
 
 
@@ -46,7 +45,7 @@ class ImageStack:
     Raises
     ------
     InputError
-        Wrong shape, no image, values that are not finite, or a pixel size that is not positive.
+        Wrong shape, no image, values that are not finite or beyond 1e15, or a pixel size that is not positive.
     """
 
     images: Tensor
@@ -57,8 +56,8 @@ class ImageStack:
             raise InputError(f"images must have 3 axes (index, y, x), not shape {tuple(self.images.shape)}")
         if len(self.images) == 0:
             raise InputError("the stack has no images")
-        if self.images.shape[1] != self.images.shape[2]:
-            height, width = self.images.shape[1:]
+        height, width = self.images.shape[1:]
+        if height != width or height == 0:
             raise InputError(f"images must be square, not {width} x {height} pixels; crop or pad them first")
         if not torch.isfinite(self.images).all():
             bad = (~torch.isfinite(self.images).flatten(1).all(1)).nonzero().flatten().tolist()

@@ -101,7 +101,7 @@ def test_files_that_cannot_be_used(project: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             read_images(path)
         assert str(caught.value).startswith(str(path))
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_cs(project / "none.cs")
 
 
@@ -109,7 +109,7 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "a.cs"
     with path.open("wb") as file:
         np.save(file, np.array([("a", 1)], dtype=[("uid", object), ("blob/idx", "<u4")]), allow_pickle=True)
-    with pytest.raises(InputError, match="allow_pickle"):
+    with pytest.raises(InputError, match="holds Python objects"):
         read_cs(path)
 
 

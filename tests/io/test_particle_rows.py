@@ -245,7 +245,7 @@ def test_a_cs_file_without_classes_asks_for_the_field(tmp_path: Path) -> None:
         read_particle_rows(path)
     with pytest.raises(InputError, match=r"neither in it nor in .*a\.cs"):
         read_particle_rows(path, [path])
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_particle_rows(path, [tmp_path / "none.cs"])
 
 

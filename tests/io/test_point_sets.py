@@ -32,7 +32,7 @@ def test_a_set_that_cannot_be_written_leaves_nothing(clouds: PointClouds, tmp_pa
 
 def test_what_is_no_set_is_refused_in_one_line(clouds: PointClouds, tmp_path: Path) -> None:
     path = tmp_path / "set.npz"
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_point_set(path)
     path.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(InputError, match="not a readable"):
@@ -44,7 +44,7 @@ def test_what_is_no_set_is_refused_in_one_line(clouds: PointClouds, tmp_path: Pa
     with np.load(path) as file:
         arrays = dict(file)
     np.savez(path, **{**arrays, "names": np.array([{"a": 1}, 2, 3], dtype=object)})
-    with pytest.raises(InputError, match="without pickled objects"):
+    with pytest.raises(InputError, match="Python objects, which are not read"):
         read_point_set(path)
     np.savez(path, **{**arrays, "units": arrays["units"][:2]})
     with pytest.raises(InputError, match=r"set\.npz: 3 point clouds need as many units"):

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..datatypes import CTFParams, InputError, Poses
 from ..geometry.rotations import from_rotation_vectors
+from .files import regular_file
 from .mrc import LoadedImages
 from .named_images import NamedImages, Stated, decide_pixel_size, gather_images
+from .npy import read_npy
 
 _COMPRESSED = b"\x95CSDAT"
 _PIXEL_SIZE = "blob/psize_A"
@@ -70,20 +72,19 @@ def read_cs(path: Path) -> CsFile:
     InputError
         No such file, no table, or cryoSPARC's compressed format.
     """
+    regular_file(path)
     try:
         with path.open("rb") as file:
-            if file.read(len(_COMPRESSED)) == _COMPRESSED:
-                raise InputError(
-                    f"{path}: is compressed by cryoSPARC; make a plain copy with cryosparc-tools: "
-                    f'Dataset.load("{path.name}").save("plain.cs")'
-                )
-            file.seek(0)
-            rows = np.load(file, allow_pickle=False)
+            compressed = file.read(len(_COMPRESSED)) == _COMPRESSED
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as a .cs file: {error}") from error
-    if not isinstance(rows, np.ndarray) or rows.dtype.names is None or rows.ndim != 1:
+    if compressed:
+        raise InputError(
+            f"{path}: is compressed by cryoSPARC; make a plain copy with cryosparc-tools: "
+            f'Dataset.load("{path.name}").save("plain.cs")'
+        )
+    rows = read_npy(path)
+    if rows.dtype.names is None or rows.ndim != 1:
         raise InputError(f"{path}: holds no table of particles or class averages; is it a .cs file?")
     return CsFile(path, rows)
 

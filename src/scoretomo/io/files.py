@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written beside their place, then renamed over it."""
+"""Files that can be read; and files that are complete or absent, written beside their place and renamed over it."""
 
 import json
 import os
@@ -11,6 +11,52 @@ from pathlib import Path
 from typing import Any
 
 from ..datatypes import InputError
+
+_BELIEVED_RATIO = 100
+_ALWAYS_BELIEVED = 1 << 26
+
+
+def regular_file(path: Path) -> int:
+    """Make sure that a file can be read before any reader opens it; its length in bytes.
+
+    Readers would wait for a pipe without end, and libraries have words of their own for each of the others.
+
+    Raises
+    ------
+    InputError
+        No such file, a folder, a pipe or device, links that lead nowhere or round in a circle, no permission, or a name
+        that is not UTF-8 and could be written into no table.
+    """
+    try:
+        str(path).encode()
+        mode = path.stat().st_mode  # before it is opened, since that may wait
+        if stat.S_ISREG(mode):
+            with open(path, "rb") as file:
+                return os.fstat(file.fileno()).st_size
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="replace")
+        raise InputError(f"{shown}: the name is not UTF-8; rename the file or its folder") from error
+    except FileNotFoundError as error:
+        link = "; it is a link to a place where nothing is" if path.is_symlink() else ""
+        raise InputError(f"{path}: no such file{link}") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        raise InputError(f"{path}: {reason(error)}") from error
+    raise InputError(f"{path}: {'is a folder' if stat.S_ISDIR(mode) else 'is no regular file'}")
+
+
+def believable_bytes(length: int) -> int:
+    """Most bytes that a file of ``length`` bytes is believed to stand for where it is compressed, or tells sizes.
+
+    Images of particles are compressed to a half or a tenth, masks and blank images among them further; a small file
+    that declares a thousand times its length is damaged, or made to fill the memory.
+    """
+    return max(_ALWAYS_BELIEVED, _BELIEVED_RATIO * length)
+
+
+def reason(error: BaseException) -> str:
+    """Words of an error of the system or a library, in a line of bearable length."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]
 
 
 @contextmanager
@@ -62,26 +108,6 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def regular_file(path: Path) -> Path:
-    """Give the path back if a file is there that can be read to its end.
-
-    Raises
-    ------
-    InputError
-        Nothing is there, or a folder, a pipe, a device, or a link that leads nowhere.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        missing = isinstance(error, FileNotFoundError)
-        raise InputError(f"{path}: {'no such file' if missing else getattr(error, 'strerror', error)}") from error
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{path}: is a folder; give a file in it")
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{path}: is no regular file but a pipe or a device; give a file")
-    return path
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from ..imaging.preprocess import detect_contrast
 from . import cryosparc, eman, mrc, star
 from .mrc import LoadedImages
 from .named_images import NamedImages, known_pixel_size
+from .npy import check_single_precision, read_npy
 
 _MAPS = (".mrc", ".map", ".ccp4")
 _SUFFIXES = (".mrcs", *_MAPS, ".star", ".cs", ".hdf", ".npy")
@@ -153,14 +154,12 @@ def _suffix(path: Path) -> str:
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
-    """``(n, y, x)`` real numbers; a single image is a stack of one."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as a NumPy array: {error}") from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub" or values.ndim not in (2, 3):
-        shape = getattr(values, "shape", None)
-        raise InputError(f"{path}: must be an array (n, y, x) of real numbers, not {type(values).__name__} {shape}")
+    """``(n, y, x)`` real numbers, mapped into memory; a single image is a stack of one."""
+    values = read_npy(path)
+    kind = "records" if values.dtype.names else values.dtype.name
+    if values.dtype.kind not in "fiub" or values.ndim not in (2, 3):
+        raise InputError(f"{path}: must be an array (n, y, x) of real numbers, not {kind} of shape {values.shape}")
+    if values.size == 0:
+        raise InputError(f"{path}: is empty: its shape is {values.shape}")
+    check_single_precision(path, values)
     return values[None] if values.ndim == 2 else values

@@ -356,7 +356,8 @@ def _size(start: bytes) -> int:
 def _refuse_other_files(path: Path, content: bytes | None) -> None:
     try:
         if content is None:
-            with regular_file(path).open("rb") as file:
+            regular_file(path)
+            with path.open("rb") as file:
                 start = file.read(_HEADER)
         else:
             start = content[:_HEADER]

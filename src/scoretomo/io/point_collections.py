@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..datatypes import InputError
 from .atoms import read_atoms
+from .npy import check_single_precision, read_npy
 from .point_files import is_atomic
 from .point_sets import read_arrays
 
@@ -114,6 +115,9 @@ def _traces(path: Path) -> Collection:
     shapes = f"{ids.shape}, {offsets.shape} and {xyz.shape}"
     if ids.ndim != 1 or offsets.shape != (len(ids) + 1,) or xyz.ndim != 2 or xyz.shape[1] != 3 or not len(ids):
         raise InputError(f"{path}: ids (k,), offsets (k + 1,) and xyz (n, 3) are needed, not {shapes}")
+    if xyz.dtype.kind not in "fiu":
+        raise InputError(f"{path}: xyz must be numbers, not {xyz.dtype}")
+    check_single_precision(path, xyz)
     integer = offsets.dtype.kind in "iu"
     if not integer or offsets[0] != 0 or offsets[-1] != len(xyz) or (np.diff(offsets.astype(np.int64)) < 1).any():
         raise InputError(f"{path}: offsets must rise from 0 to the number of points, {len(xyz)}")
@@ -122,7 +126,7 @@ def _traces(path: Path) -> Collection:
         raise InputError(f"{path}: some ids occur twice; give each trace its own")
     return Collection(
         names,
-        lambda index: torch.from_numpy(xyz[offsets[index] : offsets[index + 1]]).float(),
+        lambda index: torch.from_numpy(xyz[offsets[index] : offsets[index + 1]].astype(np.float32)),
         None,
         handed=True,
     )
@@ -164,11 +168,7 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _read_npy(path: Path) -> Float[Tensor, "n 3"]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npy file without pickled objects") from error
-    return _as_points(path, array, columns=3)
+    return _as_points(path, read_npy(path), columns=3)
 
 
 def _read_txt(path: Path) -> Float[Tensor, "n 3"]:
@@ -182,4 +182,5 @@ def _read_txt(path: Path) -> Float[Tensor, "n 3"]:
 def _as_points(path: Path, array: np.ndarray, *, columns: int) -> Float[Tensor, "n 3"]:
     if array.ndim != 2 or array.shape[1] != columns or array.dtype.kind not in "fiu" or not len(array):
         raise InputError(f"{path}: an array of numbers (n, {columns}) is needed, not {array.shape} {array.dtype}")
+    check_single_precision(path, array)
     return torch.from_numpy(array[:, :3].astype(np.float32))

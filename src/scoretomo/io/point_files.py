@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..datatypes import InputError
 from .atoms import read_atoms
-from .files import write_text
+from .files import regular_file, write_text
+from .npy import check_single_precision, read_npy
 from .point_sets import read_point_set
 from .tables import read_table
 
@@ -48,8 +49,7 @@ def read_point_clouds(path: Path) -> dict[str, Float[Tensor, "n 3"]]:
     InputError
         The file is missing, is none of these, or holds no points or such as are not finite.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
+    regular_file(path)
     suffix = path.suffix.lower()
     if suffix == ".npz":
         clouds = read_point_set(path)
@@ -61,7 +61,8 @@ def read_point_clouds(path: Path) -> dict[str, Float[Tensor, "n 3"]]:
         array = {".npy": _read_npy, ".xyz": _read_xyz, ".csv": _read_csv}[suffix](path)
         if array.ndim not in (2, 3) or array.shape[-1] != 3 or array.size == 0:
             raise InputError(f"{path}: points must be (n, 3) or (clouds, n, 3), not {tuple(array.shape)}")
-        found = list(torch.from_numpy(np.asarray(array, dtype=np.float32)).view(-1, *array.shape[-2:]))
+        check_single_precision(path, array)
+        found = list(torch.from_numpy(array.astype(np.float32, order="C")).view(-1, *array.shape[-2:]))
     else:
         raise InputError(f"{path}: points are read from {', '.join(POINT_SUFFIXES)}")
     if not all(len(cloud) and torch.isfinite(cloud).all() for cloud in found):
@@ -167,12 +168,9 @@ def _read_models(path: Path) -> list[Float[Tensor, "n 3"]]:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npy file of numbers") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise InputError(f"{path}: not a readable .npy file of numbers")
+    array = read_npy(path)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{path}: points must be numbers, not {'records' if array.dtype.names else array.dtype.name}")
     return array
 
 

@@ -1,14 +1,17 @@
 """Sets of point clouds as one file."""
 
-import zlib
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from ..datatypes import InputError, PointClouds
 from .files import replacing
+from .npy import check_single_precision, read_npz
+
+# Kind of type and axes of the arrays of a set.
+_KINDS = {"points": ("f", 3), "units": ("f", 1), "names": ("U", 1), "held_out": ("b", 1), "handed": ("b", 0)}
+_ADVICE = "scoretomo points prepare makes one"
 
 
 def write_point_set(path: Path, clouds: PointClouds) -> None:
@@ -38,16 +41,20 @@ def read_point_set(path: Path) -> PointClouds:
     InputError
         The file is missing or is no such set.
     """
-    arrays = read_arrays(path, ("points", "units", "names", "held_out", "handed"), "scoretomo points prepare makes one")
+    arrays = read_arrays(path, tuple(_KINDS), _ADVICE)
+    if wrong := [key for key, kind in _KINDS.items() if (arrays[key].dtype.kind, arrays[key].ndim) != kind]:
+        raise InputError(f"{path}: its {', '.join(wrong)} are none of a set of point clouds; {_ADVICE}")
+    for key in ("points", "units"):
+        check_single_precision(path, arrays[key])
     try:
         return PointClouds(
-            torch.from_numpy(arrays["points"]).float(),
-            torch.from_numpy(arrays["units"]).float(),
+            torch.from_numpy(arrays["points"].astype(np.float32)),
+            torch.from_numpy(arrays["units"].astype(np.float32)),
             tuple(arrays["names"].tolist()),
-            torch.from_numpy(arrays["held_out"]).bool(),
+            torch.from_numpy(arrays["held_out"]),
             bool(arrays["handed"]),
         )
-    except (InputError, TypeError, ValueError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
@@ -59,17 +66,10 @@ def read_arrays(
     Raises
     ------
     InputError
-        The file is missing or unreadable, holds pickled objects, or lacks a name; ``advice`` then says what to do.
+        The file is missing or unreadable, as :func:`scoretomo.io.npy.read_npz` says, or lacks a name; ``advice`` then
+        says what to do.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            missing = [key for key in keys if key not in file]
-            if missing:
-                raise InputError(f"{path}: has no {', '.join(missing)}; {advice}")
-            return {key: file[key] for key in (*keys, *optional) if key in file}
-    except (OSError, ValueError, BadZipFile, zlib.error, EOFError, AttributeError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a readable .npz file without pickled objects") from error
+    arrays = read_npz(path, (*keys, *optional))
+    if missing := [key for key in keys if key not in arrays]:
+        raise InputError(f"{path}: has no {', '.join(missing)}; {advice}")
+    return arrays

@@ -28,6 +28,7 @@ _SIMILAR_SIZE = 0.01
 # Bytes of a header, and most that a compressed file may unpack to: a few kilobytes can hold any number of zeros.
 _HEADER, _MOST_UNPACKED = 1024, 2**30
 _BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}  # of a value, by mode
+_MODES = (*_BYTES, 4)  # with that of complex numbers
 # How IMOD says that it wrote a file (bytes 152 to 155), and the flag for signed bytes in what follows.
 _IMOD_STAMP, _SIGNED = 1146047817, 1
 
@@ -246,7 +247,8 @@ def read_array(path: Path) -> MrcArray:
         No such file, not an MRC file, truncated, empty, of a type that is no density, or compressed beyond 1 GiB.
     """
     content = _unpacked(path) if path.suffix.lower() == ".gz" else None
-    _refuse_other_files(path, content)
+    length = regular_file(path) if content is None else len(content)
+    _refuse_other_files(path, _start_of(path) if content is None else content[:_HEADER], length)
     # mrcfile warns of all that it tolerates, and numpy of what it computes from broken headers
     with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore"):
         warnings.simplefilter("always")
@@ -255,7 +257,7 @@ def read_array(path: Path) -> MrcArray:
                 header, values = mrc.header.copy(), mrc.data
         except (ValueError, OverflowError, MemoryError, OSError) as error:
             raise InputError(f"{path}: cannot be read as an MRC file: {error}") from error
-    values = _checked(path, header, values, path.stat().st_size if content is None else len(content))
+    values = _checked(path, header, values, length)
     values, signs = _with_sign(header, values)
     notes = (*(f"header: {warning.message}" for warning in caught), *signs)
     order = _axis_order(header)
@@ -332,8 +334,8 @@ def _unpacked(path: Path) -> bytes:
     try:
         with gzip.open(path) as file:
             start = file.read(_HEADER)
-            _refuse_other_files(path, start)
-            wanted = _size(start)
+            _refuse_other_files(path, start, None)
+            _, wanted = _size(start)
             if wanted > _MOST_UNPACKED:
                 raise InputError(
                     f"{path}: says that it unpacks to {wanted / 2**30:.3g} GiB, and 1 is the most; unpack it first"
@@ -343,30 +345,39 @@ def _unpacked(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be unpacked: {error}; is it damaged?") from error
 
 
-def _size(start: bytes) -> int:
-    """Bytes of a whole file, as its header says in the byte order in which its mode is one."""
-    for order in ("<", ">"):
-        nx, ny, nz, mode = (int(value) for value in np.frombuffer(start, f"{order}i4", 4))
-        if mode in _BYTES:
-            extended = int(np.frombuffer(start, f"{order}i4", 1, 92)[0])
-            return _HEADER + max(extended, 0) + max(nx, 0) * max(ny, 0) * max(nz, 0) * _BYTES[mode]
-    return _HEADER  # it is no density, as will be said
+def _size(start: bytes) -> tuple[int, int]:
+    """Bytes of both headers, and of a whole file, as its header says."""
+    order = _byte_order(start)
+    nx, ny, nz, mode = (int(value) for value in np.frombuffer(start, f"{order}i4", 4))
+    headers = _HEADER + max(int(np.frombuffer(start, f"{order}i4", 1, 92)[0]), 0)
+    return headers, headers + max(nx, 0) * max(ny, 0) * max(nz, 0) * _BYTES.get(mode, 1)
 
 
-def _refuse_other_files(path: Path, content: bytes | None) -> None:
-    try:
-        if content is None:
-            regular_file(path)
-            with path.open("rb") as file:
-                start = file.read(_HEADER)
-        else:
-            start = content[:_HEADER]
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+def _byte_order(start: bytes) -> Literal["<", ">"]:
+    """Order of bytes that mrcfile takes: by the machine stamp, or the other one where the mode is none otherwise."""
+    stamped: Literal["<", ">"] = ">" if start[212:214] == b"\x11\x11" else "<"
+    other: Literal["<", ">"] = "<" if stamped == ">" else ">"
+    here, there = (int(np.frombuffer(start, f"{order}i4", 1, 12)[0]) for order in (stamped, other))
+    return other if here not in _MODES and there in _MODES else stamped
+
+
+def _refuse_other_files(path: Path, start: bytes, length: int | None) -> None:
+    """Refuse what begins as no MRC file does, or has headers beyond its end: the library would make room for them."""
     if len(start) < _HEADER:
         raise InputError(f"{path}: {len(start)} bytes are too few for an MRC header; is the file truncated?")
     if b"\0" not in start:  # every binary header has zeros, no text has
         raise InputError(f"{path}: is a text file, not MRC")
+    headers, _ = _size(start)
+    if length is not None and headers > length:
+        raise InputError(f"{path}: is truncated: its headers take {headers} bytes, and it has {length}")
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEADER)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
 
 
 def _checked(path: Path, header: Any, values: NDArray[Any] | None, size: int) -> NDArray[Any]:

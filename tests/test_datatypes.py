@@ -19,6 +19,7 @@ def test_a_stack_knows_its_size() -> None:
         ((8, 8), r"3 axes \(index, y, x\), not shape \(8, 8\)"),
         ((0, 8, 8), "no images"),
         ((2, 8, 10), "square, not 10 x 8 pixels; crop or pad"),
+        ((2, 0, 0), "square, not 0 x 0 pixels"),
     ],
 )
 def test_stacks_of_a_wrong_shape_are_refused(shape: tuple[int, ...], message: str) -> None:
@@ -35,6 +36,15 @@ def test_images_that_are_not_finite_are_named(value: float) -> None:
     images[:, 0, 0] = value
     with pytest.raises(InputError, match="images 0, 1, 2, 3, 4 and 7 more hold"):
         ImageStack(images, 1.0)
+
+
+@pytest.mark.parametrize("value", [3e38, -2e15])
+def test_images_whose_squares_would_be_infinite_are_refused(value: float) -> None:
+    images = torch.zeros(3, 4, 4)
+    images[1, 2, 3] = value
+    with pytest.raises(InputError, match="divide all by a constant"):
+        ImageStack(images, 1.0)
+    assert len(ImageStack(images * 1e-25, 1.0)) == 3
 
 
 @pytest.mark.parametrize("size", [0.0, -1.0, math.nan, math.inf])

@@ -1,6 +1,7 @@
 """Files are complete or absent, whatever happens while they are written."""
 
 import json
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,59 @@ import pytest
 import torch
 
 from scoretomo.datatypes import InputError, Volume
-from scoretomo.io.files import replacing, replacing_folder, write_json, write_text
+from scoretomo.io.files import regular_file, replacing, replacing_folder, write_json, write_text
+from scoretomo.io.images import read_image_stack
 from scoretomo.io.mrc import write_volume
+from scoretomo.io.point_files import read_point_clouds
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".hdf"])
+def test_what_is_no_file_is_said_before_it_is_opened(suffix: str, tmp_path: Path) -> None:
+    """A pipe would be waited for without end."""
+    pipe, folder, ring, lost = (tmp_path / f"{name}{suffix}" for name in ("pipe", "folder", "ring", "lost"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    ring.symlink_to(ring)
+    lost.symlink_to(tmp_path / "nothing")
+    read = read_point_clouds if suffix == ".npz" else read_image_stack
+    for path, said in (
+        (pipe, "is no regular file"),
+        (folder, "is a folder"),
+        (ring, "Too many levels of symbolic links"),
+        (lost, "no such file; it is a link to a place where nothing is"),
+        (tmp_path / f"none{suffix}", "no such file"),
+        (tmp_path / f"{'long' * 100}{suffix}", "File name too long"),
+        (pipe / f"a{suffix}", "Not a directory"),
+        (tmp_path / f"zero\0byte{suffix}", "embedded null byte"),
+    ):
+        with pytest.raises(InputError) as error:
+            read(path)
+        assert str(error.value).startswith(f"{path}: ") and str(error.value).endswith(said)
+
+
+def test_names_that_are_not_utf8_are_said_in_letters_that_can_be_printed(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.npy")
+    try:
+        path.write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(InputError, match="the name is not UTF-8") as error:
+        regular_file(path)
+    str(error.value).encode()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_files_that_may_not_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.hdf").write_bytes(b"x")
+    (tmp_path / "a.hdf").chmod(0)
+    with pytest.raises(InputError, match=r"a\.hdf: Permission denied"):
+        regular_file(tmp_path / "a.hdf")
+
+
+def test_a_file_that_can_be_read_says_its_length(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("a")
+    assert regular_file(tmp_path / "link") == 5
 
 
 def test_text_and_json_arrive(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def _member(parent: Any, name: str, kind: type) -> Any:
     try:
         link = parent.id.links.get_info(name.encode())
     except (KeyError, RuntimeError, OSError) as error:
-        raise KeyError(f"it has no {where}") from error
+        raise ValueError(f"it has no {where}") from error
     if link.type != h5py.h5l.TYPE_HARD:
         raise ValueError(f"{where} is a link to something else, which is not followed")
     member = parent[name]

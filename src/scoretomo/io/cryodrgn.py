@@ -1,6 +1,5 @@
-"""cryoDRGN's poses, contrast transfer and latent variables: pickles of arrays, of which nothing is run."""
+"""cryoDRGN's poses, contrast transfer, latent variables and selections: pickles of plain arrays."""
 
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,8 @@ from torch import Tensor
 
 from ..datatypes import CTFParams, InputError, Poses
 from .particles import Particles
+from .pickled_arrays import read_pickled_arrays
 
-# What a pickle of arrays calls, by the module names of NumPy 1 and 2. The reconstructors fill an array from bytes.
-_NUMPY = {
-    "_reconstruct": ("multiarray", np.ndarray((0,)).__reduce__()[0]),
-    "_frombuffer": ("numeric", np.ndarray((0,)).__reduce_ex__(5)[0]),
-}
 _CTF_COLUMNS = 9
 # Rotations are products of single precision matrices; 1e-3 is far above their rounding and far below any mistake.
 _UNIT = 1e-3
@@ -61,15 +56,15 @@ def read_poses(path: Path, side: int, pixel_size_angstrom: float) -> Poses:
         Not a pickle, one that holds anything but arrays, shapes that do not fit, NaN, matrices that are no rotations,
         or translations beyond the box (older files have them in pixels).
     """
-    arrays = _load(path)
+    arrays = read_pickled_arrays(path)
     if not 1 <= len(arrays) <= 2 or arrays[0].shape[1:] != (3, 3):
         raise InputError(f"{path}: must hold rotations (n, 3, 3) and translations (n, 2), not {_shapes(arrays)}")
-    rotations = torch.from_numpy(arrays[0].astype(np.float64))
+    rotations = _doubles(arrays[0])
     shifts = torch.zeros(len(rotations), 2, dtype=torch.float64)
     if len(arrays) == 2:
         if arrays[1].shape != shifts.shape:
             raise InputError(f"{path}: must hold rotations (n, 3, 3) and translations (n, 2), not {_shapes(arrays)}")
-        shifts = -torch.from_numpy(arrays[1].astype(np.float64)) * side * pixel_size_angstrom
+        shifts = -_doubles(arrays[1]) * side * pixel_size_angstrom
     try:
         poses = Poses(rotations.float(), shifts.float())
     except InputError as error:
@@ -96,10 +91,10 @@ def read_ctf(path: Path) -> CTFTable:
         Not a pickle, one that holds anything but an array, another shape, several sides or pixel sizes, or values that
         are NaN or impossible.
     """
-    arrays = _load(path)
-    if len(arrays) != 1 or arrays[0].ndim != 2 or arrays[0].shape[1] != _CTF_COLUMNS or not len(arrays[0]):
+    arrays = read_pickled_arrays(path)
+    if len(arrays) != 1 or arrays[0].ndim != 2 or arrays[0].shape[1] != _CTF_COLUMNS:
         raise InputError(f"{path}: must hold an array (n, {_CTF_COLUMNS}) of CTF parameters, not {_shapes(arrays)}")
-    values = torch.from_numpy(arrays[0].astype(np.float64))
+    values = _doubles(arrays[0])
     for column, what in ((0, "image sides"), (1, "pixel sizes")):
         low, high = values[:, column].min().item(), values[:, column].max().item()
         if not 0 < low <= high < float("inf"):
@@ -122,10 +117,10 @@ def read_latent(path: Path) -> Float[Tensor, "n d"]:
     InputError
         Not a pickle, one that holds anything but an array, another shape, or values that are NaN or infinite.
     """
-    arrays = _load(path)
-    if len(arrays) != 1 or arrays[0].ndim != 2 or not arrays[0].size:
+    arrays = read_pickled_arrays(path, others_follow=True)
+    if len(arrays) != 1 or arrays[0].ndim != 2:
         raise InputError(f"{path}: must hold an array (n, d) of latent variables, not {_shapes(arrays)}")
-    z = torch.from_numpy(arrays[0].astype(np.float32))
+    z = _doubles(arrays[0]).float()
     wrong = (~z.isfinite().all(1)).nonzero().flatten().tolist()
     if wrong:
         raise InputError(f"{path}: z of {len(wrong)} of the {len(z)} particles is NaN or infinite, first {wrong[0]}")
@@ -141,16 +136,16 @@ def read_indices(path: Path, count: int) -> NDArray[np.intp]:
         Not a pickle, one that holds anything but an array of integers, another shape, particles that there are not or
         that are named twice.
     """
-    arrays = _load(path)
-    if len(arrays) != 1 or arrays[0].ndim != 1 or not len(arrays[0]) or arrays[0].dtype.kind not in "iu":
+    arrays = read_pickled_arrays(path)
+    if len(arrays) != 1 or arrays[0].ndim != 1 or arrays[0].dtype.kind not in "iu":
         raise InputError(f"{path}: must hold an array (k,) of integers, the indices of particles")
-    indices = arrays[0].astype(np.intp)
+    indices = arrays[0]
     if indices.min() < 0 or indices.max() >= count:
         raise InputError(f"{path}: indices from {indices.min()} to {indices.max()}, and there are {count} particles")
     values, times = np.unique(indices, return_counts=True)
     if times.max() > 1:
         raise InputError(f"{path}: names particle {values[times.argmax()]} {times.max()} times")
-    return indices
+    return indices.astype(np.intp)
 
 
 def attach(particles: Particles, *, poses: Path | None = None, ctf: Path | None = None) -> Particles:
@@ -184,42 +179,11 @@ def _check_count(path: Path, count: int, particles: Particles) -> None:
         raise InputError(f"{path}: is of {count} particles, and {particles.files[0].name} has {len(particles)}")
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads NumPy arrays and nothing else: whatever else a pickle asks for is refused before it is called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return np.dtype
-        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
-            return _latin1
-        part, call = _NUMPY.get(name, ("", None))
-        if call is not None and module in (f"numpy.core.{part}", f"numpy._core.{part}"):
-            return call
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it holds text in {encoding}")
-    return text.encode(encoding)
-
-
-def _load(path: Path) -> tuple[NDArray[Any], ...]:
-    """Arrays of real numbers in a pickle, which is one or a tuple or list of them."""
-    try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file).load()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # a broken pickle may fail in any way
-        raise InputError(f"{path}: cannot be read as a pickle of NumPy arrays: {error}") from error
-    arrays = tuple(content) if isinstance(content, tuple | list) else (content,)
-    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiu" for array in arrays):
-        raise InputError(f"{path}: must hold arrays of real numbers and nothing else")
-    return arrays
+def _doubles(array: NDArray[Any]) -> Tensor:
+    with np.errstate(invalid="ignore"):  # some NaN make NumPy warn
+        return torch.from_numpy(array.astype(np.float64))
 
 
 def _shapes(arrays: tuple[NDArray[Any], ...]) -> str:
-    return " and ".join(str(array.shape) for array in arrays) or "nothing"
+    shapes = [str(array.shape) for array in arrays[:3]] + ["others"] * (len(arrays) > 3)
+    return " and ".join(shapes) or "nothing"

@@ -177,8 +177,16 @@ _VALUES: dict[bytes, Callable[[_Stream], object]] = {
     b"\x96": lambda stream: stream.counted(8),
 }
 # Where opcodes keep the value on top of the stack, and where they take it from.
-_PUT = {b"p": _Stream.decimal, b"q": lambda stream: stream.number(1), b"r": lambda stream: stream.number(4)}
-_GET = {b"g": _Stream.decimal, b"h": lambda stream: stream.number(1), b"j": lambda stream: stream.number(4)}
+_PUT: dict[bytes, Callable[[_Stream], int]] = {
+    b"p": _Stream.decimal,
+    b"q": lambda stream: stream.number(1),
+    b"r": lambda stream: stream.number(4),
+}
+_GET: dict[bytes, Callable[[_Stream], int]] = {
+    b"g": _Stream.decimal,
+    b"h": lambda stream: stream.number(1),
+    b"j": lambda stream: stream.number(4),
+}
 _TUPLES = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
 _HEADERS = {b"\x80": 1, b"\x95": 8}  # the protocol, and how many bytes to read ahead
 

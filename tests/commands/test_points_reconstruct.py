@@ -86,8 +86,8 @@ def test_a_few_projections_with_poses_make_the_object(
     assert len({view["image"] for view in found["views"]}) == 6
     assert found["against_volume"]["models"]["rmsd_angstrom"] < 16  # of an object of 100 A
     assert set(found["energies"]) == {"models", "baseline", "volume"} and found["spread_angstrom"] > 0
-    models = list(read_point_clouds(out / "models.pdb").values())
-    (model,) = read_point_clouds(out / "model.pdb").values()
+    models = list(read_point_clouds(out / "models.pdb").clouds.values())
+    (model,) = read_point_clouds(out / "model.pdb").clouds.values()
     assert len(models) == 3 and any(torch.equal(model, each) for each in models)
     truth = torch.from_numpy(np.load(made / "object.npy"))
     # in viewers the map begins at 0, and the model lies in it
@@ -115,7 +115,7 @@ def test_what_was_interrupted_goes_on_to_the_same_models(
     shutil.rmtree(tmp_path / "out")
     assert reconstruct("posed.npz", "--samples", "2", "--views", "3") == 0
     assert (tmp_path / "out" / "models.pdb").read_text() == interrupted
-    one, other = read_point_clouds(tmp_path / "out" / "models.pdb").values()
+    one, other = read_point_clouds(tmp_path / "out" / "models.pdb").clouds.values()
     assert (one - other).abs().max() > 1
 
 
@@ -158,7 +158,7 @@ def test_coarse_model_and_subunit_join_in(made: Path, reconstruct: Callable[...,
     assert list(found["energies"]["models"])[1:] == ["coarse model", "subunit"]
     assert max(found["energies"]["models"].values()) < 0.1
     assert found["spread_angstrom"] is None
-    (model,) = read_point_clouds(tmp_path / "out" / "model.pdb").values()
+    (model,) = read_point_clouds(tmp_path / "out" / "model.pdb").clouds.values()
     torch.testing.assert_close(model.mean(0), truth.mean(0) + SIDE // 2 * PIXEL + corner, atol=8, rtol=0)
     torch.testing.assert_close(torch.tensor(read_volume(tmp_path / "out" / "density.mrc").corner_angstrom), corner)
 
@@ -169,7 +169,7 @@ def test_images_with_poses_need_no_volume(made: Path, reconstruct: Callable[...,
     found = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
     assert found["against_volume"] is None and found["views"][0]["correlation"] is None
     truth = torch.from_numpy(np.load(made / "object.npy"))
-    (model,) = read_point_clouds(tmp_path / "out" / "model.pdb").values()
+    (model,) = read_point_clouds(tmp_path / "out" / "model.pdb").clouds.values()
     # the frame is that of the poses, in which parts would be given, and viewers show the density around the model
     torch.testing.assert_close(model.mean(0), truth.mean(0), atol=5, rtol=0)
     shown = read_volume(tmp_path / "out" / "density.mrc")

@@ -8,7 +8,7 @@ import torch
 
 from scoretomo.datatypes import InputError
 from scoretomo.imaging.fourier import centred_fft
-from scoretomo.io.atoms import density_of_atoms, read_atoms, read_atoms_with_part
+from scoretomo.io.atoms import density_of_atoms, part_of, read_atoms, read_model, read_models
 
 
 def atom_line(serial: int, residue: str, element: str, xyz: tuple[float, float, float], occupancy: float = 1.0) -> str:
@@ -70,10 +70,7 @@ def test_assembly_is_built_where_the_file_describes_one(tmp_path: Path) -> None:
 def test_part_is_chains_or_residues_of_one_copy(tmp_path: Path, part: str, expected: list[bool]) -> None:
     path = tmp_path / "dimer.pdb"
     path.write_text(ASSEMBLY + TWO_ATOMS)
-    coordinates, weights, in_part = read_atoms_with_part(path, part)
-    assert in_part.tolist() == expected
-    torch.testing.assert_close(coordinates, read_atoms(path)[0])
-    assert weights.tolist() == [6.0, 4.0, 6.0, 4.0]
+    assert part_of(path, read_model(path), part).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -90,7 +87,7 @@ def test_parts_that_are_none_are_refused(tmp_path: Path, part: str, message: str
     path = tmp_path / "dimer.pdb"
     path.write_text(ASSEMBLY + TWO_ATOMS)
     with pytest.raises(InputError, match=message):
-        read_atoms_with_part(path, part)
+        part_of(path, read_model(path), part)
 
 
 @pytest.mark.parametrize(

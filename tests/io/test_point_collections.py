@@ -47,7 +47,7 @@ def test_atomic_models_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     found = open_collection(tmp_path)
     assert (found.names, found.held_out, found.handed) == (("1abc", "2abc"), None, True)
-    torch.testing.assert_close(found.read(1), torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
+    torch.testing.assert_close(found.read(1).points, torch.tensor([[1.0, 2, 3], [4, 5, 6]]))
     assert open_collection(tmp_path / "2abc.pdb").names == ("2abc",)
     (tmp_path / "2abc.ent").write_text(model((1, 2, 3)))
     assert open_collection(tmp_path).names == ("1abc.pdb.gz", "2abc.ent", "2abc.pdb")
@@ -62,7 +62,7 @@ def test_a_model_without_atoms_is_refused_when_it_is_read(tmp_path: Path) -> Non
 def test_traces(tmp_path: Path) -> None:
     found = open_collection(write_traces(tmp_path / "traces.npz"))
     assert (found.names, found.held_out, found.handed) == (("1ABC", "2ABC"), None, True)
-    torch.testing.assert_close(found.read(1), torch.arange(6.0, 15).view(3, 3))
+    torch.testing.assert_close(found.read(1).points, torch.arange(6.0, 15).view(3, 3))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_pc15k_keeps_its_splits_and_the_test_part_comes_before_val(tmp_path: Pat
     assert found.names == ("03/it1", "04/it3", "04/it2", "03/it0")
     assert found.held_out == (False, False, True, True)
     assert not found.handed
-    assert [found.read(index)[0, 0].item() for index in range(4)] == [1, 3, 2, 0]
+    assert [found.read(index).points[0, 0].item() for index in range(4)] == [1, 3, 2, 0]
     assert open_collection(tmp_path / "03").names == ("03/it1", "03/it0")
 
 
@@ -92,7 +92,7 @@ def test_pytorch_geometric_keeps_its_splits(tmp_path: Path) -> None:
     found = open_collection(write_geometric(tmp_path))
     assert found.names == ("03/it0", "04/it2", "03/it1")
     assert found.held_out == (False, True, True)
-    assert found.read(1).shape == (9, 3)
+    assert found.read(1).points.shape == (9, 3)
     assert open_collection(tmp_path / "raw").names == found.names
     assert open_collection(tmp_path / "raw" / "03").names == ("03/it0", "03/it1")
 
@@ -127,7 +127,7 @@ def test_nothing_recognised_says_what_could_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["1", "2ABC"])
 def test_one_of_many_by_number_or_name(tmp_path: Path, name: str) -> None:
     cloud = read_member(write_traces(tmp_path / "traces.npz"), name)
-    assert torch.equal(cloud, torch.arange(6.0, 15.0).view(3, 3))
+    assert torch.equal(cloud.points, torch.arange(6.0, 15.0).view(3, 3))
 
 
 @pytest.mark.parametrize("name", ["2", "-1", "3ABC", ""])

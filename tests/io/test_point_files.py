@@ -20,13 +20,13 @@ def points(generator: torch.Generator) -> torch.Tensor:
 
 def test_pseudo_atoms_are_read_back_model_by_model(points: torch.Tensor, tmp_path: Path) -> None:
     write_pseudo_atoms(tmp_path / "models.pdb", points)
-    clouds = read_point_clouds(tmp_path / "models.pdb")
+    clouds = read_point_clouds(tmp_path / "models.pdb").clouds
     assert list(clouds) == ["models.pdb:0", "models.pdb:1"]
     for cloud, original in zip(clouds.values(), points, strict=True):
         torch.testing.assert_close(cloud, original, atol=6e-4, rtol=0)
-    torch.testing.assert_close(read_points(tmp_path / "models.pdb:1"), points[1], atol=6e-4, rtol=0)
+    torch.testing.assert_close(read_points(tmp_path / "models.pdb:1").points, points[1], atol=6e-4, rtol=0)
     write_pseudo_atoms(tmp_path / "one.pdb", points[0])
-    torch.testing.assert_close(read_points(tmp_path / "one.pdb"), points[0], atol=6e-4, rtol=0)
+    torch.testing.assert_close(read_points(tmp_path / "one.pdb").points, points[0], atol=6e-4, rtol=0)
 
 
 def test_pseudo_atoms_carry_their_spread_and_no_bonds(points: torch.Tensor, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_more_points_than_residues_of_a_chain(tmp_path: Path, generator: torch.G
     write_pseudo_atoms(tmp_path / "model.pdb", points)
     lines = [line for line in (tmp_path / "model.pdb").read_text().splitlines() if line.startswith("HETATM")]
     assert [line[21:26] for line in lines[9997:]] == ["A9998", "A9999", "B   1", "B   2"]
-    torch.testing.assert_close(read_points(tmp_path / "model.pdb"), points, atol=6e-4, rtol=0)
+    torch.testing.assert_close(read_points(tmp_path / "model.pdb").points, points, atol=6e-4, rtol=0)
 
 
 @pytest.mark.parametrize("worst", [-1000.0, 10000.0, float("nan"), float("inf")])
@@ -63,7 +63,7 @@ def test_coordinates_beyond_the_columns_are_refused(worst: float, points: torch.
 def test_extremes_of_the_columns_are_written(tmp_path: Path) -> None:
     points = torch.tensor([[-999.99, 0, 9999.99], [9999.99, -999.99, 1]])
     write_pseudo_atoms(tmp_path / "model.pdb", points, torch.tensor([0.0, 999.99]))
-    torch.testing.assert_close(read_points(tmp_path / "model.pdb"), points, atol=1e-3, rtol=0)
+    torch.testing.assert_close(read_points(tmp_path / "model.pdb").points, points, atol=1e-3, rtol=0)
 
 
 def test_spreads_and_numbers_that_do_not_fit_are_refused(points: torch.Tensor, tmp_path: Path) -> None:
@@ -77,15 +77,15 @@ def test_spreads_and_numbers_that_do_not_fit_are_refused(points: torch.Tensor, t
 
 def test_arrays_and_tables_are_read(points: torch.Tensor, tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", points[0].double().numpy())
-    torch.testing.assert_close(read_points(tmp_path / "one.npy"), points[0])
+    torch.testing.assert_close(read_points(tmp_path / "one.npy").points, points[0])
     np.save(tmp_path / "two.npy", points.numpy())
-    assert list(read_point_clouds(tmp_path / "two.npy")) == ["two.npy:0", "two.npy:1"]
+    assert list(read_point_clouds(tmp_path / "two.npy").clouds) == ["two.npy:0", "two.npy:1"]
     rows = [f"{x},{y},{z}" for x, y, z in points[0].tolist()]
     (tmp_path / "one.csv").write_text("\n".join(["x,y,z", *rows]))
-    torch.testing.assert_close(read_points(tmp_path / "one.csv"), points[0])
+    torch.testing.assert_close(read_points(tmp_path / "one.csv").points, points[0])
     rows = [f"C {x} {y} {z} 0.5" for x, y, z in points[0].tolist()]
     (tmp_path / "one.xyz").write_text("\n".join(["30", "a comment", *rows, ""]))
-    torch.testing.assert_close(read_points(tmp_path / "one.xyz"), points[0])
+    torch.testing.assert_close(read_points(tmp_path / "one.xyz").points, points[0])
 
 
 def test_clouds_of_a_set_come_in_the_unit_of_their_source(points: torch.Tensor, tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_clouds_of_a_set_come_in_the_unit_of_their_source(points: torch.Tensor, 
     nothing = torch.zeros(2, dtype=torch.bool)
     clouds = PointClouds(centred / units[:, None, None], units, ("7ABC", "8XYZ"), nothing, handed=True)
     write_point_set(tmp_path / "set.npz", clouds)
-    assert list(read_point_clouds(tmp_path / "set.npz")) == ["set.npz:7ABC", "set.npz:8XYZ"]
-    torch.testing.assert_close(read_points(tmp_path / "set.npz:8XYZ"), centred[1])
+    assert list(read_point_clouds(tmp_path / "set.npz").clouds) == ["set.npz:7ABC", "set.npz:8XYZ"]
+    torch.testing.assert_close(read_points(tmp_path / "set.npz:8XYZ").points, centred[1])
     with pytest.raises(InputError, match=r"2 clouds, of which one must be named.*7ABC"):
         read_points(tmp_path / "set.npz")
     with pytest.raises(InputError, match="no cloud '9DEF'"):
@@ -105,7 +105,7 @@ def test_clouds_of_a_set_come_in_the_unit_of_their_source(points: torch.Tensor, 
 def test_atoms_of_a_real_model_are_those_of_its_assembly(data: Path) -> None:
     path = data / "atoms" / "5a1a.cif.gz"
     assert is_atomic(path)
-    torch.testing.assert_close(read_points(path), read_atoms(path)[0])
+    torch.testing.assert_close(read_points(path).points, read_atoms(path)[0])
 
 
 def test_names_of_files_say_what_is_read() -> None:

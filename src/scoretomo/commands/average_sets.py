@@ -8,6 +8,7 @@ import torch
 
 from ..datatypes import CTFParams, ImageStack, InputError, Poses
 from ..evaluation.fsc import fourier_ring_correlation, resolution_pixels
+from ..io.atoms import Models
 from ..io.class_models import write_class_model
 from ..io.mrc import write_images
 from ..io.star import write_particles
@@ -30,6 +31,7 @@ def build_moving_object(
     motions: int | None = None,
     resolution: float | None = None,
     map_pixel_size: float | None = None,
+    models: Models = "auto",
 ) -> tuple[MovingObject, tuple[str, ...]]:
     """Make the object that class averages show, from ``box``, ``capsid`` or what :func:`build_object` takes.
 
@@ -48,6 +50,8 @@ def build_moving_object(
     widest = config.widest_angle_degrees
     if source in ("box", "capsid"):
         check_motions(source, widest or 0.0, moving, motions, of_atoms=False)
+        if models != "auto":
+            raise InputError(f"{source}: only an atomic file has models to choose among; leave --models out")
         if source == "box":
             widest = _WIDEST_LID_DEGREES if widest is None else widest
             return moving_box(config.side, config.pixel_size_angstrom, widest), ()
@@ -64,6 +68,7 @@ def build_moving_object(
         recentred=True,
         resolution=resolution,
         map_pixel_size=map_pixel_size,
+        models=models,
     )
     return jointed_object(parts, widest), notes
 

@@ -17,9 +17,9 @@ from ..evaluation.point_error import chamfer_distance, earth_movers_distance, rm
 from ..evaluation.superposition import Superposition, apply_superposition, superpose
 from ..geometry.point_clouds import mixture_means
 from ..io.files import write_json
-from ..io.point_files import is_atomic, is_point_file, read_point_clouds, read_points
+from ..io.point_files import is_point_file, read_point_clouds, read_points
 from ..io.tables import write_table
-from .progress import progress
+from .progress import progress, say
 
 _MEASURES = ("chamfer_distance", "earth_movers_distance", "rmsd_to_atoms", "rmsd_to_points")
 
@@ -94,7 +94,8 @@ def evaluate(
     models
         What to evaluate: files (.pdb, .cif, .npy, .npz, .xyz, .csv), or folders of such files other than .csv.
     reference
-        One cloud of one such file, FILE:NAME if it has several; all atoms if it is an atomic model.
+        One cloud of one such file, FILE:NAME if it has several; all atoms if it is an atomic model. Models that lie
+        apart are one cloud; FILE:all makes one of any.
     output
         The results. None: evaluation.json in the folder of the models.
     superpose
@@ -109,10 +110,16 @@ def evaluate(
     path = output or (models[0] if models[0].is_dir() else models[0].parent) / "evaluation.json"
     if path.suffix != ".json":
         raise InputError(f"-o {path}: the results are a .json file, and a .csv file beside it")
-    truth = Reference(read_points(reference), is_atomic(reference))
+    loaded = read_points(reference)
+    truth = Reference(loaded.points, loaded.atomic)
     if len(truth.points.unique(dim=0)) < 2:
         raise InputError(f"{reference}: is a single point; a reference has an extent")
-    clouds = [cloud for each in paths for cloud in read_point_clouds(each).items()]
+    found = [read_point_clouds(each) for each in paths]
+    named = [(reference, loaded.notes), *((path, each.notes) for path, each in zip(paths, found, strict=True))]
+    for file, notes in named:
+        for note in notes:
+            say(f"note: {file.name}: {note}")
+    clouds = [cloud for each in found for cloud in each.clouds.items()]
     comparisons = []
     with progress("points evaluate") as report:
         for done, (name, cloud) in enumerate(clouds):

@@ -239,9 +239,16 @@ def _frame_of_views(views: tuple[PosedView, ...]) -> tuple[Float[Tensor, "3"], f
     return centre[:, 0], float(reach.mean())
 
 
+def _points_of_file(path: Path) -> Float[Tensor, "n 3"]:
+    loaded = read_points(path)
+    for note in loaded.notes:
+        say(f"note: {path.name}: {note}")
+    return loaded.points
+
+
 def _with_coarse(observed: Observed, config: ObservationConfig, generator: torch.Generator) -> Observed:
     if config.coarse is not None:
-        points = read_points(config.coarse) - observed.middle
+        points = _points_of_file(config.coarse) - observed.middle
         _check_place(config.coarse, points, observed)
         return replace(observed, coarse=points)
     if config.coarse_points is None:
@@ -256,7 +263,7 @@ def _with_coarse(observed: Observed, config: ObservationConfig, generator: torch
 def _with_subunit(observed: Observed, config: ObservationConfig, points: int, generator: torch.Generator) -> Observed:
     if config.subunit is None:
         return observed
-    known = read_points(config.subunit) - observed.middle
+    known = _points_of_file(config.subunit) - observed.middle
     _check_place(config.subunit, known, observed)
     share = config.subunit_share or _share(config.subunit, known, observed)
     count = max(1, round(share * points))

@@ -16,6 +16,7 @@ from .. import processes
 from ..datatypes import InputError, PointClouds
 from ..geometry.point_clouds import mixture_means, normalise, random_subsets
 from ..geometry.point_similarity import similar_groups
+from ..io.atoms import Models
 from ..io.files import replacing
 from ..io.point_collections import Collection, open_collection
 from ..io.point_sets import read_arrays, write_point_set
@@ -37,6 +38,7 @@ def prepare(
     held_out: Annotated[float, tyro.conf.arg(metavar="PART|K")] = _HELD_OUT,
     seed: int = 0,
     count: int = _PIECES,
+    models: Models = "auto",
 ) -> None:
     """Make a set of point clouds for `scoretomo points train`, each centred and scaled into the cube from -1 to 1.
 
@@ -60,6 +62,9 @@ def prepare(
         Of the random numbers.
     count
         Pieces of furniture.
+    models
+        Which models of an atomic file of several count: all, as of an assembly, or the first, as of an ensemble. Unless
+        it is said, all if they lie apart, and the first if they lie on one another.
     """
     processes.refuse_company("points prepare")
     if output.suffix != ".npz":
@@ -76,12 +81,14 @@ def prepare(
         raise InputError(
             f"--count {count}: does nothing here, since {source} has as many clouds as it has; leave it out"
         )
+    if source == "furniture" and models != "auto":
+        raise InputError(f"--models {models}: does nothing here, since furniture has no atomic models; leave it out")
     if source == "furniture":
         clouds = _furniture(count, points or _DEFAULT_POINTS[False], held_out, seed)
         write_point_set(output, clouds)
     else:
         partial = output.with_name(f".{output.stem}.unfinished.npz")
-        clouds = _collected(Path(source), partial, points, held_out, seed)
+        clouds = _collected(Path(source), models, partial, points, held_out, seed)
         write_point_set(output, clouds)
         partial.unlink(missing_ok=True)
     say(f"{len(clouds)} clouds of {clouds.points.shape[1]} points, {int(clouds.held_out.sum())} of them held out")
@@ -104,21 +111,20 @@ def _furniture(count: int, points: int, held_out: float, seed: int) -> PointClou
     return PointClouds(normalised, units, names, kept_apart, handed=False)
 
 
-def _collected(path: Path, partial: Path, points: int | None, held_out: float, seed: int) -> PointClouds:
-    collection = open_collection(path)
+def _collected(
+    path: Path, models: Models, partial: Path, points: int | None, held_out: float, seed: int
+) -> PointClouds:
+    collection = open_collection(path, models)
     if collection.held_out is not None and held_out != _HELD_OUT:
         raise InputError(
             f"--held-out {held_out:g}: does nothing for {path}, which has a split of its own; leave it out"
         )
     points = points or _DEFAULT_POINTS[collection.handed]
-    memory = _Memory(partial, f"{path.resolve()} {points} {seed}")
+    memory = _Memory(partial, f"{path.resolve()} {points} {seed} {models}")
     left_out = _reduce_all(collection, memory, points, seed)
     if len(left_out) == len(collection.names):
         raise InputError(f"{path}: holds no cloud that can be used; {left_out[0]}")
-    for note in left_out[:_MOST_NOTES]:
-        say(f"left out: {note}")
-    if len(left_out) > _MOST_NOTES:
-        say(f"left out: {len(left_out) - _MOST_NOTES} more")
+    _say_some("left out", left_out)
     chosen = [index for index, name in enumerate(collection.names) if name in memory.clouds]
     names = tuple(collection.names[index] for index in chosen)
     normalised, _, units = normalise(torch.stack([memory.clouds[name] for name in names]))
@@ -130,6 +136,13 @@ def _collected(path: Path, partial: Path, points: int | None, held_out: float, s
             say(f"{alike} clouds are like others; those that are alike are all held out or none")
         kept_apart = _draw_groups(groups, held_out, torch.Generator().manual_seed(seed))
     return PointClouds(normalised, units, names, kept_apart, collection.handed)
+
+
+def _say_some(kind: str, lines: list[str]) -> None:
+    for line in lines[:_MOST_NOTES]:
+        say(f"{kind}: {line}")
+    if len(lines) > _MOST_NOTES:
+        say(f"{kind}: {len(lines) - _MOST_NOTES} more")
 
 
 class _Memory:
@@ -154,8 +167,8 @@ class _Memory:
 
 
 def _reduce_all(collection: Collection, memory: _Memory, points: int, seed: int) -> list[str]:
-    """Fill the memory; the result says which clouds cannot be used, and why."""
-    left_out = []
+    """Fill the memory, and say what is odd; the result says which clouds cannot be used, and why."""
+    left_out, notes = [], []
     reduce = mixture_means if collection.handed else random_subsets
     todo = [index for index, name in enumerate(collection.names) if name not in memory.clouds]
     try:
@@ -164,7 +177,9 @@ def _reduce_all(collection: Collection, memory: _Memory, points: int, seed: int)
                 check()
                 name = collection.names[index]
                 try:
-                    memory.clouds[name] = _reduced(collection.read(index), name, points, seed, reduce)
+                    loaded = collection.read(index)
+                    notes += [f"{name}: {note}" for note in loaded.notes]
+                    memory.clouds[name] = _reduced(loaded.points, name, points, seed, reduce)
                 except InputError as error:
                     left_out.append(str(error))
                 report(done / len(todo), f"{done} of {len(todo)}")
@@ -173,6 +188,8 @@ def _reduce_all(collection: Collection, memory: _Memory, points: int, seed: int)
     except KeyboardInterrupt:
         memory.save()
         raise
+    finally:
+        _say_some("note", notes)
     return left_out
 
 

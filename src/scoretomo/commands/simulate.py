@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from ..datatypes import InputError
-from ..io.atoms import density_of_atoms, read_atoms
+from ..io.atoms import Models, density_of_atoms, read_model
 from ..io.mrc import read_volume, write_images
 from ..simulation.averages import AverageConfig, simulate_averages
 from ..simulation.particles import Simulation, SimulationConfig, simulate_box, simulate_capsid, simulate_map
@@ -89,6 +89,7 @@ def atoms(
     output: Output,
     settings: Settings = _DEFAULT,
     resolution: Annotated[float, tyro.conf.arg(metavar="ANGSTROM")] = 10.0,
+    models: Models = "auto",
 ) -> None:
     """Simulate images of an atomic model.
 
@@ -102,10 +103,15 @@ def atoms(
         Number and size of images, noise.
     resolution
         Resolution in Angstrom of the density that is made of the atoms.
+    models
+        Which models of an atomic file of several count: all, as of an assembly, or the first, as of an ensemble. Unless
+        it is said, all if they lie apart, and the first if they lie on one another.
     """
     _refuse_existing(output)
-    coordinates, weights = read_atoms(file)
-    density = density_of_atoms(coordinates, weights, resolution / 3, resolution_angstrom=resolution)
+    model = read_model(file, models=models)
+    for note in model.notes:
+        say(f"note: {note}")
+    density = density_of_atoms(model.coordinates, model.weights, resolution / 3, resolution_angstrom=resolution)
     write_simulation(output, simulate_map(density, settings, track=show))
     _announce(output)
 
@@ -119,6 +125,7 @@ def particles(
     map_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
     ctf_of: Annotated[Path | None, tyro.conf.arg(metavar="STAR")] = None,
     true_volumes: int = 10,
+    models: Models = "auto",
 ) -> None:
     """Simulate thousands of single-particle images, of a rigid or a moving object, with CTF and noise.
 
@@ -143,6 +150,9 @@ def particles(
         Particle file of real images: each simulated one gets the CTF of one of them, in place of a range of defocus.
     true_volumes
         True volumes that are written of a moving object, at evenly spaced angles.
+    models
+        Which models of an atomic file of several count: all, as of an assembly, or the first, as of an ensemble. Unless
+        it is said, all if they lie apart, and the first if they lie on one another.
     """
     _refuse_existing(output)
     parts, notes = build_object(
@@ -151,6 +161,7 @@ def particles(
         moving=() if moving is None else (moving,),
         resolution=resolution,
         map_pixel_size=map_pixel_size,
+        models=models,
     )
     for note in notes:
         say(f"note: {note}")
@@ -167,6 +178,7 @@ def averages(
     motions: int | None = None,
     resolution: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
     map_pixel_size: Annotated[float | None, tyro.conf.arg(metavar="ANGSTROM")] = None,
+    models: Models = "auto",
 ) -> None:
     """Simulate realistic class averages: misaligned, of mixed states, phase-flipped, off centre, with junk if wanted.
 
@@ -192,6 +204,9 @@ def averages(
         Resolution in Angstrom of the density that is made of an atomic model; 2 pixels if not given.
     map_pixel_size
         Pixel size of the map in Angstrom, where its file says none or a wrong one.
+    models
+        Which models of an atomic file of several count: all, as of an assembly, or the first, as of an ensemble. Unless
+        it is said, all if they lie apart, and the first if they lie on one another.
     """
     _refuse_existing(output)
     found, notes = build_moving_object(
@@ -201,6 +216,7 @@ def averages(
         motions=motions,
         resolution=resolution,
         map_pixel_size=map_pixel_size,
+        models=models,
     )
     for note in notes:
         say(f"note: {note}")

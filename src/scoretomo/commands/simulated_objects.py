@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..datatypes import InputError, Volume
 from ..imaging.masks import soft_ball
-from ..io.atoms import density_of_atoms, read_atoms, read_atoms_with_part
+from ..io.atoms import Models, density_of_atoms, part_of, read_model
 from ..io.mrc import read_volume
 from ..io.point_collections import read_member
 from ..io.point_files import is_atomic
@@ -50,6 +50,7 @@ def build_object(
     recentred: bool = False,
     resolution: float | None = None,
     map_pixel_size: float | None = None,
+    models: Models = "auto",
 ) -> tuple[tuple[RigidPart, ...], tuple[str, ...]]:
     """Make the object that images show, from ``hand`` or the name of a map or an atomic model.
 
@@ -61,7 +62,7 @@ def build_object(
         Side, pixel size and widest angle.
     moving
         Parts of the atomic model, each of which turns about a hinge of its own; see
-        :func:`scoretomo.io.atoms.read_atoms_with_part`.
+        :func:`scoretomo.io.atoms.part_of`.
     motions
         How many parts of the model turn where none is named: one is what lies beyond its middle, two are the outer
         thirds. None: one, if there is an angle to turn to.
@@ -71,6 +72,8 @@ def build_object(
         Of the density that is made of atoms, in Angstrom; 2 pixels if None.
     map_pixel_size
         In Angstrom; None: of the map's file.
+    models
+        Which of several models of an atomic file count; see :func:`scoretomo.io.atoms.read_model`.
 
     Returns
     -------
@@ -86,12 +89,14 @@ def build_object(
     """
     is_model, is_trace = is_atomic(Path(source)), _named_trace(source) is not None
     check_motions(source, config.widest_angle_degrees, moving, motions, of_atoms=is_model or is_trace)
+    if models != "auto" and not is_model:
+        raise InputError(f"{source}: only an atomic file has models to choose among; leave --models out")
     if source == "hand":
         return _hand(config), ()
     if is_model or is_trace:
         count = 0 if not config.widest_angle_degrees else len(moving) or motions or 1
-        atoms = _trace(source, moving, count) if is_trace else _model(Path(source), moving, count)
-        return _parts(source, atoms, config, resolution, recentred=recentred), ()
+        atoms, notes = _trace(source, moving, count) if is_trace else _model(Path(source), moving, count, models)
+        return _parts(source, atoms, config, resolution, recentred=recentred), notes
     if config.widest_angle_degrees:
         raise InputError(f"{source}: a map has no part that could move; give an atomic model, or hand")
     loaded = read_volume(Path(source), map_pixel_size)
@@ -131,31 +136,29 @@ def _named_trace(source: str) -> tuple[Path, str] | None:
     return None if match is None else (Path(match[1]), match[2] or "")
 
 
-def _trace(source: str, moving: Sequence[str], motions: int) -> _Atoms:
+def _trace(source: str, moving: Sequence[str], motions: int) -> tuple[_Atoms, tuple[str, ...]]:
     """C-alpha atoms of one trace, all of one weight."""
     if moving:
         raise InputError(f"{source}: a trace has no chains to name; leave --moving out and give --motions")
     found = _named_trace(source)
     assert found is not None
-    coordinates = read_member(*found)
-    weights = torch.ones(len(coordinates))
-    return coordinates, weights, _unnamed(coordinates, weights, motions)
+    loaded = read_member(*found)
+    weights = torch.ones(len(loaded.points))
+    return (loaded.points, weights, _unnamed(loaded.points, weights, motions)), loaded.notes
 
 
-def _model(path: Path, moving: Sequence[str], motions: int) -> _Atoms:
+def _model(path: Path, moving: Sequence[str], motions: int, models: Models) -> tuple[_Atoms, tuple[str, ...]]:
     """Atoms of a model."""
+    model = read_model(path, models=models)
     if not moving:
-        coordinates, weights = read_atoms(path)
-        return coordinates, weights, _unnamed(coordinates, weights, motions)
-    turning = []
-    for part in moving:
-        coordinates, weights, inside = read_atoms_with_part(path, part)
-        turning.append(inside)
+        turning = _unnamed(model.coordinates, model.weights, motions)
+        return (model.coordinates, model.weights, turning), model.notes
+    turning = [part_of(path, model, part) for part in moving]
     if torch.stack(turning).sum(0).amax() > 1:
         raise InputError(f"{path}: {' and '.join(moving)} share residues; an atom can be in one moving part only")
     if torch.stack(turning).any(0).all():
         raise InputError(f"{path}: {' and '.join(moving)} are the whole model; leave a part of it that stays")
-    return coordinates, weights, turning
+    return (model.coordinates, model.weights, turning), model.notes
 
 
 def _unnamed(coordinates: Float[Tensor, "n 3"], weights: Float[Tensor, " n"], motions: int) -> list[Tensor]:

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ..datatypes import InputError
-from .atoms import read_atoms
+from .atoms import Models, read_model
 from .npy import check_single_precision, read_npy
-from .point_files import is_atomic
+from .point_files import LoadedPoints, is_atomic
 from .point_sets import read_arrays
 
 # The parts that ShapeNet comes in. Only the first is trained on; the second comes first of what is held out, since
@@ -34,7 +32,7 @@ class Collection:
     names
         Unique names.
     read
-        ``(index) -> (n, 3)``, xyz in the source's unit; raises InputError where a cloud cannot be used.
+        ``(index) -> points``, xyz in the source's unit, with notes; raises InputError where a cloud cannot be used.
     held_out
         Which clouds the source itself sets apart from training; None if it does not say.
     handed
@@ -43,12 +41,12 @@ class Collection:
     """
 
     names: tuple[str, ...]
-    read: Callable[[int], Float[Tensor, "n 3"]]
+    read: Callable[[int], LoadedPoints]
     held_out: tuple[bool, ...] | None
     handed: bool
 
 
-def open_collection(path: Path) -> Collection:
+def open_collection(path: Path, models: Models = "auto") -> Collection:
     """Find out what a path holds: atomic models, traces, or ShapeNet in one of its usual layouts.
 
     Parameters
@@ -59,14 +57,19 @@ def open_collection(path: Path) -> Collection:
         - ShapeNet as PC15k, ``SYNSET/{train,val,test}/NAME.npy``, or one SYNSET of it;
         - ShapeNet as PyTorch Geometric unpacks it, ``raw/SYNSET/NAME.txt`` and ``raw/train_test_split/*.json``, or one
           SYNSET of it. Its ``processed`` files are pickled and not read.
+    models
+        Which of several models of an atomic file count; see :func:`scoretomo.io.atoms.read_model`.
 
     Raises
     ------
     InputError
-        Nothing there, nothing recognised, an empty folder, or lists and arrays that do not fit together.
+        Nothing there, nothing recognised, an empty folder, or lists and arrays that do not fit together; or models are
+        chosen where there are none.
     """
+    if models != "auto" and not is_atomic(path) and not (path.is_dir() and _atomic_files(path)):
+        raise InputError(f"--models {models}: does nothing here, since {path} has no atomic models; leave it out")
     if path.is_file():
-        return _models([path]) if is_atomic(path) else _traces(path)
+        return _atomic([path], models) if is_atomic(path) else _traces(path)
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder")
     lists = next((it for it in (path, path / "raw", path.parent) if (it / "train_test_split").is_dir()), None)
@@ -75,15 +78,15 @@ def open_collection(path: Path) -> Collection:
     split_folders = [*path.glob("train"), *path.glob("*/train")]
     if split_folders:
         return _pc15k(path)
-    models = sorted(file for file in path.iterdir() if is_atomic(file))
-    if not models:
+    files = _atomic_files(path)
+    if not files:
         pickled = any(path.glob("*.pt")) or any(path.glob("processed/*.pt"))
         found = "its .pt files are pickled and not read" if pickled else "nothing in it is recognised"
         raise InputError(f"{path}: {found if any(path.iterdir()) else 'the folder is empty'}; {_KINDS}")
-    return _models(models)
+    return _atomic(files, models)
 
 
-def read_member(path: Path, name: str) -> Float[Tensor, "n 3"]:
+def read_member(path: Path, name: str) -> LoadedPoints:
     """Read one cloud of a collection, by its name or its number from 0; xyz in the source's unit.
 
     Raises
@@ -100,11 +103,20 @@ def read_member(path: Path, name: str) -> Float[Tensor, "n 3"]:
     return collection.read(int(name))
 
 
-def _models(files: list[Path]) -> Collection:
+def _atomic_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if is_atomic(file) and not file.name.startswith("."))
+
+
+def _atomic(files: list[Path], models: Models) -> Collection:
     names = tuple(file.name.split(".")[0] for file in files)
     if len(set(names)) < len(files):  # 1abc.pdb beside 1abc.cif
         names = tuple(file.name for file in files)
-    return Collection(names, lambda index: read_atoms(files[index])[0], None, handed=True)
+
+    def read(index: int) -> LoadedPoints:
+        model = read_model(files[index], models=models)
+        return LoadedPoints(model.points, True, model.notes)
+
+    return Collection(names, read, None, handed=True)
 
 
 def _traces(path: Path) -> Collection:
@@ -126,7 +138,7 @@ def _traces(path: Path) -> Collection:
         raise InputError(f"{path}: some ids occur twice; give each trace its own")
     return Collection(
         names,
-        lambda index: torch.from_numpy(xyz[offsets[index] : offsets[index + 1]].astype(np.float32)),
+        lambda index: LoadedPoints(torch.from_numpy(xyz[offsets[index] : offsets[index + 1]].astype(np.float32))),
         None,
         handed=True,
     )
@@ -167,11 +179,11 @@ def _read_list(path: Path) -> list[str]:
     return entries
 
 
-def _read_npy(path: Path) -> Float[Tensor, "n 3"]:
+def _read_npy(path: Path) -> LoadedPoints:
     return _as_points(path, read_npy(path), columns=3)
 
 
-def _read_txt(path: Path) -> Float[Tensor, "n 3"]:
+def _read_txt(path: Path) -> LoadedPoints:
     try:
         array = np.loadtxt(path, dtype=np.float32, ndmin=2)
     except (OSError, ValueError) as error:
@@ -179,8 +191,8 @@ def _read_txt(path: Path) -> Float[Tensor, "n 3"]:
     return _as_points(path, array, columns=7)
 
 
-def _as_points(path: Path, array: np.ndarray, *, columns: int) -> Float[Tensor, "n 3"]:
+def _as_points(path: Path, array: np.ndarray, *, columns: int) -> LoadedPoints:
     if array.ndim != 2 or array.shape[1] != columns or array.dtype.kind not in "fiu" or not len(array):
         raise InputError(f"{path}: an array of numbers (n, {columns}) is needed, not {array.shape} {array.dtype}")
     check_single_precision(path, array)
-    return torch.from_numpy(array[:, :3].astype(np.float32))
+    return LoadedPoints(torch.from_numpy(array[:, :3].astype(np.float32)))

@@ -1,5 +1,7 @@
 """Single point clouds: read from what users have, written as pseudo-atoms that ChimeraX and PyMOL open."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import gemmi
@@ -9,14 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import InputError
-from .atoms import read_atoms
+from .atoms import read_model, read_models
 from .files import regular_file, write_text
 from .npy import check_single_precision, read_npy
 from .point_sets import read_point_set
 from .tables import read_table
 
-_ATOM_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
-POINT_SUFFIXES = (*_ATOM_SUFFIXES, ".npy", ".npz", ".xyz", ".csv")
+# Assemblies of the PDB are named .pdb1, .pdb2 and so on.
+_ATOMIC = re.compile(r".*\.(pdb\d*|ent|cif|mmcif)(\.gz)?", re.IGNORECASE)
+POINT_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".npy", ".npz", ".xyz", ".csv")
 """Files that can be read; atomic models compressed (``.gz``) or not."""
 
 # What the columns of a PDB file hold: %8.3f and %6.2f characters, and four digits for a residue.
@@ -28,8 +31,8 @@ _CHAINS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def is_atomic(path: Path) -> bool:
-    """Whether the name of a file is that of an atomic model: .pdb, .ent, .cif or .mmcif, compressed or not."""
-    return path.name.lower().removesuffix(".gz").endswith(_ATOM_SUFFIXES)
+    """Whether the name of a file is that of an atomic model: .pdb, .pdb1, .ent, .cif or .mmcif, compressed or not."""
+    return _ATOMIC.fullmatch(path.name) is not None
 
 
 def is_point_file(path: Path) -> bool:
@@ -37,12 +40,29 @@ def is_point_file(path: Path) -> bool:
     return is_atomic(path) or path.suffix.lower() in POINT_SUFFIXES
 
 
-def read_point_clouds(path: Path) -> dict[str, Float[Tensor, "n 3"]]:
+@dataclass(frozen=True)
+class LoadedClouds:
+    """Point clouds of a file by name, ``(n, 3)`` each, xyz; and what was odd in the file."""
+
+    clouds: dict[str, Float[Tensor, "n 3"]]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadedPoints:
+    """One point cloud, ``(n, 3)``, xyz; whether its points are atoms; and what was odd in its file."""
+
+    points: Float[Tensor, "n 3"]
+    atomic: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def read_point_clouds(path: Path) -> LoadedClouds:
     """Read the point clouds of a file by name; xyz, in Angstrom where the file knows them.
 
-    Atomic models (all heavy atoms, each model of the file one cloud), ``.npy`` of shape (n, 3) or (b, n, 3), ``.xyz``,
-    ``.csv`` with columns x, y, z, and sets of :func:`scoretomo.io.point_sets.write_point_set`, whose clouds are given
-    in the unit of their source.
+    Atomic models (all heavy atoms, of alternate conformers one; each model of the file is one cloud, but models that
+    lie apart are one together), ``.npy`` of shape (n, 3) or (b, n, 3), ``.xyz``, ``.csv`` with columns x, y, z, and
+    sets of :func:`scoretomo.io.point_sets.write_point_set`, whose clouds are given in the unit of their source.
 
     Raises
     ------
@@ -50,13 +70,15 @@ def read_point_clouds(path: Path) -> dict[str, Float[Tensor, "n 3"]]:
         The file is missing, is none of these, or holds no points or such as are not finite.
     """
     regular_file(path)
+    notes: tuple[str, ...] = ()
     suffix = path.suffix.lower()
     if suffix == ".npz":
         clouds = read_point_set(path)
         scaled = clouds.points * clouds.units[:, None, None]
-        return {f"{path.name}:{name}": cloud for name, cloud in zip(clouds.names, scaled, strict=True)}
+        return LoadedClouds({f"{path.name}:{name}": cloud for name, cloud in zip(clouds.names, scaled, strict=True)})
     if is_atomic(path):
-        found = _read_models(path)
+        models = read_models(path)
+        found, notes = [model.points for model in models], models[0].notes
     elif suffix in (".npy", ".xyz", ".csv"):
         array = {".npy": _read_npy, ".xyz": _read_xyz, ".csv": _read_csv}[suffix](path)
         if array.ndim not in (2, 3) or array.shape[-1] != 3 or array.size == 0:
@@ -67,11 +89,15 @@ def read_point_clouds(path: Path) -> dict[str, Float[Tensor, "n 3"]]:
         raise InputError(f"{path}: points are read from {', '.join(POINT_SUFFIXES)}")
     if not all(len(cloud) and torch.isfinite(cloud).all() for cloud in found):
         raise InputError(f"{path}: holds a cloud without points, or NaN or infinite coordinates")
-    return {path.name if len(found) == 1 else f"{path.name}:{number}": cloud for number, cloud in enumerate(found)}
+    if len(found) == 1:
+        return LoadedClouds({path.name: found[0]}, notes)
+    return LoadedClouds({f"{path.name}:{number}": cloud for number, cloud in enumerate(found)}, notes)
 
 
-def read_points(path: Path) -> Float[Tensor, "n 3"]:
+def read_points(path: Path) -> LoadedPoints:
     """Read one point cloud: of a file with one, or ``FILE:NAME`` of a set and ``FILE:NUMBER`` (from 0) of others.
+
+    ``FILE:all`` are all models of an atomic file together.
 
     Raises
     ------
@@ -82,15 +108,25 @@ def read_points(path: Path) -> Float[Tensor, "n 3"]:
     if not path.exists() and ":" in path.name:
         file, _, name = path.name.rpartition(":")
         path = path.with_name(file)
-    clouds = read_point_clouds(path)
+    atomic = is_atomic(path)
+    if atomic and name == "all":
+        model = read_model(path, models="all")
+        return LoadedPoints(model.points, atomic, model.notes)
+    if atomic and name.isdecimal():
+        models = read_models(path, each=True)
+        loaded = LoadedClouds({f"{path.name}:{number}": it.points for number, it in enumerate(models)}, models[0].notes)
+    else:
+        loaded = read_point_clouds(path)
+    clouds = loaded.clouds
     if len(clouds) == 1 and not name:
-        return next(iter(clouds.values()))
+        return LoadedPoints(next(iter(clouds.values())), atomic, loaded.notes)
     chosen = clouds.get(f"{path.name}:{name}")
     if chosen is None:
         some = ", ".join(key.removeprefix(f"{path.name}:") for key in list(clouds)[:3])
         what = f"no cloud {name!r}" if name else f"{len(clouds)} clouds, of which one must be named"
-        raise InputError(f"{path}: has {what}; write {path.name}:NAME with one of its names ({some}, ...)")
-    return chosen
+        together = f", or {path.name}:all for all of them" if atomic else ""
+        raise InputError(f"{path}: has {what}; write {path.name}:NAME with one of its names ({some}, ...){together}")
+    return LoadedPoints(chosen, atomic, loaded.notes)
 
 
 def write_pseudo_atoms(
@@ -154,17 +190,6 @@ def _chain(name: str, points: list[list[float]], spreads: list[float]) -> gemmi.
         residue.add_atom(atom)
         chain.add_residue(residue)
     return chain
-
-
-def _read_models(path: Path) -> list[Float[Tensor, "n 3"]]:
-    """Heavy atoms of the first assembly; or of every model that the file has, as they are listed."""
-    first = read_atoms(path)[0]
-    structure = gemmi.read_structure(str(path))
-    if len(structure) == 1:
-        return [first]
-    structure.remove_hydrogens()
-    structure.remove_waters()
-    return [torch.tensor([site.atom.pos.tolist() for site in model.all()]).view(-1, 3) for model in structure]
 
 
 def _read_npy(path: Path) -> np.ndarray:

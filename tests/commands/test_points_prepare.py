@@ -8,6 +8,7 @@ from scoretomo.commands import points_prepare
 from scoretomo.commands.points_prepare import prepare
 from scoretomo.datatypes import InputError
 from scoretomo.geometry.rotations import random_rotations
+from scoretomo.io.atoms import Models
 from scoretomo.io.point_collections import Collection
 from scoretomo.io.point_sets import read_point_set
 
@@ -68,8 +69,8 @@ def test_an_interrupted_preparation_goes_on(
     read: list[int] = []
     calls_until_interrupt = 4
 
-    def watched(path: Path) -> Collection:
-        found = opened(path)
+    def watched(path: Path, models: Models) -> Collection:
+        found = opened(path, models)
 
         def watch(index: int) -> torch.Tensor:
             read.append(index)

@@ -8,7 +8,7 @@ import torch
 
 from scoretomo.datatypes import InputError
 from scoretomo.imaging.fourier import centred_fft
-from scoretomo.io.atoms import density_of_atoms, part_of, read_atoms, read_model, read_models
+from scoretomo.io.atoms import density_of_atoms, part_of, read_atoms, read_model
 
 
 def atom_line(serial: int, residue: str, element: str, xyz: tuple[float, float, float], occupancy: float = 1.0) -> str:

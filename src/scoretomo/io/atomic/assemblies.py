@@ -20,7 +20,7 @@ _MOST_ATOMS = 10**7
 # Copies of one atom as close as this are the one atom, on an axis of symmetry (the distance is gemmi's).
 _SAME_ANGSTROM = 0.2
 _MOST_SAME = 10**7  # pairs of them: 160 MB
-_NOT_ORTHOGONAL = 0.02
+_NOT_ORTHOGONAL, _FURTHEST_ANGSTROM = 0.02, 1e6
 _SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -73,7 +73,7 @@ def chosen_operators(path: Path, expression: str, known: Mapping[str, Operator])
 def _listed(path: Path, text: str, known: Mapping[str, Operator]) -> list[Operator]:
     names: list[str] = []
     for item in text.split(","):
-        bounds = re.fullmatch(r"(\d{1,9})-(\d{1,9})", item)
+        bounds = re.fullmatch(r"(\d{1,18})-(\d{1,18})", item)
         if item in known or not bounds:
             names.append(item)
         else:
@@ -167,8 +167,10 @@ def _moved(path: Path, positions: Float[np.ndarray, "n 3"], operator: Operator) 
     matrix, vector = np.array(operator.matrix), np.array(operator.vector)
     with np.errstate(invalid="ignore", over="ignore"):
         away = np.abs(matrix @ matrix.T - np.eye(3)).max()
-    if not (away < _NOT_ORTHOGONAL and np.linalg.det(matrix) > 0 and np.isfinite(vector).all()):
-        raise InputError(f"{path}: operator {_short(operator.name)} of its assembly is no rotation; repair it")
+    # neither holds of NaN
+    if not (away < _NOT_ORTHOGONAL and np.linalg.det(matrix) > 0 and np.abs(vector).max() < _FURTHEST_ANGSTROM):
+        what = "is no rotation with a shift below 0.1 mm"
+        raise InputError(f"{path}: operator {_short(operator.name)} of its assembly {what}; repair it")
     return positions @ matrix.T + vector
 
 

@@ -116,6 +116,17 @@ def test_atomic_references_are_reduced_to_the_size_of_the_model(
     assert shifted["rmsd_to_atoms"] > as_is["rmsd_to_atoms"]
 
 
+def test_a_reference_that_is_an_assembly_of_models_is_one_and_said(
+    truth: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = 10 * truth.abs().max() * torch.tensor([1.0, 0, 0])
+    write_pseudo_atoms(tmp_path / "truth.pdb1", torch.stack([truth, truth + far]))
+    write_pseudo_atoms(tmp_path / "model.pdb", torch.cat([truth, truth + far]))
+    evaluate((tmp_path / "model.pdb",), tmp_path / "truth.pdb1", tmp_path / "out.json", superpose=False)
+    assert results(tmp_path / "out.json")["models"][0]["chamfer_distance"] < 1e-3
+    assert "note: truth.pdb1: its 2 models lie apart" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line(truth: torch.Tensor, tmp_path: Path) -> None:
     reference = save(tmp_path / "truth.npy", truth)
     with pytest.raises(InputError, match="give files"):

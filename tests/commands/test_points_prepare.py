@@ -115,6 +115,33 @@ def test_shapenet_keeps_its_own_split(tmp_path: Path) -> None:
     assert counts.max() > 10  # one shift takes them onto points of the original
 
 
+def test_what_models_were_taken_for_is_said_and_an_option_decides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], generator: torch.Generator
+) -> None:
+    line = "ATOM  {:5d}  CA  GLY A{:4d}    {:8.3f}{:8.3f}{:8.3f}  1.00  0.00           C\n"
+    cloud = 8 * torch.randn(40, 3, generator=generator)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, shift in (("copies.pdb1", 90.0), ("states.pdb", 1.0)):
+        models = [cloud + torch.tensor([shift * k, 0, 0]) for k in range(2)]
+        bodies = ["".join(line.format(k, k, *xyz) for k, xyz in enumerate(model.tolist())) for model in models]
+        (folder / name).write_text("".join(f"MODEL {k:8d}\n{body}ENDMDL\n" for k, body in enumerate(bodies)))
+    prepare(str(folder), tmp_path / "set.npz", points=60, held_out=0.0)
+    said = capsys.readouterr().err
+    assert "note: copies: its 2 models lie apart" in said and "note: states: its 2 models lie on one another" in said
+    assert "left out: states: has 40 points, 60 are asked for" in said
+    assert read_point_set(tmp_path / "set.npz").names == ("copies",)
+    prepare(str(folder), tmp_path / "all.npz", points=60, held_out=0.0, models="all")
+    assert read_point_set(tmp_path / "all.npz").names == ("copies", "states")
+    assert "note" not in capsys.readouterr().err
+
+
+def test_models_of_what_has_none_are_refused(traces: Path, tmp_path: Path) -> None:
+    for source in (str(traces), "furniture"):
+        with pytest.raises(InputError, match="--models first: does nothing here"):
+            prepare(source, tmp_path / "set.npz", models="first")
+
+
 def test_bad_input_is_refused_in_one_line(traces: Path, tmp_path: Path) -> None:
     output = tmp_path / "set.npz"
     with pytest.raises(InputError, match=r"the set is a \.npz file"):

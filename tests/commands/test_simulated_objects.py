@@ -127,3 +127,16 @@ def test_a_recentred_object_needs_the_room_that_its_centre_leaves_it(tmp_path: P
     apart = [build_object(path, CONFIG, moving=["B"], recentred=recentred)[0][0] for recentred in (False, True)]
     sizes = [part.density.pixel_size_angstrom for part in apart]
     assert 0.7 < sizes[1] / sizes[0] < 1.1 and sizes[0] != sizes[1]
+
+
+def test_notes_of_an_atomic_file_are_handed_on_and_an_option_decides(tmp_path: Path) -> None:
+    body = model(tmp_path / "two.pdb").read_text()
+    (tmp_path / "twice.pdb").write_text(f"MODEL        1\n{body}ENDMDL\nMODEL        2\n{body}ENDMDL\n")
+    parts, notes = build_object(str(tmp_path / "twice.pdb"), CONFIG)
+    assert sum(part.density.voxels.sum().item() for part in parts) == pytest.approx(108, rel=0.01)
+    assert "its 2 models lie on one another" in notes[0]
+    parts, notes = build_object(str(tmp_path / "twice.pdb"), CONFIG, models="all")
+    assert sum(part.density.voxels.sum().item() for part in parts) == pytest.approx(216, rel=0.01)
+    assert not notes
+    with pytest.raises(InputError, match="leave --models out"):
+        build_object("hand", CONFIG, models="all")

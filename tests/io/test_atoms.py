@@ -152,6 +152,12 @@ def test_atoms_that_do_not_fit_are_refused() -> None:
         density_of_atoms(coordinates, torch.ones(2), 3.0, resolution_angstrom=0.0)
 
 
+def test_an_atom_astray_makes_no_map_beyond_all_measure() -> None:
+    coordinates = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 9999.0]])
+    with pytest.raises(InputError, match=r"reach 5000 Angstrom .* more than 1024: is one astray\?"):
+        density_of_atoms(coordinates, torch.ones(2), 3.0, resolution_angstrom=9.0)
+
+
 def test_model_of_beta_galactosidase_is_as_large_as_its_map(data: Path) -> None:
     coordinates, weights = read_atoms(data / "atoms" / "5a1a.cif.gz")
     model = density_of_atoms(coordinates, weights, 3.54, resolution_angstrom=10.0, side=100).voxels

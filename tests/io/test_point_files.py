@@ -102,6 +102,23 @@ def test_clouds_of_a_set_come_in_the_unit_of_their_source(points: torch.Tensor, 
         read_points(tmp_path / "set.npz:9DEF")
 
 
+def test_models_of_an_atomic_file_by_number_or_together(points: torch.Tensor, tmp_path: Path) -> None:
+    write_pseudo_atoms(tmp_path / "copies.pdb1", torch.stack([points[0] / 4, points[0] / 4 + 200]))
+    whole = read_points(tmp_path / "copies.pdb1")
+    assert len(whole.points) == 60 and whole.atomic and "lie apart" in whole.notes[0]
+    torch.testing.assert_close(read_points(tmp_path / "copies.pdb1:0").points, points[0] / 4, atol=6e-4, rtol=0)
+    write_pseudo_atoms(tmp_path / "states.pdb", points)
+    assert len(read_points(tmp_path / "states.pdb:all").points) == 60
+    with pytest.raises(InputError, match=r"2 clouds, of which one must be named.* or states\.pdb:all for all of them"):
+        read_points(tmp_path / "states.pdb")
+
+
+def test_of_alternate_conformers_one_is_a_point(tmp_path: Path) -> None:
+    line = "ATOM  {0:5d}  CB {1}ALA A   1    {0:8.3f}   2.000   3.000{2:6.2f}  0.00           C\n"
+    (tmp_path / "a.pdb").write_text(line.format(1, "A", 0.3) + line.format(2, "B", 0.7) + line.format(3, " ", 1))
+    assert read_points(tmp_path / "a.pdb").points[:, 0].tolist() == [2, 3]
+
+
 def test_atoms_of_a_real_model_are_those_of_its_assembly(data: Path) -> None:
     path = data / "atoms" / "5a1a.cif.gz"
     assert is_atomic(path)
@@ -109,9 +126,9 @@ def test_atoms_of_a_real_model_are_those_of_its_assembly(data: Path) -> None:
 
 
 def test_names_of_files_say_what_is_read() -> None:
-    names = ("a.pdb", "a.PDB.gz", "a.cif", "a.ent", "a.mmcif.gz")
+    names = ("a.pdb", "a.PDB.gz", "a.cif", "a.ent", "a.mmcif.gz", "a.pdb1", "a.pdb12.gz")
     assert all(is_atomic(Path(name)) and is_point_file(Path(name)) for name in names)
-    assert not any(is_atomic(Path(name)) for name in ("a.npy", "a.npz", "a.pdb.txt", "pdb"))
+    assert not any(is_atomic(Path(name)) for name in ("a.npy", "a.npz", "a.pdb.txt", "pdb", "a.bcif"))
     assert [is_point_file(Path(name)) for name in ("a.npy", "a.xyz", "a.mrc", "a")] == [True, True, False, False]
 
 

@@ -4,7 +4,6 @@ Every file in it is complete or absent, so that a process may be killed at any m
 """
 
 import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -23,31 +22,27 @@ from . import __version__
 from .datatypes import ImageStack, InputError
 from .ensemble.growth import GrowthConfig
 from .imaging.preprocess import PreprocessConfig, Preprocessing, preprocess, restore_volume
+from .io.checkpoints import load_weights
 from .io.files import write_json, write_text
+from .io.found import Motion, read_motion
 from .io.images import read_image_stack
 from .io.job_folders import file_in_job
 from .io.mrc import read_images, write_images, write_volume
+from .io.preparation import read_preprocessing
 from .io.quality import check_images, choose_left_out, write_quality
+from .io.run_settings import SETTINGS, RunSource
 from .io.settings import differences, from_table, to_table
-from .io.settings_file import SettingsFile
 from .methods.angular_spread import MOST_DEGREES
 from .methods.average_volumes import AverageVolumesConfig
 from .methods.initial_schedule import InitialModelConfig
 from .methods.score_tomography import NoiseConfig
-from .networks.unet import PatchUNet, UNetConfig
+from .networks.unet import WEIGHTS, PatchUNet, UNetConfig, build_unet
 from .optimiser import OptimiserConfig
 
 # Without --side, images are made no larger than this on a CPU: twice the side costs eight times the time.
 _LARGEST_SIDE_ON_CPU = 48
 # Stacks smaller than this keep all their images for training, and have one volume by cryoDRGN2.
 _FEW_IMAGES = 40
-SETTINGS = SettingsFile(
-    "config.toml",
-    folder_kind="run folder",
-    maker="scoretomo train",
-    own_files=frozenset({"images.mrcs", "preprocessing.json", "quality.csv", ".lock"}),
-)
-"""Of the images and the settings of a run."""
 
 
 @dataclass(frozen=True)
@@ -209,11 +204,9 @@ class Run:
         return self.config.rigid
 
     @property
-    def motion_found(self) -> dict[str, Any] | None:
-        """Contents of motion.json: whether the molecule moves, and how; None where that was not looked for."""
-        path = self.motion_folder / "motion.json"
-        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        return found
+    def motion_found(self) -> Motion | None:
+        """Contents of motion.json; None where that was not looked for."""
+        return read_motion(self.folder)
 
     @property
     def denoiser_folder(self) -> Path:
@@ -315,11 +308,21 @@ def open_run(folder: Path) -> Run:
     InputError
         Not a run folder.
     """
-    config = read_config(folder)
-    record = json.loads((folder / "preprocessing.json").read_text(encoding="utf-8"))
-    preprocessing = Preprocessing.from_dict(record)
-    images = read_images(folder / "images.mrcs", preprocessing.working_pixel_size_angstrom).stack.images
-    return Run(folder, config, images, preprocessing, tuple(read_source(folder).get("left_out", ())))
+    config, source = read_config(folder), read_source(folder)
+    record = read_preprocessing(folder)
+    images = read_images(folder / "images.mrcs", record.working_pixel_size_angstrom).stack.images
+    if images.shape != (source["images"], record.network_side, record.network_side):
+        raise InputError(
+            f"{folder / 'images.mrcs'}: has {len(images)} images of {images.shape[-1]} pixels, and the run was made of "
+            f"{source['images']} of {record.network_side}; begin a new run folder"
+        )
+    fits = config.drgn is not None or record.network_side % config.unet.side_multiple == 0
+    if not fits or record.input_side != source["side"] or len(record.background_levels) != len(images):
+        raise InputError(f"{folder / 'preprocessing.json'}: does not belong to config.toml; begin a new run folder")
+    left_out = tuple(source.get("left_out", ()))
+    if not set(left_out) < set(range(len(images))):
+        raise InputError(f"{folder / SETTINGS.name}: leaves out images that there are not; {SETTINGS.advice}")
+    return Run(folder, config, images, record, left_out)
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -330,24 +333,20 @@ def read_config(folder: Path) -> RunConfig:
     InputError
         Not a run folder, or one of a version with other settings.
     """
-    try:
-        return _from_settings(SETTINGS.read(folder)["settings"])
-    except (KeyError, TypeError) as error:
-        raise SETTINGS.of_another_version(folder, error) from error
+    table = SETTINGS.read(folder)["settings"]
+    with SETTINGS.understood(folder):
+        return _from_settings(table)
 
 
-def read_source(folder: Path) -> dict[str, Any]:
-    """Read what a run was made of: path, sha256, number, side and pixel size of the images.
-
-    ``left_out``, indices of images that are not used, is there only if there are any; ``classes``, the number of the
-    class that each image is the average of, counted from 1, only if the file of the images says it.
+def read_source(folder: Path) -> RunSource:
+    """Read what a run was made of.
 
     Raises
     ------
     InputError
         Not a run folder.
     """
-    source: dict[str, Any] = SETTINGS.read(folder)["input"]
+    source: RunSource = SETTINGS.source_of(folder)
     return source
 
 
@@ -373,7 +372,7 @@ def load_denoiser(run: Run) -> PatchUNet:
     Raises
     ------
     InputError
-        Training has not ended, or there is none.
+        Training has not ended, or there is none, or the weights are not those of a network of these settings.
     """
     if run.config.drgn is not None:
         raise InputError(
@@ -382,7 +381,12 @@ def load_denoiser(run: Run) -> PatchUNet:
         )
     if not run.denoiser_folder.exists():
         raise InputError(f"{run.folder}: the denoiser is not trained to its end; give the `train` command again")
-    return PatchUNet.load(run.denoiser_folder)
+    weights = run.denoiser_folder / WEIGHTS
+    advice = f"delete {run.denoiser_folder}; the `train` command writes it again"
+    with torch.random.fork_rng(devices=[]):  # the weights that are drawn are not those that are used
+        network = build_unet(run.config.unet, run.images.shape[-1])
+    load_weights(network.unet, weights, advice)
+    return network.eval()
 
 
 def _create(folder: Path, path: Path, stack: ImageStack, config: RunConfig) -> None:

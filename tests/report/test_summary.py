@@ -131,7 +131,9 @@ def test_a_motion_that_may_be_noise_is_not_announced(folder: Path) -> None:
 
 def test_why_volumes_were_chosen_is_said(folder: Path) -> None:
     assert read_summary(folder).choice is None
-    (folder / "reconstruction.toml").write_text('[volumes]\nchosen = "mean"\nreason = "Taken is the mean."\n')
+    (folder / "reconstruction.toml").write_text(
+        'denoiser_sha256 = "a"\ngrowth = {}\n[volumes]\nchosen = "mean"\nreason = "Taken is the mean."\n'
+    )
     assert "Taken is the mean." in sentences(read_summary(folder))
 
 

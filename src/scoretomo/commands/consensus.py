@@ -115,8 +115,8 @@ def make_consensus(
 
 def _known_spread(run: Run) -> float | None:
     """Take the spread of views that was given, or found without the blur of a motion; None where neither is known."""
-    found = run.motion_found or {}
-    if run.config.angular_spread is None and found.get("components_fitted") and not run.rigid:
+    found = run.motion_found
+    if found and run.config.angular_spread is None and found.get("components_fitted") and not run.rigid:
         return found.get("angular_spread_degrees")
     return run.config.angular_spread
 
@@ -126,7 +126,9 @@ def _trusted(run: Run) -> list[int]:
     table = run.folder / "ensemble" / "reliability.csv"
     if not table.exists():
         return run.used
-    wrong = {int(row["index"]) for row in read_table(table, ("index", "verdict")) if row["verdict"] == "wrong"}
+    advice = "`scoretomo ensemble` makes it anew"
+    rows = read_table(table, ["verdict"], whole=["index"], advice=advice)
+    wrong = {int(row["index"]) for row in rows if row["verdict"] == "wrong"}
     return [index for index in run.used if index not in wrong] or run.used
 
 

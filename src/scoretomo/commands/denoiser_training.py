@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser, denoising_error
-from ..io.checkpoints import load_checkpoint, save_checkpoint
+from ..io.checkpoints import load_checkpoint, save_checkpoint, taken_over
 from ..io.metrics import Metrics
 from ..networks.unet import parameter_count
 from ..optimiser import OptimiserConfig
@@ -73,14 +73,22 @@ class DenoiserTask:
     device: torch.device
 
 
+class _Saved(TypedDict):
+    """Of the checkpoint of a training."""
+
+    state: dict[str, Any]
+    seconds: float
+    device: str
+    exported: bool
+
+
 def is_trained(checkpoint: Path, budget: Budget) -> bool:
     """Whether the budget is spent and the denoiser written."""
-    saved = load_checkpoint(checkpoint, lazily=True)
-    return (
-        saved is not None
-        and bool(saved["exported"])
-        and budget.part_done(saved["state"]["images_seen"], saved["seconds"]) >= 1
-    )
+    saved = load_checkpoint(checkpoint, _Saved, lazily=True)
+    if saved is None or not saved["exported"]:
+        return False
+    with taken_over(checkpoint):
+        return budget.part_done(saved["state"]["images_seen"], saved["seconds"]) >= 1
 
 
 class DenoiserTraining:
@@ -96,12 +104,13 @@ class DenoiserTraining:
             model = task.model().to(task.device)
         generator = torch.Generator(task.device).manual_seed(task.seed)
         self.state = new_state(model, task.optimiser, generator)
-        saved = load_checkpoint(task.checkpoint)
+        saved = load_checkpoint(task.checkpoint, _Saved)
         if saved is not None:
-            if saved["device"] != task.device.type:  # generators of different kinds cannot take over from each other
-                anew = generator.manual_seed(task.seed + saved["state"]["images_seen"])
-                saved["state"]["generator"] = anew.get_state()
-            self.state.load_state_dict(saved["state"])
+            with taken_over(task.checkpoint):
+                if saved["device"] != task.device.type:  # generators of different kinds cannot take over from another
+                    anew = generator.manual_seed(task.seed + saved["state"]["images_seen"])
+                    saved["state"]["generator"] = anew.get_state()
+                self.state.load_state_dict(saved["state"])
             self.before = saved["seconds"]
             say(f"going on after {self.state.images_seen} {task.items} ({duration(self.before)})")
         if processes.from_main(self.state.images_seen) != self.state.images_seen:

@@ -123,7 +123,7 @@ def analyze(
 
 
 def _latent(run: DrgnRun, config: AnalysisConfig) -> Latent:
-    latent = read_latent(run.folder / "z.csv", config.clusters, config.seed)
+    latent = read_latent(run.folder / "z.csv", run.config.model.latent_dimensions, config.clusters, config.seed)
     if config.clusters > len(latent.z):
         raise InputError(f"--clusters {config.clusters}: there are {len(latent.z)} particles only")
     if wrong := [number for number in config.path if not 0 <= number < config.clusters]:

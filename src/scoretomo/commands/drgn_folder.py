@@ -1,12 +1,12 @@
 """The run folder of ``drgn train``: what was asked for, the checkpoint, and the results in the input's units."""
 
 import hashlib
-import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import torch
@@ -15,26 +15,47 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..datatypes import InputError, Poses
-from ..io.checkpoints import load_checkpoint
+from ..io.checkpoints import load_checkpoint, taken_over
 from ..io.files import write_json
 from ..io.mrc import write_volume
 from ..io.particles import Particles
-from ..io.settings_file import SettingsFile
+from ..io.records import read_json, understood
+from ..io.settings_file import SettingsFile, Source
 from ..io.star import write_particles
 from ..io.tables import write_table
 from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
 from ..methods.latent_vae import LatentVAE, LatentVAEConfig, decode_volumes
 from .drgn_images import ParticlesConfig, Preparation
-from .drgn_training import new_model
+from .drgn_training import SavedTraining, new_model
+
+
+class DrgnSource(Source):
+    """What a run was made of: where the particles are, what tells them from others; a run of cryoDRGN if it was one."""
+
+    passthrough: list[str]
+    poses_file: NotRequired[str]
+    ctf_file: NotRequired[str]
+    pixel_size: NotRequired[float]
+    datadir: NotRequired[str]
+    stacks: str
+    images: int
+    side: int
+    pixel_size_angstrom: float
+    cryodrgn: NotRequired[dict[str, str]]
+
 
 SETTINGS = SettingsFile(
     "drgn.toml",
     folder_kind="run folder of drgn",
     maker="scoretomo drgn train",
     own_files=frozenset({"preparation.json", "checkpoint.pt", "metrics.jsonl", ".lock"}),
+    source=DrgnSource,
 )
 """Of the particles and the settings of a run."""
+TRAIN_AGAIN = "delete it, and give the same `scoretomo drgn train` or `convert` again, which writes it"
+"""How to go on without a file of a run."""
 _PLACES = ("path", "passthrough", "poses_file", "ctf_file", "datadir")
+_LARGEST_SIDE = 2**15
 # Particle files are known by their first bytes and their length; stacks may have a terabyte.
 _BYTES_HASHED = 2**24
 _BYTES_HASHED_OF_A_STACK = 2**16
@@ -106,6 +127,11 @@ class DrgnRun:
         return self.folder / "checkpoint.pt"
 
     @property
+    def preparation_file(self) -> Path:
+        """What was done to the images."""
+        return self.folder / "preparation.json"
+
+    @property
     def analysis(self) -> Path:
         """What ``drgn analyze`` has made."""
         return self.folder / "analysis"
@@ -120,11 +146,12 @@ class DrgnRun:
 
     def preparation(self) -> Preparation:
         """Read what was done to the images."""
-        path = self.folder / "preparation.json"
-        try:
-            return Preparation(**json.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}; has `scoretomo drgn train` begun?") from error
+        record = read_json(self.preparation_file, Preparation, TRAIN_AGAIN)
+        with understood(self.preparation_file, TRAIN_AGAIN):
+            sides, lengths = (record.side, record.input_side), (record.pixel_size_angstrom, record.scale)
+            if not 1 <= min(sides) <= max(sides) <= _LARGEST_SIDE or not 0 < min(lengths) <= max(lengths) < math.inf:
+                raise InputError("it has a side, a pixel size or a scale that no image has")
+        return record
 
 
 def start_run(
@@ -158,19 +185,15 @@ def open_run(folder: Path) -> DrgnRun:
     InputError
         Not a run folder of ``drgn train``, or one of a version with other settings.
     """
-    config, source = SETTINGS.settings(folder, DrgnConfig), SETTINGS.read(folder)["input"]
-    try:
-        poses_file, ctf_file, datadir = (
-            Path(source[name]) if name in source else None for name in ("poses_file", "ctf_file", "datadir")
-        )
-        passthrough = tuple(Path(path) for path in source["passthrough"])
-        files = ParticleFiles(
-            Path(source["path"]), passthrough, poses_file, ctf_file, source.get("pixel_size"), datadir
-        )
-        pixel_size = float(source["pixel_size_angstrom"])
-    except (KeyError, TypeError) as error:
-        raise SETTINGS.of_another_version(folder, error) from error
-    return DrgnRun(folder, config, files, pixel_size, source.get("cryodrgn"))
+    config = SETTINGS.settings(folder, DrgnConfig)
+    source: DrgnSource = SETTINGS.source_of(folder)
+    poses_file, ctf_file, datadir = (
+        Path(path) if path else None
+        for path in (source.get("poses_file"), source.get("ctf_file"), source.get("datadir"))
+    )
+    passthrough = tuple(Path(path) for path in source["passthrough"])
+    files = ParticleFiles(Path(source["path"]), passthrough, poses_file, ctf_file, source.get("pixel_size"), datadir)
+    return DrgnRun(folder, config, files, source["pixel_size_angstrom"], source.get("cryodrgn"))
 
 
 def refuse_changed_particles(run: DrgnRun) -> None:
@@ -222,7 +245,7 @@ def _digest(paths: Iterable[Path], most: int) -> str:
 
 def save_preparation(run: DrgnRun, record: Preparation) -> None:
     """Write what was done to the images."""
-    write_json(run.folder / "preparation.json", asdict(record))
+    write_json(run.preparation_file, asdict(record))
 
 
 def trained_model(run: DrgnRun, device: torch.device) -> tuple[LatentVAE, Preparation]:
@@ -233,12 +256,13 @@ def trained_model(run: DrgnRun, device: torch.device) -> tuple[LatentVAE, Prepar
     InputError
         It has not.
     """
-    saved = load_checkpoint(run.checkpoint)
+    saved = load_checkpoint(run.checkpoint, SavedTraining)
     if saved is None or not saved["finished"]:
         raise InputError(f"{run.folder}: is not trained yet; give the same `scoretomo drgn train` again to go on")
     record = run.preparation()
-    model = new_model(run.config.model, run.config.seed, record.side, saved["amplitudes"], device)
-    model.load_state_dict(saved["state"]["latent"]["training"]["averaged"])
+    with taken_over(run.checkpoint):
+        model = new_model(run.config.model, run.config.seed, record.side, saved["amplitudes"], device)
+        model.load_state_dict(saved["state"]["latent"]["training"]["averaged"])
     return model.eval(), record
 
 

@@ -18,7 +18,7 @@ from ..io.mrc import read_volume, write_volume
 from ..io.tables import write_table
 from ..report.course import FSC_COLUMNS
 from ..report.pictures import draw_shell_correlations
-from .drgn_folder import SETTINGS, DrgnRun, open_run
+from .drgn_folder import SETTINGS, DrgnRun, DrgnSource, open_run
 from .progress import say
 from .train import Device, choose_device
 
@@ -105,7 +105,7 @@ def _maps(first: Path, second: Path) -> _Pair:
 
 def _particles(run: DrgnRun) -> tuple[str, int, float]:
     """Tell the particle files of a run from others."""
-    source = SETTINGS.read(run.folder)["input"]
+    source: DrgnSource = SETTINGS.source_of(run.folder)
     return source["sha256"], source["side"], source["pixel_size_angstrom"]
 
 

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..datatypes import InputError
 from ..ensemble.states import StatesConfig, diffusion_map
 from ..io.tables import read_table, write_table
+from .drgn_folder import TRAIN_AGAIN
 from .progress import say
 
 # Particles that the diffusion map is made of; the others follow by its extension.
@@ -22,6 +24,8 @@ FEWEST_FOR_A_MAP = 30
 _NEIGHBOURS = 0.03
 # Traversals go from this quantile of the particles to its mirror image.
 _QUANTILE = 0.05
+# Squares of larger numbers are not finite.
+_LARGEST_Z = 1e15
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Latent:
         return self.mean + torch.linspace(*self.reach(component), frames)[:, None] * self.axes[component]
 
 
-def read_latent(path: Path, clusters: int, seed: int) -> Latent:
+def read_latent(path: Path, dimensions: int, clusters: int, seed: int) -> Latent:
     """Read z, and find principal components and clusters.
 
     Raises
@@ -78,10 +82,14 @@ def read_latent(path: Path, clusters: int, seed: int) -> Latent:
     InputError
         No table, or one that has not the columns.
     """
-    table = read_table(path, ["row", "z_1"])
-    names = [name for name in table[0] if name != "row"]
+    names = [f"z_{number}" for number in range(1, dimensions + 1)]
+    table = read_table(path, whole=["row"], numbers=names, advice=TRAIN_AGAIN)
+    if len(table) < 2:
+        raise InputError(f"{path}: has {len(table)} particles; {TRAIN_AGAIN}")
     rows = torch.tensor([int(line["row"]) for line in table])
     z = torch.tensor([[float(line[name]) for name in names] for line in table])
+    if not bool((z.abs() < _LARGEST_Z).all()):
+        raise InputError(f"{path}: has numbers beyond {_LARGEST_Z:g}, which no z has; {TRAIN_AGAIN}")
     mean = z.mean(0)
     _, deviations, axes = torch.linalg.svd(z - mean, full_matrices=False)
     # signs are arbitrary: the largest entry of an axis is positive

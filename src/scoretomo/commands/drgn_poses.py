@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 import tyro
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import processes
@@ -44,6 +45,15 @@ class PosesConfig:
     """The hierarchical search of cryoDRGN2, or branch and bound as in cryoDRGN."""
     search: SearchGridConfig = field(default_factory=SearchGridConfig)
     """How finely, and on which frequencies."""
+
+
+class _Saved(TypedDict):
+    """Of what was found until a command was interrupted, by batches of images."""
+
+    made_of: str
+    rotations: list[Float[Tensor, "n 3 3"]]
+    shifts_pixels: list[Float[Tensor, "n 2"]]
+    scores: list[Float[Tensor, " n"]]
 
 
 _DEFAULT = PosesConfig()
@@ -135,7 +145,7 @@ def poses(
 
 def _find_all(search: Callable[[Tensor], PoseCandidates], count: int, partial: Path, made_of: str) -> dict[str, Tensor]:
     """Search all images, or those that an earlier command has left; the best pose of each."""
-    saved = load_checkpoint(partial, made_of=made_of)
+    saved = load_checkpoint(partial, _Saved, made_of=made_of)
     if saved is None:
         saved = {"made_of": made_of, "rotations": [], "shifts_pixels": [], "scores": []}
     batches = torch.arange(count).split(_IMAGES_AT_ONCE)

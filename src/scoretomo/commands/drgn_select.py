@@ -14,7 +14,7 @@ from ..io.files import replacing
 from ..io.particle_rows import select_posed_rows, select_rows
 from ..io.star import read_poses
 from ..io.tables import read_table
-from .drgn_folder import DrgnRun, open_run, refuse_changed_particles
+from .drgn_folder import TRAIN_AGAIN, DrgnRun, open_run, refuse_changed_particles
 from .drgn_images import open_particles
 
 
@@ -86,7 +86,10 @@ def _outputs(output: Path, sources: Sequence[Path]) -> list[Path]:
 def _rows_of(run: DrgnRun) -> NDArray[np.intp]:
     """Rows of the run's particles in their file, in the order of its poses."""
     if run.config.model.latent_dimensions:
-        return np.array([int(line["row"]) for line in read_table(run.folder / "z.csv", ["row"])], dtype=np.intp)
+        return np.array(
+            [int(line["row"]) for line in read_table(run.folder / "z.csv", whole=["row"], advice=TRAIN_AGAIN)],
+            dtype=np.intp,
+        )
     files, half = run.files, run.config.particles.half
     particles = open_particles(
         files.particles,
@@ -106,7 +109,8 @@ def _chosen(run: DrgnRun, clusters: tuple[int, ...], where: tuple[tuple[str, flo
     path = run.analysis / "latent.csv"
     if not path.exists():
         raise InputError(f"{path}: no such file; make it with `scoretomo drgn analyze {run.folder}`")
-    table = read_table(path, ["row", "cluster"])
+    advice = f"`scoretomo drgn analyze {run.folder}` makes it anew"
+    table = read_table(path, whole=["row", "cluster"], numbers=[name for name, _, _ in where], advice=advice)
     there = {int(line["cluster"]) for line in table}
     if unknown := sorted(set(clusters) - there):
         raise InputError(f"{path}: there is no cluster {unknown[0]}, only 0 to {max(there)}")

@@ -25,7 +25,7 @@ from .drgn_folder import (
 )
 from .drgn_images import ParticleSource, Preparation, particle_images, prepare_images, working_side
 from .drgn_start import found_poses, unknown_poses
-from .drgn_training import Task, Training
+from .drgn_training import SavedTraining, Task, Training
 from .idle_options import idle_with, refuse_idle
 from .progress import progress, say
 from .train import choose_device
@@ -92,8 +92,9 @@ def _check_schedule(config: DrgnConfig, count: int) -> None:
 
 
 def _train_run(run: DrgnRun, particles: Particles, device: torch.device) -> None:
-    saved = load_checkpoint(run.checkpoint)
-    if saved is not None and saved["finished"] and all(path.exists() for path in run.results):
+    saved = load_checkpoint(run.checkpoint, SavedTraining, lazily=True)
+    made = [run.preparation_file, *run.results]
+    if saved is not None and saved["finished"] and all(path.exists() for path in made):
         say("it has been trained already")
         return
     for note in particles.notes:

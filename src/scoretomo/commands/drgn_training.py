@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import processes
 from ..datatypes import InputError
 from ..imaging.slices import disc_frequencies
-from ..io.checkpoints import load_checkpoint, save_checkpoint
+from ..io.checkpoints import load_checkpoint, save_checkpoint, taken_over
 from ..io.metrics import Metrics
 from ..methods.abinitio import AbInitioState, ParticleImages, PosesFound, train_abinitio_progressive
 from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
@@ -26,6 +26,16 @@ from .training_loop import go_through, own_part
 
 # Images whose mean power is that of all.
 _SAMPLE = 1000
+
+
+class SavedTraining(TypedDict):
+    """Of the checkpoint of a training."""
+
+    state: dict[str, Any]
+    amplitudes: Float[Tensor, " k"]
+    device: str
+    seconds: float
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -73,16 +83,18 @@ class Training:
     """
 
     def __init__(self, task: Task) -> None:
-        saved = load_checkpoint(task.checkpoint)
+        saved = load_checkpoint(task.checkpoint, SavedTraining)
         self.task, self.cycles, self.finished, self.before = task, task.cycles, False, 0.0
         self.amplitudes = processes.by_main(lambda: _amplitudes(task)) if saved is None else saved["amplitudes"]
-        config = self.cycles[0 if saved is None else saved["state"]["cycle"]]
-        latent = new_state(self._fresh_model(config), config, task.rotations, task.shifts_pixels, seed=task.seed)
-        self.state = AbInitioState(latent)
+        with taken_over(task.checkpoint):  # which has no part in it where there is none
+            config = self.cycles[0 if saved is None else saved["state"]["cycle"]]
+            latent = new_state(self._fresh_model(config), config, task.rotations, task.shifts_pixels, seed=task.seed)
+            self.state = AbInitioState(latent)
+            if saved is not None:
+                if saved["device"] != task.device.type:  # generators of different kinds cannot take over from another
+                    saved["state"]["latent"]["training"]["generator"] = latent.training.generator.get_state()
+                self.state.load_state_dict(saved["state"])
         if saved is not None:
-            if saved["device"] != task.device.type:  # generators of different kinds cannot take over from each other
-                saved["state"]["latent"]["training"]["generator"] = latent.training.generator.get_state()
-            self.state.load_state_dict(saved["state"])
             self.before, self.finished = saved["seconds"], saved["finished"]
             say(f"going on after {self.seen} images ({duration(self.before)})")
         if processes.from_main(self.seen) != self.seen:

@@ -1,7 +1,6 @@
 """``scoretomo ensemble``: which volumes to trust, all of them in one frame and one hand, and how the molecule moves."""
 
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,7 @@ from ..ensemble.synchronise import Synchronisation, SynchronisationConfig, Volum
 from ..ensemble.verdict import Judgement, judge
 from ..evaluation.alignment import apply_alignment
 from ..imaging.preprocess import working_volume
+from ..io.made_with import read_made_with
 from ..io.mrc import read_volume
 from ..runs import Run
 from . import ensemble_folder
@@ -178,9 +178,8 @@ def _gather(run: Run, found: _Found, config: ReliabilityConfig) -> Evidence:
 
 def _find_poses(run: Run, found: _Found, device: torch.device) -> VolumePoses | None:
     """Look up where volumes lie that began with the motion model of the run; None where they began from nothing."""
-    record = run.folder / "reconstruction.toml"
-    made_with = tomllib.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    if "motion_sha256" not in made_with:
+    made_with = read_made_with(run.folder)
+    if made_with is None or "motion_sha256" not in made_with:
         return None
     model = saved_motion(run, device)
     if model is None or motion_fingerprint(model) != made_with["motion_sha256"]:

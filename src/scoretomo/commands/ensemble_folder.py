@@ -1,13 +1,12 @@
 """RUN/ensemble: the tables and volumes that ``scoretomo ensemble`` leaves, for people, ChimeraX and the report."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,15 +28,24 @@ from ..ensemble.synchronise import Synchronisation
 from ..ensemble.verdict import Judgement
 from ..evaluation.alignment import Alignment, apply_alignment
 from ..imaging.preprocess import restore_volume
-from ..io.checkpoints import load_checkpoint, save_checkpoint
+from ..io.checkpoints import load_checkpoint, save_checkpoint, taken_over
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import read_volume, write_volume
+from ..io.records import read_json
+from ..io.settings import from_table
 from ..io.tables import read_table, write_table
 from ..runs import Run
 from .map_series import write_series, write_view
 
 _DIGITS = 4
 _AXES = "xyz"
+_ADVICE = "delete the folder; `scoretomo ensemble` makes it anew"
+
+
+class _MadeOf(TypedDict):
+    """Of made_of.json."""
+
+    sha256: str
 
 
 @contextmanager
@@ -51,23 +59,24 @@ def replaced(run: Run, volumes: Tensor, config: object) -> Iterator[Path]:
 def is_current(run: Run, volumes: Tensor, config: object) -> bool:
     """Whether RUN/ensemble was made of these volumes with these settings."""
     path = run.folder / "ensemble" / "made_of.json"
-    return path.exists() and bool(json.loads(path.read_text())["sha256"] == _fingerprint(run, volumes, config))
+    return path.exists() and read_json(path, _MadeOf, _ADVICE)["sha256"] == _fingerprint(run, volumes, config)
 
 
 def count_reliable(run: Run) -> int:
     """Count the volumes that RUN/ensemble calls reliable."""
-    rows = read_table(run.folder / "ensemble" / "reliability.csv", ["verdict"])
+    rows = read_table(run.folder / "ensemble" / "reliability.csv", ["verdict"], advice=_ADVICE)
     return sum(row["verdict"] == "reliable" for row in rows)
 
 
 def load_evidence(run: Run, volumes: Tensor, config: ReliabilityConfig) -> Evidence | None:
     """Read the evidence on these volumes, if it was gathered already."""
     saved = load_checkpoint(_evidence_file(run))
-    if saved is None or saved["of"] != _fingerprint(run, volumes, config):
+    if saved is None or saved.get("of") != _fingerprint(run, volumes, config):
         return None
-    parts = Parts(**{name: saved[f"part_{name}"].to(volumes.device) for name in Parts.names()})
-    others = ("directions", "view_excess", "seed_fsc")
-    return Evidence(parts, *(saved[name].to(volumes.device) for name in others))
+    with taken_over(_evidence_file(run)):
+        parts = {name: saved[f"part_{name}"].to(volumes.device) for name in Parts.names()}
+        others = {name: saved[name].to(volumes.device) for name in ("directions", "view_excess", "seed_fsc")}
+        return from_table(Evidence, {**others, "parts": parts})
 
 
 def save_evidence(run: Run, volumes: Tensor, config: ReliabilityConfig, evidence: Evidence) -> None:

@@ -3,14 +3,27 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from .. import processes
+from ..datatypes import InputError
 from ..ensemble.store import Share, Tensors, split_evenly
-from ..io.checkpoints import load_checkpoint, save_checkpoint
+from ..io.checkpoints import load_checkpoint, save_checkpoint, taken_over
 from ..runs import Run
+
+
+class _State(TypedDict):
+    """How far a volume is, as :meth:`scoretomo.ensemble.growth.Advancing.keep` says it."""
+
+    step: Int[Tensor, ""]
+    generator: UInt8[Tensor, " bytes"]
+    volumes: Float[Tensor, "n n n"]
+    average: NotRequired[Float[Tensor, "n n n"]]
+    base_error: Float[Tensor, ""]
+    score_error: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,15 @@ class GrowthFolder:
 
     def kept(self, item: int) -> Tensors | None:
         """Read a state, in part only if only part of it is used."""
-        return load_checkpoint(self._state(item), lazily=True)
+        path, side = self._state(item), self.run.images.shape[-1]
+        state = load_checkpoint(path, _State, lazily=True)
+        if state is None:
+            return None
+        with taken_over(path):
+            if len(state["volumes"]) != side:
+                raise InputError(f"it is of a volume of {len(state['volumes'])} pixels, and the run has {side}")
+        tensors: Tensors = dict(state)  # type: ignore[arg-type]  # all its values are
+        return tensors
 
     def wait(self) -> None:
         """Wait for the other processes."""

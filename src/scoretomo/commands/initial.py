@@ -1,12 +1,11 @@
 """``scoretomo initial``: from class averages to a first map, with what speaks for it, in seconds."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import torch
 import tyro
@@ -17,11 +16,13 @@ from ..ensemble.initial_evidence import InitialEvidence, halves_of, weigh_initia
 from ..evaluation.half_maps import THRESHOLD, filter_to_resolution
 from ..geometry.symmetry import symmetry_group
 from ..imaging.preprocess import restore_volume
-from ..io.checkpoints import load_checkpoint, save_checkpoint
+from ..io.checkpoints import load_checkpoint, save_checkpoint, taken_over
 from ..io.files import replacing_folder, write_json
+from ..io.found import Initial, read_found
 from ..io.mrc import write_volume
+from ..io.settings import from_table
 from ..io.star import write_particles
-from ..methods.initial_model import InitialModel, Start, initial_model_progressive
+from ..methods.initial_model import InitialModel, initial_model_progressive
 from ..methods.projection_matching import MatchingConfig
 from ..presets import PRESETS
 from ..report.initial_picture import InitialPicture, draw_initial
@@ -35,6 +36,13 @@ _DEFAULT = ImagesConfig()
 _MATCHING = MatchingConfig()
 # Between the seeds of a model of all images and of those of half of them.
 _SEED_STEP = 7919
+
+
+class SavedModels(TypedDict):
+    """Of the checkpoint of initial models: of all images, and of their halves as far as they were made."""
+
+    models: list[InitialModel]
+    evidence: NotRequired[dict[str, Any]]
 
 
 def initial(
@@ -109,22 +117,27 @@ def make_initial(run: Run, device: torch.device) -> tuple[Models, InitialEvidenc
 
 def _is_written(run: Run, evidence: InitialEvidence) -> bool:
     """Whether RUN/initial is of the model as it was found, with this evidence."""
-    said = json.loads((run.initial_folder / "initial.json").read_text(encoding="utf-8"))
-    return not said["refined"] and (said["answer"], said["reason"]) == (evidence.answer, evidence.reason)
+    said = read_found(run.folder, "initial/initial.json", Initial, "initial")
+    return (
+        said is not None
+        and not said.get("refined")
+        and (said["answer"], said["reason"]) == (evidence.answer, evidence.reason)
+    )
 
 
 def _weigh(run: Run, models: Models, device: torch.device) -> InitialEvidence:
     """Weigh the models of all images that a run uses, or take up what an earlier command has found of the same ones."""
     path = models_checkpoint(run, models.rows)
     saved = load_checkpoint(path)
-    assert saved is not None  # it has the models
+    assert saved is not None  # it has the models, and was read with them
     # an older version knew less: then it is weighed anew
     if set(saved.get("evidence", ())) != {field.name for field in fields(InitialEvidence)}:
         images = run.images[models.rows].to(device)
         evidence = weigh_initial_model(images, models.whole, models.halves, run.config.initial)
         saved["evidence"] = vars(evidence)
         save_checkpoint(path, saved)
-    return InitialEvidence(**saved["evidence"])
+    with taken_over(path):
+        return from_table(InitialEvidence, saved["evidence"])
 
 
 def find_models(run: Run, rows: Sequence[int], device: torch.device, *, halves: bool = True) -> Models:
@@ -133,8 +146,8 @@ def find_models(run: Run, rows: Sequence[int], device: torch.device, *, halves: 
     made_of = {"rows": list(rows), "seed": run.config.seed, **asdict(config)}
     path = models_checkpoint(run, rows)
     found: list[InitialModel] = []
-    if saved := load_checkpoint(path, made_of=made_of):
-        found = [_from_table(table, device) for table in saved["models"]]
+    if saved := load_checkpoint(path, SavedModels, made_of=made_of):
+        found = [_there(model, device) for model in saved["models"]]
     parts = [torch.arange(len(images)), *(halves_of(len(images)) if halves else [])]
     for number in range(len(found), len(parts)):
         title = "initial model" + (f" of half {number}" if number else "")
@@ -228,6 +241,5 @@ def _plain(value: Any) -> Any:
     return value.cpu() if isinstance(value, torch.Tensor) else value
 
 
-def _from_table(table: dict[str, Any], device: torch.device) -> InitialModel:
-    starts = [Start(**on_device(start, device)) for start in table["starts"]]
-    return InitialModel(**{**on_device(table, device), "starts": starts})
+def _there(model: InitialModel, device: torch.device) -> InitialModel:
+    return replace(on_device(model, device), starts=[on_device(start, device) for start in model.starts])

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 import tyro
@@ -46,6 +46,32 @@ _MOST_BAND = 12
 _COPIES_BAND = 6
 # Volumes of a motion whose blur is looked at.
 _STATES = 16
+
+
+class _SavedModel(TypedDict):
+    """Of the checkpoint of the motion model, which is of use wherever what is wanted is among what it was made of."""
+
+    made_of: dict[str, Any]
+    model: MotionModel
+
+
+class _SavedEvidence(TypedDict):
+    """Of that of the evidence for a motion."""
+
+    evidence: MotionEvidence
+
+
+class _SavedCopies(TypedDict):
+    """Of that of the copy of the core that each class average shows."""
+
+    copy: Int[Tensor, " n"]
+
+
+class _SavedSpread(TypedDict):
+    """Of that of the spread of views within classes."""
+
+    degrees: float
+    noise: Float[Tensor, " shells"]
 
 
 def motion(
@@ -138,13 +164,13 @@ def find_motion(run: Run, device: torch.device) -> MotionModel:
 def _components_fitted(run: Run) -> int | None:
     """Components of the motion model that was made; None where none was sought."""
     found = run.motion_found
-    return None if found is None else int(found["components_fitted"])
+    return None if found is None else found.get("components_fitted", 0)
 
 
 def saved_motion(run: Run, device: torch.device) -> MotionModel | None:
     """Read the motion model that was fitted last; None where there is none."""
-    saved = load_checkpoint(_model_checkpoint(run))
-    return None if saved is None else MotionModel(**on_device(saved["model"], device))
+    saved = load_checkpoint(_model_checkpoint(run), _SavedModel)
+    return None if saved is None else on_device(saved["model"], device)
 
 
 def motion_fingerprint(model: MotionModel) -> str:
@@ -160,7 +186,7 @@ def motion_volumes(run: Run, model: MotionModel, device: torch.device, *, sharp:
     """
     radius = refinement_radius(run, find_models(run, run.used, device, halves=False).whole)
     spread = None
-    if sharp and (saved := load_checkpoint(_spread_checkpoint(run))):
+    if sharp and (saved := load_checkpoint(_spread_checkpoint(run), _SavedSpread)):
         spread = AngularSpread(saved["degrees"], saved["noise"].to(device))
     return NeighbourVolumes(run.images[run.used].to(device), model, radius=radius, spread=spread)
 
@@ -282,9 +308,8 @@ def _chosen_copies(
     """Choose copies, or take up what an earlier command has chosen among the same at the same poses."""
     path = run.folder / "checkpoint" / "copies.pt"
     made_of = _made_of(run, poses) | {"copies": [each.cpu().flatten().tolist() for each in copies]}
-    if saved := load_checkpoint(path, made_of=made_of):
-        kept: Tensor = saved["copy"].to(device)
-        return kept
+    if saved := load_checkpoint(path, _SavedCopies, made_of=made_of):
+        return saved["copy"].to(device)
     steps = choose_copies_progressive(
         run.images[run.used].to(device),
         *rivals,
@@ -321,8 +346,8 @@ def _weigh(run: Run, poses: _Poses, device: torch.device, *, enough: bool = Fals
     """
     name = "motion_enough" if enough else "motion" if poses.copies is None else "motion_copies"
     path, made_of = run.folder / "checkpoint" / f"{name}.pt", _made_of(run, poses)
-    if saved := load_checkpoint(path, made_of=made_of):
-        return MotionEvidence(**saved["evidence"])
+    if saved := load_checkpoint(path, _SavedEvidence, made_of=made_of):
+        return saved["evidence"]
     steps = weigh_motion_progressive(
         run.images[run.used].to(device),
         poses.rotations,
@@ -348,9 +373,9 @@ def _fit(run: Run, components: int, poses: _Poses | None, device: torch.device) 
     """
     path = _model_checkpoint(run)
     wanted = _made_of(run, poses) | {"components": components}
-    saved = load_checkpoint(path)
+    saved = load_checkpoint(path, _SavedModel)
     if saved is not None and all(saved["made_of"].get(name) == value for name, value in wanted.items()):
-        return MotionModel(**on_device(saved["model"], device))
+        return on_device(saved["model"], device)
     if poses is None:
         poses = _poses(run, *make_initial(run, device), device)
         if components:

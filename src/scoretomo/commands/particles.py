@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -16,7 +16,8 @@ from ..imaging.starting_model import starting_model
 from ..io.files import replacing
 from ..io.mrc import read_volume, write_volume
 from ..io.particle_rows import ParticleRows, read_particle_rows
-from ..io.tables import write_table
+from ..io.run_settings import RunSource
+from ..io.tables import read_table, write_table
 from ..run_lock import locked
 from ..runs import read_source
 from .progress import say
@@ -96,7 +97,7 @@ def particles(
     print(f"results: {run / 'particles'}")
 
 
-def _known_classes(run: Path, source: Mapping[str, Any], rows: ParticleRows) -> list[int]:
+def _known_classes(run: Path, source: RunSource, rows: ParticleRows) -> list[int]:
     """Class number of every image of the run, from 1: recorded, or the places in a plain stack."""
     if "classes" in source:
         return list(source["classes"])
@@ -115,7 +116,7 @@ def _known_classes(run: Path, source: Mapping[str, Any], rows: ParticleRows) -> 
     return list(range(1, count + 1))
 
 
-def _given_classes(words: Sequence[str], first: int, source: Mapping[str, Any]) -> list[int]:
+def _given_classes(words: Sequence[str], first: int, source: RunSource) -> list[int]:
     """Class number of every image as the user gives it, but from 1."""
     count = source["images"]
     try:
@@ -166,17 +167,8 @@ def _fates(run: Path, numbers: Sequence[int]) -> dict[int, Fate]:
 
 def _read_by_index(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
     """Rows of a table of the ensemble by index of the image; these columns have a value in each."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = {int(row["index"]): row for row in csv.DictReader(file)}
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; run `scoretomo ensemble` first") from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: cannot be understood ({error}); run `scoretomo ensemble` again") from error
-    missing = [name for name in columns if any(row.get(name) is None for row in rows.values())]
-    if missing:
-        raise InputError(f"{path}: has no column {missing[0]}; run `scoretomo ensemble` again")
-    return rows
+    advice = "run `scoretomo ensemble` again"
+    return {int(row["index"]): row for row in read_table(path, columns, whole=["index"], advice=advice)}
 
 
 def _write(

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import safetensors.torch
 import torch
@@ -12,19 +12,32 @@ from torch import nn
 
 from ..datatypes import InputError, PointClouds
 from ..diffusion.edm import EDMDenoiser
+from ..io.checkpoints import load_weights
 from ..io.files import replacing
-from ..io.settings_file import SettingsFile
+from ..io.settings_file import SettingsFile, Source
 from ..methods.point_prior import SIGMA_DATA, PointNoiseConfig
 from ..networks.point_transformer import PointTransformer, PointTransformerConfig
 from ..networks.unet import supports_fast_bfloat16
 from ..optimiser import OptimiserConfig
+
+
+class PriorSource(Source):
+    """What a prior was trained on: clouds, those held out, their points, and whether they have hands."""
+
+    clouds: int
+    held_out: int
+    points: int
+    handed: bool
+
 
 _SETTINGS = SettingsFile(
     "prior.toml",
     folder_kind="folder of a point-cloud prior",
     maker="scoretomo points train",
     own_files=frozenset({"checkpoint.pt", "metrics.jsonl", "prior.safetensors", ".lock", "tensorboard"}),
+    source=PriorSource,
 )
+_MOST_POINTS = 2**20
 # How long to train may change from one command to the next.
 _LIMITS = ("points", "minutes", "budget")
 
@@ -61,7 +74,7 @@ class Prior:
 
     folder: Path
     config: PriorConfig
-    source: dict[str, Any]
+    source: PriorSource
 
     @property
     def checkpoint(self) -> Path:
@@ -76,12 +89,12 @@ class Prior:
     @property
     def points(self) -> int:
         """Points of a cloud."""
-        return int(self.source["points"])
+        return self.source["points"]
 
     @property
     def handed(self) -> bool:
         """Whether a mirror image is another object."""
-        return bool(self.source["handed"])
+        return self.source["handed"]
 
     def new_denoiser(self, device: torch.device) -> EDMDenoiser:
         """Denoiser with weights drawn from torch's global generator."""
@@ -122,7 +135,10 @@ def open_prior(folder: Path) -> Prior:
     InputError
         Not such a folder, or one of a version with other settings.
     """
-    return Prior(folder, _SETTINGS.settings(folder, PriorConfig), _SETTINGS.read(folder)["input"])
+    source: PriorSource = _SETTINGS.source_of(folder)
+    if not 2 <= source["points"] <= _MOST_POINTS:
+        raise InputError(f"{folder / _SETTINGS.name}: has clouds of {source['points']} points; {_SETTINGS.advice}")
+    return Prior(folder, _SETTINGS.settings(folder, PriorConfig), source)
 
 
 def save_prior(prior: Prior, network: nn.Module) -> None:
@@ -143,8 +159,6 @@ def load_prior(folder: Path, device: torch.device) -> tuple[Prior, EDMDenoiser]:
     if not prior.weights.exists():
         raise InputError(f"{folder}: is not trained yet; give the same `scoretomo points train` again to go on")
     denoiser = prior.new_denoiser(device)
-    try:
-        denoiser.network.load_state_dict(safetensors.torch.load_file(prior.weights))
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        raise InputError(f"{prior.weights}: cannot be read ({str(error).splitlines()[0]}); train it again") from error
+    advice = "delete it, and give the same `scoretomo points train` again, which writes it"
+    load_weights(denoiser.network, prior.weights, advice)
     return prior, denoiser.eval().requires_grad_(False)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import torch
 import tyro
@@ -18,6 +18,7 @@ from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
 from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.point_files import LARGEST_COORDINATE, LEAST_COORDINATE
+from ..io.point_results import read_finished
 from ..io.settings import to_table
 from ..methods.point_energies import Energy, coarse_energy, projection_energy, subunit_energy, weighted_energy
 from ..methods.point_posterior import SamplingConfig, most_likely_progressive, sample_progressive
@@ -25,7 +26,7 @@ from ..presets import POINT_PRESETS, PointPresetName
 from ..run_lock import locked
 from .points_folder import Prior, load_prior
 from .points_observations import ObservationConfig, Observed, observe
-from .points_results import Reconstruction, read_finished, refuse_other_files, summary_words, write_reconstruction
+from .points_results import Reconstruction, refuse_other_files, summary_words, write_reconstruction
 from .progress import interruptible, progress, say
 from .train import Device, choose_device
 
@@ -118,6 +119,22 @@ def reconstruct(
         say(f"`scoretomo report {request.source}` shows them in the report of the run")
 
 
+class _Part(TypedDict):
+    """Models that were drawn together."""
+
+    clouds: Float[Tensor, "s n 3"]
+    energies: Float[Tensor, "s k"]
+
+
+class _Saved(TypedDict):
+    """Of the checkpoint: what was drawn, and how many are drawn together each time."""
+
+    made_of: str
+    models: list[_Part]
+    baseline: list[_Part]
+    parts: NotRequired[list[int]]
+
+
 @dataclass(frozen=True)
 class _Task:
     """Models to draw from the posterior of observations, in the cube of the prior."""
@@ -202,14 +219,15 @@ class _Task:
             return most_likely_progressive(energy, count, self.points, generator=generator)
 
         kinds = {"models": posterior, "baseline": likelihood} if self.request.baseline else {"models": posterior}
-        saved = load_checkpoint(folder / "checkpoint.pt", made_of=self.made_of)
+        saved = load_checkpoint(folder / "checkpoint.pt", _Saved, made_of=self.made_of)
         if saved is None:
             saved = {"made_of": self.made_of, "models": [], "baseline": []}
         parts = saved.setdefault("parts", self._parts(device))  # of an earlier command perhaps, on another device
+        drawn = {"models": saved["models"], "baseline": saved["baseline"]}
         plan = [(kind, number, count) for kind in kinds for number, count in enumerate(parts)]
         with interruptible() as check, progress("points reconstruct") as report:
             for done, (kind, number, count) in enumerate(plan):
-                if number < len(saved[kind]):
+                if number < len(drawn[kind]):
                     continue
                 generator = torch.Generator(device).manual_seed(self.request.seed + 7919 * number)
                 energy, each = self.energy(generator)
@@ -221,7 +239,7 @@ class _Task:
                 except InputError as error:  # of the energies, which saw no input but what the sampling made of it
                     raise InputError(f"the models fall apart ({error}); give a lower --sampling.guidance") from error
                 found = torch.stack([single(clouds) for single in each], 1)
-                saved[kind].append({"clouds": clouds.cpu(), "energies": found.detach().cpu()})
+                drawn[kind].append({"clouds": clouds.cpu(), "energies": found.detach().cpu()})
                 save_checkpoint(folder / "checkpoint.pt", saved)
         clouds, energies = self._joined(saved["models"])
         base, base_energies = self._joined(saved["baseline"]) if self.request.baseline else (None, None)
@@ -246,7 +264,7 @@ class _Task:
         most = min(most, _AT_ONCE_ON_CPU) if device.type == "cpu" else most
         return [min(most, self.request.samples - start) for start in range(0, self.request.samples, most)]
 
-    def _joined(self, parts: Sequence[dict[str, Any]]) -> tuple[Float[Tensor, "s n 3"], Float[Tensor, "s k"]]:
+    def _joined(self, parts: Sequence[_Part]) -> tuple[Float[Tensor, "s n 3"], Float[Tensor, "s k"]]:
         """Clouds in Angstrom, and their energies."""
         clouds = torch.cat([part["clouds"] for part in parts])
         return clouds * self.observed.unit + self.observed.centre, torch.cat([part["energies"] for part in parts])

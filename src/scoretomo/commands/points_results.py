@@ -1,6 +1,5 @@
 """What `points reconstruct` writes: models, densities, how uncertain they are, and how they agree with the volume."""
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from ..imaging.point_images import MOLMAP_WIDTH, draw_points
 from ..io.files import write_json
 from ..io.mrc import LoadedVolume, write_volume
 from ..io.point_files import write_pseudo_atoms
+from ..io.point_results import FINISHED, Agreement, Finished
 from ..report.pictures import draw_shell_correlations
 from ..report.point_page import DrawnView, agreement_curves, draw_models, draw_slices, draw_views
 from .points_observations import Observed
@@ -30,7 +30,6 @@ from .points_observations import Observed
 _RESOLUTION_PER_SPACING = 2.5
 # Voxels of a grid that no volume gives: so many to the resolution; and the margin around the models.
 _VOXELS_PER_RESOLUTION, _MARGIN = 4.0, 1.3
-_FINISHED = "reconstruction.json"
 # Models beside the one in the middle in the picture.
 _OTHERS_SHOWN = 4
 
@@ -70,16 +69,6 @@ class Reconstruction:
     volume_energies: Float[Tensor, "1 k"] | None = None
 
 
-def read_finished(folder: Path) -> dict[str, Any] | None:
-    """Read what a finished reconstruction says of itself; None where there is none."""
-    path = folder / _FINISHED
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "made_of" in found else None
-
-
 def refuse_other_files(folder: Path) -> None:
     """Keep out of folders that hold something else than a reconstruction, done or begun.
 
@@ -90,7 +79,7 @@ def refuse_other_files(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give the name of a folder")
-    if not folder.exists() or (folder / _FINISHED).exists() or (folder / "checkpoint.pt").exists():
+    if not folder.exists() or (folder / FINISHED).exists() or (folder / "checkpoint.pt").exists():
         return
     others = sorted(each.name for each in folder.iterdir() if each.name != ".lock")
     if others:
@@ -132,10 +121,10 @@ def write_reconstruction(folder: Path, found: Reconstruction, record: Mapping[st
         "density_resolution_angstrom": resolution,
         "against_volume": against or None,
     }
-    write_json(folder / _FINISHED, results)
+    write_json(folder / FINISHED, results)
 
 
-def summary_words(finished: Mapping[str, Any]) -> str:
+def summary_words(finished: Finished) -> str:
     """Say in a line or two what came out."""
     views = ", ".join(str(view["image"]) for view in finished["views"])
     words = f"{finished['models']} models of {finished['points']} points from views {views}"
@@ -207,14 +196,14 @@ def _grid(observed: Observed, resolution: float) -> Grid:
     return Grid(2 * math.ceil(reach / pixel), pixel)
 
 
-def _against_volume(found: Reconstruction, grid: Grid, resolution: float) -> dict[str, dict[str, Any]]:
+def _against_volume(found: Reconstruction, grid: Grid, resolution: float) -> dict[str, Agreement]:
     """Compare models with the volume, and with them what its own points reach; empty if there is no volume."""
     volume, reference = found.observed.volume, found.observed.volume_points
     if volume is None or reference is None:
         return {}
     kinds = {"models": found.clouds, "baseline": found.baseline, "points of the volume": reference[None]}
     frequency = [shell / (grid.side * grid.pixel_size_angstrom) for shell in range(grid.side // 2 + 1)]
-    compared = {}
+    compared: dict[str, Agreement] = {}
     for kind, clouds in kinds.items():
         if clouds is None:
             continue
@@ -258,7 +247,7 @@ def _draw(
     found: Reconstruction,
     centre: int,
     maps: Mapping[str, Float[Tensor, "side side side"]],
-    against: Mapping[str, Mapping[str, Any]],
+    against: Mapping[str, Agreement],
 ) -> None:
     observed, model = found.observed, found.clouds[centre]
     drawn = []

@@ -4,15 +4,13 @@ import hashlib
 import math
 import shutil
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import tomli_w
 import torch
 import tyro
 
@@ -22,7 +20,7 @@ from ..diffusion.edm import EDMDenoiser
 from ..ensemble.growth import Beginning, GrowthConfig, GrowthStep, grow_progressive
 from ..ensemble.memory import is_out_of_memory, volumes_at_once
 from ..ensemble.volume_choice import MOST_LEFT_OUT
-from ..io.files import write_text
+from ..io.made_with import MadeWith, read_made_with, write_made_with
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
 from ..methods.motion_model import MotionModel
@@ -380,20 +378,17 @@ def refuse_replacing(run: Run, selection: Selection) -> None:
         )
 
 
-def _made_with(run: Run, growth: GrowthConfig, model: MotionModel | None) -> dict[str, Any]:
+def _made_with(run: Run, growth: GrowthConfig, model: MotionModel | None) -> MadeWith:
     """List all that decides what volumes become."""
-    table: dict[str, Any] = {"denoiser_sha256": _hash_denoiser(run), "growth": to_table(growth)}
+    table: MadeWith = {"denoiser_sha256": _hash_denoiser(run), "growth": to_table(growth)}
     if model is not None:
         table["motion_sha256"] = motion_fingerprint(model)
     return table
 
 
-def _settle(run: Run, table: dict[str, Any], *, overwrite: bool) -> None:
+def _settle(run: Run, table: MadeWith, *, overwrite: bool) -> None:
     """Compare with what earlier volumes were made with, and write down what these are made with."""
-    path = run.folder / "reconstruction.toml"
-    chosen: dict[str, Any] = {}
-    if path.exists():
-        before = tomllib.loads(path.read_text(encoding="utf-8"))
+    if before := read_made_with(run.folder):
         changed = differences(before["growth"], table["growth"])
         if before["denoiser_sha256"] != table["denoiser_sha256"]:
             changed.insert(0, "the denoiser has been trained further")
@@ -410,8 +405,8 @@ def _settle(run: Run, table: dict[str, Any], *, overwrite: bool) -> None:
             for stale in run.folder.glob("checkpoint/growth_*"):
                 shutil.rmtree(stale)
         elif "volumes" in before:
-            chosen = {"volumes": before["volumes"]}
-    write_text(path, tomli_w.dumps({**table, **chosen}))
+            table = {**table, "volumes": before["volumes"]}
+    write_made_with(run.folder, table)
 
 
 def _hash_denoiser(run: Run) -> str:

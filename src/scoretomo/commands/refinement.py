@@ -1,11 +1,11 @@
 """One map of all class averages, and two of half of them each, refined from their initial models."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,8 @@ from ..evaluation.symmetry import find_symmetry
 from ..geometry.symmetry import symmetry_group
 from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..methods.angular_spread import AngularSpread
-from ..methods.initial_model import InitialModel, find_in_model
+from ..methods.initial_model import InitialModel, Start, find_in_model
+from ..methods.motion_model import MotionModel
 from ..methods.projection_matching import MatchingConfig, MatchingStep, refine_progressive
 from ..runs import Run
 from .progress import interruptible, progress, say
@@ -35,6 +36,22 @@ FEWEST_TO_REFINE = 4
 
 _Start = tuple[Float[Tensor, "n n n"], Float[Tensor, " k"] | None]
 """What a refinement begins with: a map, and the agreement of halves that limits the band."""
+
+
+Found = TypeVar("Found", bound=InitialModel | Start | MatchingStep | MotionModel)
+
+
+class _SavedStep(TypedDict):
+    """Of the checkpoint of a refinement."""
+
+    step: MatchingStep
+
+
+class _SavedSymmetry(TypedDict):
+    """Of the checkpoint of a symmetry that was looked for."""
+
+    symmetry: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -170,8 +187,8 @@ class _Job:
         Where ``halves`` limit the band, what it begins with says how far they agree.
         """
         path, made_of = self.path(title), self.made_of(rows, symmetry, halves=halves)
-        if saved := load_checkpoint(path, made_of=made_of):
-            return MatchingStep(**on_device(saved["step"], self.device))
+        if saved := load_checkpoint(path, _SavedStep, made_of=made_of):
+            return on_device(saved["step"], self.device)
         box = self.run.images.shape[-1] * self.run.preprocessing.working_pixel_size_angstrom
         start, agreement = begin()
         steps = refine_progressive(
@@ -197,9 +214,12 @@ def refinement_radius(run: Run, model: InitialModel) -> float:
     return min(_WIDER * model.radius, run.mask_radius)
 
 
-def on_device(table: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Move the tensors among the values of a table, as a checkpoint gives it, to a device."""
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in table.items()}
+def on_device(found: Found, device: torch.device) -> Found:
+    """Move the tensors among the fields of a dataclass, as a checkpoint gives it, to a device."""
+    values: dict[str, Any] = {
+        name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(found).items()
+    }
+    return type(found)(**values)
 
 
 def _bring(job: _Job, whole: Float[Tensor, "n n n"], parts: list[MatchingStep]) -> Halves:
@@ -210,7 +230,7 @@ def _bring(job: _Job, whole: Float[Tensor, "n n n"], parts: list[MatchingStep]) 
 def _found_symmetry(job: _Job, volume: Float[Tensor, "n n n"], parts: list[MatchingStep]) -> tuple[str, str]:
     """Find the point group to impose, and say so; or take up what an earlier command has found in the same map."""
     path, made_of = job.path("symmetry"), job.made_of(job.models.rows, "auto", halves=bool(parts))
-    if saved := load_checkpoint(path, made_of=made_of):
+    if saved := load_checkpoint(path, _SavedSymmetry, made_of=made_of):
         return saved["symmetry"], saved["words"]
     symmetry, words = _find_symmetry(job, volume, parts)
     say(words)

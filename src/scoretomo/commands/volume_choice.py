@@ -1,9 +1,7 @@
 """Choosing between the volumes of the motion model and those of the score model, for ``scoretomo reconstruct``."""
 
-import tomllib
-from typing import Any
+from typing import Any, TypedDict
 
-import tomli_w
 import torch
 
 from .. import processes
@@ -17,7 +15,7 @@ from ..ensemble.volume_choice import (
     too_few_to_choose,
 )
 from ..io.checkpoints import load_checkpoint, save_checkpoint
-from ..io.files import write_text
+from ..io.made_with import MadeWith, read_made_with, write_made_with
 from ..methods.motion_model import MotionModel
 from ..runs import Run
 from .initial import find_models
@@ -25,12 +23,18 @@ from .progress import interruptible, progress, say
 from .refinement import refinement_radius
 
 
+class _Saved(TypedDict):
+    """Of the checkpoint of the comparison."""
+
+    choice: VolumeChoice
+
+
 def choose_volumes(
     run: Run,
     denoiser: EDMDenoiser,
     growth: GrowthConfig,
     model: MotionModel | None,
-    made_with: dict[str, Any],
+    made_with: MadeWith,
     device: torch.device,
     *,
     chunk: int,
@@ -61,8 +65,8 @@ def _choose(
     chunk: int,
 ) -> VolumeChoice:
     path = run.folder / "checkpoint" / "choice.pt"
-    if saved := load_checkpoint(path, made_of=made_of):
-        choice = VolumeChoice(**saved["choice"])
+    if saved := load_checkpoint(path, _Saved, made_of=made_of):
+        choice = saved["choice"]
     elif len(run.used) < FEWEST_TO_CHOOSE:
         choice = too_few_to_choose(len(run.used))
     else:
@@ -74,10 +78,9 @@ def _choose(
 
 
 def _record(run: Run, choice: VolumeChoice) -> None:
-    record = run.folder / "reconstruction.toml"
-    table = tomllib.loads(record.read_text(encoding="utf-8"))
-    table["volumes"] = {"chosen": choice.chosen, "reason": choice.reason}
-    write_text(record, tomli_w.dumps(table))
+    made_with = read_made_with(run.folder)
+    assert made_with is not None  # it was written before the volumes were chosen
+    write_made_with(run.folder, {**made_with, "volumes": {"chosen": choice.chosen, "reason": choice.reason}})
 
 
 def _compare(

@@ -2,19 +2,40 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..datatypes import InputError
 from .files import write_text
+from .records import parse_json, understood
+
+_ADVICE = "delete it, or the line; it is what curves are drawn of, and nothing else needs it"
+
+
+class Line(TypedDict):
+    """What every line has; the other values are numbers, or null where there was none that is finite."""
+
+    phase: str
+    step: int
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete lines; a killed process may have left half of a last one."""
+    """Read all lines; what a killed process has left of a last one is dropped.
+
+    Raises
+    ------
+    InputError
+        Another line that cannot be understood.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    with understood(path, _ADVICE):
+        *lines, last = path.read_bytes().split(b"\n")
+        read = [_read(line) for line in lines]
+    with suppress(KeyError, TypeError, ValueError):  # nothing, or its end is missing
+        read.append(_read(last))
+    return read
 
 
 class Metrics:
@@ -56,6 +77,14 @@ class Metrics:
         """Flush what TensorBoard holds back."""
         if self.writer is not None:
             self.writer.close()
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    values = dict(parse_json(line.decode("utf-8"), Line))
+    for name, value in values.items():
+        if name != "phase" and (isinstance(value, bool) or not isinstance(value, int | float | None)):
+            raise TypeError(f"{name} must be a number")
+    return values
 
 
 def _tensorboard(folder: Path) -> Any:

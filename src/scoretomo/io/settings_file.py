@@ -1,20 +1,39 @@
 """The file of a folder that says of what, and by which settings, the folder was made: ``config.toml`` and its kin."""
 
 import sys
-import tomllib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import tomli_w
 
 from .. import __version__
 from ..datatypes import InputError
 from .files import write_text
-from .settings import differences, from_table, to_table
+from .records import read_toml, understood
+from .settings import differences, from_table, to_table, typed
 
 Config = TypeVar("Config")
+
+
+class Source(TypedDict):
+    """What every table of data says; which more it says depends on the kind of folder."""
+
+    path: str
+    sha256: str
+
+
+class Made(TypedDict):
+    """The tables of such a file, and what is beside them; the last two only of runs of class averages."""
+
+    scoretomo: str
+    command: str
+    preset: NotRequired[str]
+    device: NotRequired[str]
+    input: dict[str, Any]
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,39 +53,46 @@ class SettingsFile:
         The command that makes such a folder.
     own_files
         What else may lie in a folder that is not yet made to its end.
+    source
+        A ``TypedDict`` of what the table of the data says.
     """
 
     name: str
     folder_kind: str
     maker: str
     own_files: frozenset[str]
+    source: type[Any] = Source
 
     def exists(self, folder: Path) -> bool:
         """Whether the folder has one."""
         return (folder / self.name).exists()
 
-    def read(self, folder: Path) -> dict[str, Any]:
+    def read(self, folder: Path) -> Made:
         """Read all its tables.
 
         Raises
         ------
         InputError
-            There is none, or it is no TOML.
+            There is none, it is no TOML, or lacks a table.
         """
-        try:
-            return tomllib.loads((folder / self.name).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(
-                f"{folder}: is no {self.folder_kind} (no {self.name}); make one with `{self.maker}`"
-            ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{folder / self.name}: cannot be understood ({error})") from error
+        if not self.exists(folder):
+            raise InputError(f"{folder}: is no {self.folder_kind} (no {self.name}); make one with `{self.maker}`")
+        made = read_toml(folder / self.name, Made, self.advice)
+        with self.understood(folder):
+            return {**made, "input": typed(self.source, made["input"], "input")}
 
-    def of_another_version(self, folder: Path, error: Exception) -> InputError:
-        """Make the error that says that a field or a setting is missing or unknown."""
-        return InputError(
-            f"{folder / self.name}: is of another version ({error} is not in both); begin a new {self.folder_kind}"
-        )
+    @property
+    def advice(self) -> str:
+        """How to go on without the file: nothing but a text editor can mend it."""
+        return f"mend it, or begin a new {self.folder_kind}"
+
+    def understood(self, folder: Path) -> AbstractContextManager[None]:
+        """Turn what goes wrong while something is made of the tables into the line that says so."""
+        return understood(folder / self.name, self.advice)
+
+    def source_of(self, folder: Path) -> Any:
+        """Read the table of the data, a :attr:`source`."""
+        return self.read(folder)["input"]
 
     def settings(self, folder: Path, kind: type[Config]) -> Config:
         """Read the settings back.
@@ -74,12 +100,11 @@ class SettingsFile:
         Raises
         ------
         InputError
-            As :meth:`read`; settings of another version.
+            As :meth:`read`; settings of another version, or that no command would take.
         """
-        try:
-            return from_table(kind, self.read(folder)["settings"])
-        except (KeyError, TypeError) as error:
-            raise self.of_another_version(folder, error) from error
+        table = self.read(folder)["settings"]
+        with self.understood(folder):
+            return from_table(kind, table)
 
     def refuse_other_files(self, folder: Path) -> None:
         """Keep out of folders that hold something else.

@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # diffusers takes four seconds to import, which what makes no
     from diffusers import UNet2DModel
 
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""File of the weights in a Diffusers model folder."""
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     """Shape of the U-Net. The defaults are the paper's (001, section 4): 3 939 393 parameters."""
@@ -47,15 +51,6 @@ class PatchUNet(nn.Module):
     def save(self, folder: Path) -> None:
         """Write a Diffusers model folder: ``config.json`` and the weights as safetensors."""
         self.unet.save_pretrained(folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> "PatchUNet":
-        """Read what :meth:`save` has written."""
-        from diffusers import UNet2DModel
-
-        # otherwise diffusers recommends `accelerate` to users who need nothing of it
-        options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
-        return cls(UNet2DModel.from_pretrained(folder, **options))
 
 
 def build_unet(config: UNetConfig, side: int) -> PatchUNet:

@@ -1,8 +1,7 @@
 """Curves, provenance, and what is missing: the parts of the report that need no volume."""
 
 import math
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -10,6 +9,8 @@ import tomli_w
 import torch
 
 from ..evaluation.fsc import resolution_pixels
+from ..io.found import Consensus
+from ..io.made_with import read_made_with
 from .summary import RunSummary
 
 _HELD_OUT = "held_out_error_sigma_"
@@ -47,20 +48,22 @@ def consensus(run: RunSummary, density: str | None) -> dict[str, Any] | None:
         for column, words in FSC_COLUMNS.items()
         if frequency and column in run.consensus_fsc
     ]
-    return {"words": _consensus_words(run.consensus or {}), "density": density, "fsc": curves}
+    return {"words": _consensus_words(run.consensus), "density": density, "fsc": curves}
 
 
 def agreement(run: RunSummary) -> dict[str, Any] | None:
     """FSC between the repeats of each volume, and the median of each verdict; None without repeats."""
-    found = (run.reliability or {}).get("seed_fsc") or {}  # null where there is one seed only
-    frequency, by_index = found.get("frequency_per_angstrom"), found.get("curves") or {}
+    found = None if run.reliability is None else run.reliability.get("seed_fsc")
+    if not found:  # there is one seed only
+        return None
+    frequency, by_index = found["frequency_per_angstrom"], found["curves"]
     verdicts = {volume.index: volume.verdict or "unjudged" for volume in run.volumes}
     curves = [
         {"verdict": verdicts[int(index)], "x": frequency, "y": curve}
         for index, curve in by_index.items()
         if int(index) in verdicts and curve and None not in curve
     ]
-    if not frequency or not curves:
+    if not curves:
         return None
     medians = []
     for verdict in ("reliable", "doubtful", "wrong", "unjudged"):
@@ -98,7 +101,7 @@ def provenance(run: RunSummary) -> list[tuple[str, str, bool]]:
         ),
         ("sha256 of the images", source["sha256"], True),
         ("worked on", f"{record.working_side} pixels of {record.working_pixel_size_angstrom:.4g} Å", False),
-        ("preset", str(run.table["preset"]), False),
+        ("preset", run.table.get("preset", "not known"), False),
         ("random seed", str(settings.get("seed", 0)), False),
     ]
     if trained:
@@ -106,7 +109,7 @@ def provenance(run: RunSummary) -> list[tuple[str, str, bool]]:
         facts.append(
             (
                 "trained on",
-                f"{last['step']:,} images in {last.get('seconds', 0) / 60:.1f} minutes, {run.table['device']}",
+                f"{last['step']:,} images in {(last.get('seconds') or 0) / 60:.1f} minutes, {run.table.get('device')}",
                 False,
             )
         )
@@ -127,11 +130,9 @@ def provenance(run: RunSummary) -> list[tuple[str, str, bool]]:
 def settings(run: RunSummary) -> str:
     """All settings as TOML: of the run, and of the reconstruction where they are others."""
     text = tomli_w.dumps({"settings": run.table["settings"]})
-    path = run.folder / "reconstruction.toml"
-    if path.exists():
-        made = tomllib.loads(path.read_text(encoding="utf-8"))
-        if made.get("growth") != run.table["settings"].get("growth"):
-            text += "\n# the volumes were made with\n" + tomli_w.dumps(made)
+    made = read_made_with(run.folder)
+    if made is not None and made["growth"] != run.table["settings"].get("growth"):
+        text += "\n# the volumes were made with\n" + tomli_w.dumps(made)
     return text
 
 
@@ -172,12 +173,13 @@ def missing(run: RunSummary, *, has_samples: bool) -> list[tuple[str, str]]:
     return [(words, command) for is_absent, words, command in absent if is_absent]
 
 
-def _consensus_words(found: Mapping[str, Any]) -> str:
-    used = found.get("images_used")
+def _consensus_words(found: Consensus | None) -> str:
+    if found is None:
+        return "Made of all reliable class averages. Its resolution is not known without independent halves."
     symmetry = found.get("symmetry")
-    made = f"Made of {used} class averages" if used else "Made of all reliable class averages"
+    made = f"Made of {found['images_used']} class averages"
     made += f" with {symmetry} symmetry imposed. " if symmetry and symmetry != "C1" else ". "
-    if not found.get("resolution_angstrom"):
+    resolution = found.get("resolution_angstrom")
+    if not resolution:
         return made + "Its resolution is not known without independent halves."
-    resolution = found["resolution_angstrom"]
     return f"{made}Two halves of them, reconstructed independently, agree to {resolution:.1f} Å (FSC 0.143)."

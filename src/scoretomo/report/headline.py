@@ -1,9 +1,8 @@
 """What was found, in words that need no knowledge of the method."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
+from ..io.found import Consensus, Landscape, State, Symmetry
 from .summary import RunSummary
 
 # Share of the total variance below which a first component is no motion to speak of.
@@ -40,8 +39,8 @@ def sentences(run: RunSummary) -> list[str]:
             f"{_count(counts['doubtful'], 'volume')} {_is(counts['doubtful'])} doubtful and {counts['wrong']} wrong; "
             f"each says why below. They are left out of {without}."
         )
-    if _group(run) is not None:
-        said.append(_symmetry(run.symmetry or {}))
+    if run.symmetry is not None:
+        said.append(_symmetry(run.symmetry))
     if any(volume.rotation for volume in run.volumes):
         said.append(_hand(run))
     if run.landscape is not None:
@@ -50,22 +49,20 @@ def sentences(run: RunSummary) -> list[str]:
         said.append(f"The initial model: {run.initial['answer']}. {run.initial['reason']}")
     if run.motion is not None:
         overruled = run.motion["moves"] is not None and run.table["settings"].get("rigid") == run.motion["moves"]
-        said.append(str(run.motion["reason"]) + (" This was overruled by --rigid." if overruled else ""))
+        said.append(run.motion.get("reason", "") + (" This was overruled by --rigid." if overruled else ""))
         if (copies := run.motion.get("copies")) is not None:
             said.append(copies["reason"])
-    if spread := (run.motion or run.consensus or {}).get("angular_spread_degrees"):
+    found = run.motion or run.consensus
+    if found and (spread := found.get("angular_spread_degrees")):
         said.append(
             f"Views within classes spread by about {spread:.1f}°, as the map's lack of fine detail far from the centre "
             "tells; that blur is undone as far as noise lets."
         )
     if run.choice is not None:
         said.append(run.choice)
-    if run.volumes and run.consensus is not None and run.consensus.get("resolution_angstrom"):
-        images = run.consensus.get("images_used")
-        used = (
-            f"{len(images) if isinstance(images, list) else images} class averages" if images else "the reliable ones"
-        )
-        resolution = run.consensus["resolution_angstrom"]
+    if run.volumes and run.consensus is not None and (resolution := run.consensus.get("resolution_angstrom")):
+        images = run.consensus["images_used"]
+        used = f"{len(images) if isinstance(images, list) else images} class averages"
         said.append(f"A consensus map of {used} has a resolution of {resolution:.1f} Å (FSC 0.143 between halves).")
     if left := len(run.left_out):
         said.append(
@@ -95,8 +92,7 @@ def facts(run: RunSummary) -> list[dict[str, str]]:
         found.append(
             _fact(str(len(described)), "states" if len(described) > 1 else "state", f"largest holds {largest:.0%}")
         )
-    resolution = (run.consensus or {}).get("resolution_angstrom")
-    if resolution:
+    if run.consensus is not None and (resolution := run.consensus.get("resolution_angstrom")):
         found.append(_fact(f"{resolution:.1f} Å", "resolution", "consensus, FSC 0.143"))
     else:
         pixel = run.table["input"]["pixel_size_angstrom"]
@@ -104,7 +100,7 @@ def facts(run: RunSummary) -> list[dict[str, str]]:
     return found
 
 
-def _one_map(consensus: Mapping[str, Any]) -> str:
+def _one_map(consensus: Consensus) -> str:
     """One sentence on a molecule that was taken as rigid."""
     resolution, symmetry = consensus.get("resolution_angstrom"), consensus.get("symmetry", "C1")
     with_symmetry = "" if symmetry == "C1" else f" with {symmetry} symmetry"
@@ -114,35 +110,34 @@ def _one_map(consensus: Mapping[str, Any]) -> str:
     return f"{found}; its resolution is not known."
 
 
-def explained_shares(landscape: Mapping[str, Any]) -> list[float]:
+def explained_shares(landscape: Landscape) -> list[float]:
     """Part of the variance along each component, 0 to 1."""
-    return [float(share) for share in landscape.get("explained_share") or []]
+    return [share or 0.0 for share in landscape.get("explained_share", [])]
 
 
-def clusters(run: RunSummary) -> list[Mapping[str, Any]]:
+def clusters(run: RunSummary) -> list[State]:
     """States that landscape.json lists."""
-    return list((run.landscape or {}).get("clusters") or [])
+    return (run.landscape or Landscape()).get("clusters", [])
 
 
-def population(cluster: Mapping[str, Any], clusters: list[Mapping[str, Any]]) -> float:
+def population(cluster: State, clusters: list[State]) -> float:
     """Share of a state; populations are counts or shares already."""
-    total = sum(float(each["population"]) for each in clusters)
-    return float(cluster["population"]) / total if total else 0.0
+    total = sum(each["population"] for each in clusters)
+    return cluster["population"] / total if total else 0.0
 
 
 def _group(run: RunSummary) -> str | None:
-    return None if run.symmetry is None else str(run.symmetry.get("group", "C1"))
+    return None if run.symmetry is None else run.symmetry["group"]
 
 
-def _symmetry(symmetry: Mapping[str, Any]) -> str:
-    if words := symmetry.get("words"):
-        text = str(words).strip().rstrip(".")
+def _symmetry(symmetry: Symmetry) -> str:
+    if text := symmetry.get("words", "").strip().rstrip("."):
         return text[0].upper() + text[1:] + "."
-    if symmetry.get("group", "C1") == "C1":
+    if symmetry["group"] == "C1":
         return "No symmetry was found."
-    return (
-        f"The part that keeps its shape has {symmetry['group']} symmetry (correlation {symmetry['correlation']:.2f})."
-    )
+    correlation = symmetry["correlation"]
+    surely = "" if correlation is None else f" (correlation {correlation:.2f})"
+    return f"The part that keeps its shape has {symmetry['group']} symmetry{surely}."
 
 
 def _hand(run: RunSummary) -> str:
@@ -161,7 +156,7 @@ def _motion(run: RunSummary) -> list[str]:
     if len(states) > 1:
         shares = " : ".join(f"{population(each, states):.0%}" for each in states)
         said.append(f"The reliable volumes fall into {len(states)} states, in parts of {shares}.")
-    landscape = run.landscape or {}
+    landscape = run.landscape or Landscape()
     explained, beyond_noise = explained_shares(landscape), landscape.get("significant")
     if beyond_noise is not None and not any(beyond_noise):
         said.append("No motion stands out from the errors of the volumes: what differs between them may be noise.")

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..io.found import Landscape, MainPath
 from ..io.mrc import read_volume
 from .density import PageGrid, encode_difference, encode_volume
 from .headline import explained_shares
@@ -35,7 +36,7 @@ def motion_section(blocks: Blocks, run: RunSummary, grid: PageGrid) -> dict[str,
         "mean": "mean" if has_mean else None,
         "variance": variance,
         "ways": ways,
-        "explained": explained_shares(run.landscape or {}),
+        "explained": explained_shares(run.landscape or Landscape()),
     }
 
 
@@ -47,7 +48,7 @@ def read_voxels(path: Path) -> Float[Tensor, "n n n"]:
 
 def _path(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
     """Take in the main path; points lie along it by their phase."""
-    share = ((run.landscape or {}).get("main_path") or {}).get("share")
+    share = (run.landscape or Landscape()).get("main_path", MainPath()).get("share")
     note = "Averages of the volumes near each place of the path: what was seen, nothing extrapolated."
     label = "main path" + ("" if share is None else f" ({share:.0%})")
     return _along(blocks, grid, run.series("path/path_*.mrc"), "phase", label, note)
@@ -68,7 +69,7 @@ def _along(
 
 
 def _components(blocks: Blocks, run: RunSummary, grid: PageGrid) -> list[dict[str, Any]]:
-    landscape = run.landscape or {}
+    landscape = run.landscape or Landscape()
     shares, significant = explained_shares(landscape), landscape.get("significant")
     found = []
     for path in run.series("component_*.mrc")[:_COMPONENTS]:

@@ -1,7 +1,6 @@
 """Point models and what they are made of, in pictures, and as a section of the report of a run."""
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..io.mrc import read_volume
+from ..io.point_results import Agreement, Finished, read_finished
 from .density import choose_grid, encode_volume
 from .figures import new_figure, save_figure
 from .isosurface import tilted
@@ -93,20 +93,19 @@ def draw_slices(path: Path, maps: Mapping[str, Float[Tensor, "n n n"]]) -> None:
     save_figure(figure, path)
 
 
-def agreement_curves(against: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def agreement_curves(against: Mapping[str, Agreement]) -> list[dict[str, Any]]:
     """Fourier shell correlations with the volume, named for people."""
     return [
-        {"name": _CURVES[name], "x": each["frequency_per_angstrom"], "y": each["fsc"]} for name, each in against.items()
+        {"name": _CURVES[name], "x": each["frequency_per_angstrom"], "y": each["fsc"]}
+        for name, each in against.items()
+        if name in _CURVES
     ]
 
 
-def read_point_models(folder: Path) -> dict[str, Any] | None:
+def read_point_models(folder: Path) -> Finished | None:
     """Read what ``points reconstruct`` has found for a run; None where it has not been there."""
-    try:
-        found = json.loads((folder / "points" / "reconstruction.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and found.get("against_volume") else None
+    found = read_finished(folder / "points")
+    return found if found is not None and "models" in (found["against_volume"] or {}) else None
 
 
 def point_section(blocks: Blocks, folder: Path) -> dict[str, Any] | None:
@@ -125,13 +124,14 @@ def point_section(blocks: Blocks, folder: Path) -> dict[str, Any] | None:
     return {
         "words": point_words(found),
         "density": blocks.add_density("points", encode_volume(density.voxels, grid), grid),
-        "fsc": agreement_curves(found["against_volume"]),
+        "fsc": agreement_curves(found["against_volume"] or {}),
         "pictures": pictures,
     }
 
 
-def point_words(found: Mapping[str, Any]) -> str:
+def point_words(found: Finished) -> str:
     """Say what came out, in words that need no knowledge of the method."""
+    assert found["against_volume"] is not None  # without it nothing is shown
     against = found["against_volume"]["models"]
     views = ", ".join(str(view["image"]) for view in found["views"])
     words = (

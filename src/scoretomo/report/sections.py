@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..imaging.preprocess import working_volume
+from ..io.found import Reliability
 from ..io.mrc import read_volume
 from .density import PageGrid, choose_grid, encode_volume
 from .headline import clusters, population
@@ -67,7 +68,7 @@ def volume_sections(blocks: Blocks, run: RunSummary, projected: ProjectedVolumes
         }
     grid = _grid(run)
     numbers = sorted(
-        {volume.cluster for volume in run.volumes if volume.cluster is not None} | {_number(c) for c in clusters(run)}
+        {volume.cluster for volume in run.volumes if volume.cluster is not None} | {c["number"] for c in clusters(run)}
     )
     states = {number: place for place, number in enumerate(numbers)}
     views = _view_excess(run)
@@ -89,7 +90,7 @@ def volume_sections(blocks: Blocks, run: RunSummary, projected: ProjectedVolumes
         "axes": axes,
         "axis_pairs": pairs,
         "motion": motion_section(blocks, run, grid),
-        "view_directions": (run.reliability or {}).get("view_directions") or [],
+        "view_directions": (run.reliability or Reliability()).get("view_directions", []),
     }
 
 
@@ -126,7 +127,7 @@ def _volume(
     place: int,
     correlation: float,
     states: dict[int, int],
-    views: dict[tuple[int, int], list[float]],
+    views: dict[tuple[int, int], list[float | None]],
 ) -> dict[str, Any]:
     files = [volume.path] if volume.aligned is None else [volume.path, volume.aligned]
     # from the common frame back to the class average's: the transpose; a mirror leaves the projection as it is
@@ -156,16 +157,16 @@ def _volume(
     }
 
 
-def _view_excess(run: RunSummary) -> dict[tuple[int, int], list[float]]:
+def _view_excess(run: RunSummary) -> dict[tuple[int, int], list[float | None]]:
     """By index and seed, how unlike class averages a volume's projections are from each direction."""
-    judged = (run.reliability or {}).get("volumes") or []
-    return {(row["index"], row.get("seed", 0)): row["view_excess"] for row in judged if row.get("view_excess")}
+    judged = (run.reliability or Reliability()).get("volumes", [])
+    return {(row["index"], row.get("seed", 0)): seen for row in judged if (seen := row.get("view_excess"))}
 
 
 def _state(run: RunSummary, number: int) -> dict[str, Any]:
     """Describe a state; where landscape.json does not, its population is counted."""
     described = clusters(run)
-    found = next((each for each in described if _number(each) == number), None)
+    found = next((each for each in described if each["number"] == number), None)
     members = [volume.index for volume in run.volumes if volume.cluster == number and volume.trusted]
     trusted = sum(volume.trusted and volume.cluster is not None for volume in run.volumes)
     share = population(found, described) if found is not None else len(members) / max(1, trusted)
@@ -176,10 +177,6 @@ def _state(run: RunSummary, number: int) -> dict[str, Any]:
         "share": share,
         "representative": first if found is None else found.get("representative", first),
     }
-
-
-def _number(cluster: Any) -> int:
-    return int(cluster.get("number", cluster.get("cluster", 0)))
 
 
 def _choices(

@@ -1,17 +1,29 @@
 """What a run folder holds, read once for the report: tables as small dataclasses, volumes as paths."""
 
-import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..datatypes import InputError
 from ..imaging.preprocess import Preprocessing
+from ..io.found import (
+    Consensus,
+    Initial,
+    Landscape,
+    Motion,
+    Reliability,
+    Symmetry,
+    read_found,
+    read_motion,
+    read_reliability,
+)
+from ..io.made_with import read_made_with
 from ..io.metrics import read_metrics
+from ..io.preparation import read_preprocessing
+from ..io.run_settings import SETTINGS
+from ..io.settings_file import Made
 from ..io.tables import read_table
 
 # Columns of ensemble/reliability.csv that are no part of the verdict.
@@ -110,16 +122,16 @@ class RunSummary:
     """
 
     folder: Path
-    table: Mapping[str, Any]
+    table: Made
     preprocessing: Preprocessing
     volumes: tuple[VolumeSummary, ...]
     left_out: tuple[LeftOut, ...]
-    reliability: Mapping[str, Any] | None
-    symmetry: Mapping[str, Any] | None
-    landscape: Mapping[str, Any] | None
-    initial: Mapping[str, Any] | None
-    motion: Mapping[str, Any] | None
-    consensus: Mapping[str, Any] | None
+    reliability: Reliability | None
+    symmetry: Symmetry | None
+    landscape: Landscape | None
+    initial: Initial | None
+    motion: Motion | None
+    consensus: Consensus | None
     consensus_fsc: Mapping[str, Sequence[float | None]]
     metrics: Sequence[Mapping[str, Any]]
 
@@ -127,7 +139,7 @@ class RunSummary:
     def rigid(self) -> bool:
         """Whether the molecule is taken to keep its shape, as the settings say or as was found."""
         said = self.table["settings"].get("rigid")
-        return bool(said) if said is not None else (self.motion or {}).get("moves") is False
+        return bool(said) if said is not None else (self.motion is not None and self.motion["moves"] is False)
 
     @property
     def ensemble(self) -> Path:
@@ -137,10 +149,8 @@ class RunSummary:
     @property
     def choice(self) -> str | None:
         """Why these volumes were chosen, of the motion model, the score model or both; None if that is not known."""
-        path = self.folder / "reconstruction.toml"
-        made = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        reason: str | None = made.get("volumes", {}).get("reason")
-        return reason
+        made_with = read_made_with(self.folder)
+        return made_with["volumes"]["reason"] if made_with and "volumes" in made_with else None
 
     def series(self, pattern: str) -> list[Path]:
         """Files of ``ensemble/`` that fit a pattern, in the order of their numbers."""
@@ -155,47 +165,39 @@ def read_summary(folder: Path) -> RunSummary:
     InputError
         Not a run folder, or a table in it that cannot be read.
     """
-    try:
-        table = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise InputError(
-            f"{folder}: is no run folder (config.toml: {error}); make one with `scoretomo train`"
-        ) from None
-    preprocessing = _json(folder / "preprocessing.json")
-    if preprocessing is None:
-        raise InputError(f"{folder}: holds no preprocessing.json; give the `train` command again")
-    ensemble, consensus = folder / "ensemble", folder / "consensus"
+    table = SETTINGS.read(folder)
     return RunSummary(
         folder,
         table,
-        Preprocessing.from_dict(preprocessing),
-        _volumes(folder),
+        read_preprocessing(folder),
+        _volumes(folder, table["input"]["images"]),
         _left_out(folder, table["input"].get("left_out", ())),
-        _json(ensemble / "reliability.json"),
-        _json(ensemble / "symmetry.json"),
-        _json(ensemble / "landscape.json"),
-        _json(folder / "initial" / "initial.json"),
-        _json(folder / "motion" / "motion.json"),
-        _json(consensus / "consensus.json"),
-        _columns(consensus / "fsc.csv"),
+        read_reliability(folder),
+        read_found(folder, "ensemble/symmetry.json", Symmetry, "ensemble"),
+        read_found(folder, "ensemble/landscape.json", Landscape, "ensemble"),
+        read_found(folder, "initial/initial.json", Initial, "initial"),
+        read_motion(folder),
+        read_found(folder, "consensus/consensus.json", Consensus, "consensus"),
+        _columns(folder / "consensus" / "fsc.csv"),
         read_metrics(folder / "metrics.jsonl"),
     )
 
 
-def _volumes(folder: Path) -> tuple[VolumeSummary, ...]:
-    """Join the tables that have a row for each volume; without any, take the volumes that are there."""
+def _volumes(folder: Path, images: int) -> tuple[VolumeSummary, ...]:
+    """Join the tables that have a row for each volume; without any, take the volumes of the images that are there."""
     ensemble = folder / "ensemble"
     judged, placed, mapped, checked, moved = (
-        {int(row["index"]): row for row in _rows(path)}
-        for path in (
-            ensemble / "reliability.csv",
-            ensemble / "transforms.csv",
-            ensemble / "landscape.csv",
-            folder / "quality.csv",
-            folder / "motion" / "coordinates.csv",
+        {int(row["index"]): row for row in rows}
+        for rows in (
+            _rows(ensemble / "reliability.csv", "ensemble", whole=["seed"]),
+            _rows(ensemble / "transforms.csv", "ensemble", whole=["seed"], numbers=_ROTATION),
+            _rows(ensemble / "landscape.csv", "ensemble"),
+            _rows(folder / "quality.csv", "train"),
+            _rows(folder / "motion" / "coordinates.csv", "motion"),
         )
     )
     there = {int(match[1]) for path in folder.glob("volumes/*.mrc") if (match := _NAME.fullmatch(path.name))}
+    there &= set(range(images))
     indices = sorted(set(judged) & there if judged else there)
     return tuple(
         _volume(
@@ -251,7 +253,7 @@ def _volume(
 
 
 def _left_out(folder: Path, indices: Sequence[int]) -> tuple[LeftOut, ...]:
-    checked = {int(row["index"]): row for row in _rows(folder / "quality.csv")}
+    checked = {int(row["index"]): row for row in _rows(folder / "quality.csv", "train")}
     asked = ("left out as asked",)
     found = []
     for index in indices:
@@ -260,23 +262,16 @@ def _left_out(folder: Path, indices: Sequence[int]) -> tuple[LeftOut, ...]:
     return tuple(found)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    return read_table(path, ["index"]) if path.exists() else []
+def _rows(path: Path, command: str, *, whole: Sequence[str] = (), numbers: Sequence[str] = ()) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    advice = f"delete {path.parent.name}/, which `scoretomo {command}` makes anew"
+    return read_table(path, whole=["index", *whole], numbers=numbers, advice=advice)
 
 
 def _columns(path: Path) -> dict[str, list[float | None]]:
     rows = read_table(path) if path.exists() else []
     return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else ())}
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    return value if isinstance(value, dict) else None
 
 
 def _number(text: str | None) -> float | None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .datatypes import InputError
+from .limits import MANY, check_limits
 
 # Matrices narrower than this have too few directions for Muon to balance; they are left to AdamW.
 _LEAST_WIDTH = 16
@@ -48,6 +49,16 @@ class OptimiserConfig:
             raise InputError(f"a batch needs 1 image or more and the warm-up 0 or more, not {self}")
         if not (self.learning_rate >= 0 and self.muon_rate >= 0 and self.clip_norm > 0 and self.average_fraction >= 0):
             raise InputError(f"learning rates must not be negative and the largest gradient norm above 0, not {self}")
+        check_limits(
+            self,
+            learning_rate=(1e-12, 100.0),
+            muon_rate=(0.0, 100.0),
+            batch_size=(1, 2**20),
+            warmup_images=(0, MANY),
+            clip_norm=(1e-12, 1e12),
+            average_fraction=(0.0, 1.0),
+            weight_decay=(0.0, 1.0),
+        )
 
 
 class Muon(torch.optim.Optimizer):

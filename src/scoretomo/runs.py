@@ -32,6 +32,7 @@ from .io.preparation import read_preprocessing
 from .io.quality import check_images, choose_left_out, write_quality
 from .io.run_settings import SETTINGS, RunSource
 from .io.settings import differences, from_table, to_table
+from .limits import MANY, SEEDS, WAITING, check_limits
 from .methods.angular_spread import MOST_DEGREES
 from .methods.average_volumes import AverageVolumesConfig
 from .methods.initial_schedule import InitialModelConfig
@@ -91,6 +92,7 @@ class ImagesConfig:
             raise InputError(f"--keep and --exclude both name {', '.join(map(str, sorted(both)))}")
         if self.angular_spread is not None and not 0 <= self.angular_spread <= MOST_DEGREES:
             raise InputError(f"the angular spread must be from 0 to {MOST_DEGREES} degrees, not {self.angular_spread}")
+        check_limits(self, seed=SEEDS)
 
     def about_images(self) -> "ImagesConfig":
         """Only what is said here, of settings that say more."""
@@ -149,6 +151,7 @@ class RunConfig(ImagesConfig):
             raise InputError("--rigid needs --growth.initial: volumes that start from nothing match nothing")
         if self.held_out is not None and not 0 <= self.held_out <= 0.5:
             raise InputError(f"the part of images to hold out must be from 0 to 0.5, not {self.held_out}")
+        check_limits(self, minutes=WAITING, budget=(1, MANY))
 
 
 @dataclass(frozen=True)

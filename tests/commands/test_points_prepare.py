@@ -150,7 +150,7 @@ def test_bad_input_is_refused_in_one_line(traces: Path, tmp_path: Path) -> None:
         prepare("furniture", tmp_path / "missing" / "set.npz")
     with pytest.raises(InputError, match="exists already"):
         prepare("furniture", traces)
-    with pytest.raises(InputError, match="--points must be 2 or more, not 1"):
+    with pytest.raises(InputError, match="--points must be 2 to 1000000, not 1"):
         prepare("furniture", output, points=1)
     with pytest.raises(InputError, match="--held-out"):
         prepare("furniture", output, held_out=-0.1)

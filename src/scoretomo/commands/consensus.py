@@ -20,6 +20,7 @@ from ..imaging.preprocess import restore_volume
 from ..io.files import replacing_folder, write_json
 from ..io.mrc import write_volume
 from ..io.tables import read_table, write_table
+from ..limits import check_limits
 from ..methods.angular_spread import AngularSpread
 from ..methods.projection_matching import MatchingConfig, MatchingStep
 from ..runs import Run
@@ -48,6 +49,9 @@ class ConsensusConfig:
     symmetry: Annotated[str, tyro.conf.arg(metavar="auto|GROUP")] = "auto"
     halves: bool = True
     b_factor: Annotated[float, tyro.conf.arg(metavar="A^2")] = 0.0
+
+    def __post_init__(self) -> None:
+        check_limits(self, b_factor=(-1e6, 1e6))
 
 
 _DEFAULT = ConsensusConfig()

@@ -19,6 +19,7 @@ from ..io.files import replacing_folder
 from ..io.mrc import write_volume
 from ..io.star import read_image_table
 from ..io.tables import write_table
+from ..limits import SEEDS, check_limits
 from ..methods.latent_vae import LatentVAE, decode_volumes
 from ..report.isosurface import surface_level
 from ..run_lock import locked
@@ -69,6 +70,7 @@ class AnalysisConfig:
         for option, stops in (("--path", self.path), ("--path-rows", self.path_rows)):
             if len(stops) == 1 or any(a == b for a, b in pairwise(stops)):
                 raise InputError(f"{option} {' '.join(map(str, stops))}: a path goes from one to another; give both")
+        check_limits(self, clusters=(1, 10**6), components=(0, 10**4), frames=(2, 10**4), seed=SEEDS)
 
 
 _DEFAULT = AnalysisConfig()

@@ -23,6 +23,7 @@ from ..io.records import read_json, understood
 from ..io.settings_file import SettingsFile, Source
 from ..io.star import write_particles
 from ..io.tables import write_table
+from ..limits import SEEDS, check_limits
 from ..methods.abinitio_schedule import AbInitioConfig, PoseMethod
 from ..methods.latent_vae import LatentVAE, LatentVAEConfig, decode_volumes
 from .drgn_images import ParticlesConfig, Preparation
@@ -76,6 +77,9 @@ class DrgnConfig:
     """How poses are found."""
     seed: int = 0
     """The same seed gives the same result, on the same kind of machine."""
+
+    def __post_init__(self) -> None:
+        check_limits(self, seed=SEEDS)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..diffusion.edm import EDMDenoiser
 from ..io.checkpoints import load_weights
 from ..io.files import replacing
 from ..io.settings_file import SettingsFile, Source
+from ..limits import MANY, SEEDS, WAITING, check_limits
 from ..methods.point_prior import SIGMA_DATA, PointNoiseConfig
 from ..networks.point_transformer import PointTransformer, PointTransformerConfig
 from ..networks.unet import supports_fast_bfloat16
@@ -66,6 +67,7 @@ class PriorConfig:
             raise InputError(f"--points {self.points}: a cloud needs 2 points or more")
         if (self.minutes is not None and not self.minutes > 0) or (self.budget is not None and self.budget < 1):
             raise InputError("--minutes and --budget must be above 0")
+        check_limits(self, points=(2, 10**6), minutes=WAITING, budget=(1, MANY), seed=SEEDS)
 
 
 @dataclass(frozen=True)

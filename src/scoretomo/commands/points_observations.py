@@ -21,6 +21,7 @@ from ..imaging.point_images import THRESHOLD, density_points
 from ..io.mrc import LoadedVolume
 from ..io.point_files import read_points
 from ..io.settings import to_table
+from ..limits import check_limits
 from .points_views import PosedView, views_of_images, views_of_points, views_of_run
 from .progress import say
 
@@ -82,6 +83,7 @@ class ObservationConfig:
             raise InputError(f"--subunit-share {self.subunit_share}: does nothing without --subunit; leave it out")
         if self.subunit_share is not None and not 0 < self.subunit_share < 1:
             raise InputError(f"--subunit-share {self.subunit_share}: a part of the whole, between 0 and 1")
+        check_limits(self, views=(1, 10**6), points=(2, 10**6), observed_points=(1, 10**6), coarse_points=(1, 10**6))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..io.atoms import Models
 from ..io.files import replacing
 from ..io.point_collections import Collection, open_collection
 from ..io.point_sets import read_arrays, write_point_set
+from ..limits import SEEDS, check_limit
 from ..simulation.furniture import furniture
 from .progress import interruptible, progress, say
 
@@ -29,6 +30,7 @@ _SECONDS_BETWEEN_SAVES = 60.0
 _HELD_OUT, _PIECES = 0.1, 2000
 _PIECES_AT_ONCE = 50
 _MOST_NOTES = 5
+_POINTS = (2, 10**6)
 
 
 def prepare(
@@ -73,8 +75,8 @@ def prepare(
         raise InputError(f"{output}: exists already; give another name")
     if not output.parent.is_dir():
         raise InputError(f"{output.parent}: there is no such folder")
-    if points is not None and points < 2:
-        raise InputError(f"--points must be 2 or more, not {points}")
+    for name, value, limits in (("--points", points, _POINTS), ("--count", count, _POINTS), ("--seed", seed, SEEDS)):
+        check_limit(name, value, limits)
     if not 0 <= held_out < float("inf"):
         raise InputError(f"--held-out must be a fraction below 1 or a number of objects, not {held_out}")
     if source != "furniture" and count != _PIECES:

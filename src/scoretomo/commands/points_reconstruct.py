@@ -20,6 +20,7 @@ from ..io.checkpoints import load_checkpoint, save_checkpoint
 from ..io.point_files import LARGEST_COORDINATE, LEAST_COORDINATE
 from ..io.point_results import read_finished
 from ..io.settings import to_table
+from ..limits import SEEDS, check_limits
 from ..methods.point_energies import Energy, coarse_energy, projection_energy, subunit_energy, weighted_energy
 from ..methods.point_posterior import SamplingConfig, most_likely_progressive, sample_progressive
 from ..presets import POINT_PRESETS, PointPresetName
@@ -75,6 +76,7 @@ class ReconstructionRequest:
         weights = (self.weight_projections, self.weight_coarse, self.weight_subunit)
         if not all(0 <= weight < float("inf") for weight in weights):
             raise InputError(f"weights must be 0 or more and finite, not {weights}")
+        check_limits(self, samples=(1, 10**5), seed=SEEDS)
 
 
 def reconstruct(

@@ -18,6 +18,7 @@ from ..evaluation.generation import GenerationScores, generation_scores
 from ..geometry.point_clouds import normalise, random_orthogonal_matrices, random_subsets
 from ..io.files import write_json
 from ..io.point_sets import read_point_set, write_point_set
+from ..limits import SEEDS, check_limits
 from ..methods.point_posterior import PriorSamplingConfig, sample_progressive
 from ..report.point_pictures import draw_clouds
 from .points_folder import Prior, load_prior
@@ -59,6 +60,9 @@ class SampleRequest:
     compare: Annotated[Path | None, tyro.conf.arg(metavar="SET")] = None
     device: Device = "auto"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_limits(self, count=(1, 10**6), seed=SEEDS)
 
 
 def sample(

@@ -23,6 +23,7 @@ from ..ensemble.volume_choice import MOST_LEFT_OUT
 from ..io.made_with import MadeWith, read_made_with, write_made_with
 from ..io.metrics import Metrics
 from ..io.settings import differences, to_table
+from ..limits import check_limits
 from ..methods.motion_model import MotionModel
 from ..methods.neighbour_volumes import NeighbourVolumes, nearest
 from ..networks.unet import supports_fast_bfloat16
@@ -74,6 +75,7 @@ class Selection:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise InputError(f"--seeds must be 1 or more, not {self.seeds}")
+        check_limits(self, seeds=(1, 1000))
 
 
 _ALL = Selection()

@@ -9,6 +9,7 @@ import tyro
 from ..datatypes import InputError
 from ..io.atoms import Models, density_of_atoms, read_model
 from ..io.mrc import read_volume, write_images
+from ..limits import check_limit
 from ..simulation.averages import AverageConfig, simulate_averages
 from ..simulation.particles import Simulation, SimulationConfig, simulate_box, simulate_capsid, simulate_map
 from ..simulation.single_particles import ParticleConfig
@@ -19,6 +20,8 @@ from .simulated_objects import build_object
 from .truth_files import write_truth
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
+# In Angstrom.
+_RESOLUTIONS = (0.1, 1e4)
 _DEFAULT = SimulationConfig()
 Settings = Annotated[SimulationConfig, tyro.conf.arg(name="")]
 _DEFAULT_PARTICLES = ParticleConfig()
@@ -37,6 +40,7 @@ def box(output: Output, settings: Settings = _DEFAULT, widest_angle_degrees: flo
     widest_angle_degrees
         Lids open from 0 (closed) to this angle.
     """
+    check_limit("--widest-angle-degrees", widest_angle_degrees, (-360.0, 360.0))
     _refuse_existing(output)
     write_simulation(output, simulate_box(settings, widest_angle_degrees=widest_angle_degrees, track=show))
     _announce(output)
@@ -107,6 +111,7 @@ def atoms(
         Which models of an atomic file of several count: all, as of an assembly, or the first, as of an ensemble. Unless
         it is said, all if they lie apart, and the first if they lie on one another.
     """
+    check_limit("--resolution", resolution, _RESOLUTIONS)
     _refuse_existing(output)
     model = read_model(file, models=models)
     for note in model.notes:
@@ -154,6 +159,8 @@ def particles(
         Which models of an atomic file of several count: all, as of an assembly, or the first, as of an ensemble. Unless
         it is said, all if they lie apart, and the first if they lie on one another.
     """
+    check_limit("--resolution", resolution, _RESOLUTIONS)
+    check_limit("--true-volumes", true_volumes, (1, 10**5))
     _refuse_existing(output)
     parts, notes = build_object(
         source,
@@ -208,6 +215,7 @@ def averages(
         Which models of an atomic file of several count: all, as of an assembly, or the first, as of an ensemble. Unless
         it is said, all if they lie apart, and the first if they lie on one another.
     """
+    check_limit("--resolution", resolution, _RESOLUTIONS)
     _refuse_existing(output)
     found, notes = build_moving_object(
         source,

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..datatypes import InputError
+from ..limits import check_limits
 from .metric import Metric, Seeds, fit_metric
 from .noise_floor import noise_floor
 
@@ -46,6 +47,18 @@ class LandscapeConfig:
     least_seed_correlation: float = 0.5
     core_level: float = 0.35
     core_deviation: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_limits(
+            self,
+            components=(1, 10**3),
+            finest_shell=(1, 10**5),
+            surrogates=(1, 10**5),
+            quantile=(0.0, 1.0),
+            least_seed_correlation=(-1.0, 1.0),
+            core_level=(0.0, 1.0),
+            core_deviation=(0.0, 1e3),
+        )
 
 
 @dataclass(frozen=True)

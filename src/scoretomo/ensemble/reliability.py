@@ -24,6 +24,7 @@ from ..evaluation.fsc import area_under_curve
 from ..imaging.fourier import centred_fft, radius_grid, resize, shell_index, shell_sum
 from ..imaging.projection import project
 from ..imaging.resampling import rotate_volumes
+from ..limits import check_limits
 from ..methods.pose_search import PoseSearchConfig
 from .agreement import agreement_in_frame
 from .matches import Matches, match, sharpness
@@ -76,6 +77,7 @@ class ReliabilityConfig:
             raise InputError(
                 "reliability needs 1 or more views, class averages and neighbours, and noise levels above 0"
             )
+        check_limits(self, views=(1, 10**4), sigmas=(1e-6, 1e3), class_averages=(1, 10**6), neighbours=(1, 10**6))
 
 
 @dataclass(frozen=True)

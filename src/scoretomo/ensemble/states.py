@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import dijkstra, minimum_spanning_tree
 from torch import Tensor
 
 from ..datatypes import InputError
+from ..limits import check_limits
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ class StatesConfig:
     cluster_dimensions: int = 4
     path_steps: int = 11
     curve_width: float = 0.15
+
+    def __post_init__(self) -> None:
+        check_limits(
+            self,
+            neighbours=(1, 10**6),
+            map_dimensions=(1, 100),
+            most_clusters=(1, 1000),
+            cluster_dimensions=(1, 1000),
+            path_steps=(2, 10**4),
+            curve_width=(1e-3, 10.0),
+        )
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from ..evaluation.spectra import background, centre_of_mass
 from ..evaluation.symmetry import Symmetry, SymmetryConfig, find_symmetry
 from ..geometry.symmetry import symmetry_group
 from ..imaging.fourier import resize
+from ..limits import SEEDS, check_limits
 from .cosets import choose_cosets
 from .frames import Consensus, Frames, as_candidates, fits, join_frames, make_consensus, part_of, robust_weights
 from .hands import Hands, HandSearch, decide_hands
@@ -72,6 +73,17 @@ class SynchronisationConfig:
     least_margin: float = 0.03
     least_evidence: float = 2.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_limits(
+            self,
+            side=(8, 2**12),
+            neighbours=(1, 10**6),
+            rounds=(0, 1000),
+            least_margin=(0.0, 1.0),
+            least_evidence=(0.0, 1e6),
+            seed=SEEDS,
+        )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..geometry.grids import so3_grid
 from ..geometry.rotations import from_rotation_vectors, mirror_matrix
 from ..imaging.fourier import resize, translate
 from ..imaging.resampling import mirror_z, rotate_volumes
+from ..limits import check_limits
 from .spectra import background, centre_of_mass, half_ball, half_cycle_spectra, sample_spectra, shift_phases, whitening
 
 # Real numbers in the spectra that are held at once, 4 bytes each: about 250 MB.
@@ -52,6 +53,17 @@ class AlignmentConfig:
     shells: tuple[int, ...] = (6, 12, 32)
     kept: tuple[int, ...] = (8, 3, 1)
     iterations: int = 8
+
+    def __post_init__(self) -> None:
+        check_limits(
+            self,
+            grid_order=(0, 5),
+            coarse_shell=(1, 10**5),
+            shift_step=(1e-3, 1.0),
+            shells=(1, 10**5),
+            kept=(1, 10**4),
+            iterations=(0, 10**4),
+        )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..geometry.rotations import angle_between, from_rotation_vectors, mirror_matrix
 from ..geometry.symmetry import symmetry_group
 from ..imaging.resampling import symmetrise
+from ..limits import check_limits
 from .alignment import AlignmentConfig, Candidates, refine_candidates
 from .self_correlation import Subject, fixed_point, peaks, prepare, self_correlations
 
@@ -52,6 +53,11 @@ class SymmetryConfig:
     least_shell: int = 7
     highest_order: int = 14
     peaks: int = 32
+
+    def __post_init__(self) -> None:
+        check_limits(
+            self, least=(-1.0, 1.0), share=(0.0, 1.0), least_shell=(1, 10**5), highest_order=(2, 1000), peaks=(1, 10**5)
+        )
 
 
 @dataclass(frozen=True)

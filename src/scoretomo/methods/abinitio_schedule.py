@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..datatypes import InputError
+from ..limits import MANY, check_limits
 from .latent_vae import LatentVAEConfig
 from .pose_search import PoseSearchConfig
 
@@ -135,6 +136,17 @@ class AbInitioConfig(SearchGridConfig):
             parts = f"{self.march} and {self.first_radius}"
             raise InputError(f"march must lie between 0 and 1, and first_radius must be 1 or more, not {parts}")
         super().__post_init__()
+        check_limits(
+            self,
+            pretrain_images=(0, MANY),
+            consensus_epochs=(1e-6, 1e6),
+            resets=(0, 1000),
+            settle_images=(0, MANY),
+            search_every=(1, 10**9),
+            images_at_once=(1, 10**9),
+            search_volumes=(1, 10**6),
+            first_radius=(1.0, 1e5),
+        )
 
     def radius(self, side: int, grown: float) -> float:
         """Radius of the disc when so much of its growth is done, 0 to 1."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..datatypes import InputError
 from ..imaging.masks import ball
 from ..imaging.resampling import turn_into_view
+from ..limits import check_limits
 from ..networks.coordinate_mlp import CoordinateMLPConfig
 from ..networks.image_encoder import ImageEncoderConfig
 from .abinitio_schedule import AbInitioConfig
@@ -56,6 +57,7 @@ class AverageVolumesConfig:
             raise InputError(f"the noise must be a positive part of the images' standard deviation, not {self.noise}")
         if self.least_steps < 0:
             raise InputError(f"least_steps must be 0 or more, not {self.least_steps}")
+        check_limits(self, noise=(1e-6, 1e6), least_steps=(0, 10**9))
 
     def schedule(self, count: int, *, rigid: bool) -> tuple[LatentVAEConfig, AbInitioConfig]:
         """Resolve the settings of a training on so many class averages.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..datatypes import InputError
 from ..imaging.polar import PolarPlanes
+from ..limits import check_limits
 from .polar_matching import RingImages, RingPoses, find_shifts
 
 # Part of the iterations of a stage in which its band grows.
@@ -60,6 +61,7 @@ class InitialModelConfig:
             raise InputError(f"bands must grow from 1, not from {self.coarse_cycles} to {self.fine_cycles} cycles")
         if not 0 <= self.shift_extent <= 0.5:
             raise InputError(f"shift_extent must lie between 0 and 0.5 of the diameter, not {self.shift_extent}")
+        check_limits(self, starts=(1, 10**4), kept=(1, 10**4), images_at_once=(1, 10**6), fine_cycles=(1.0, 1e3))
 
     def for_images(self, count: int) -> "InitialModelConfig":
         """Raise the number of starts for so many images, where they are few."""

@@ -22,6 +22,7 @@ from ..datatypes import InputError
 from ..imaging.fourier import hartley, radius_grid, shell_sum
 from ..imaging.masks import ball
 from ..imaging.slices import SliceFn, disc_frequencies, slice_coefficients, translate_coefficients
+from ..limits import check_limits
 from ..networks.coordinate_mlp import CoordinateMLP, CoordinateMLPConfig
 from ..networks.image_encoder import ImageEncoder, ImageEncoderConfig
 from ..optimiser import OptimiserConfig
@@ -76,6 +77,7 @@ class LatentVAEConfig:
             raise InputError(f"epochs must be a number above 0, not {self.epochs}")
         if self.disc_radius is not None and not self.disc_radius >= 1:
             raise InputError(f"disc_radius must be 1 Fourier pixel or more, not {self.disc_radius}")
+        check_limits(self, latent_dimensions=(0, 1024), beta=(0.0, 1e6), disc_radius=(1.0, 1e5), epochs=(1e-6, 1e6))
 
     def radius(self, side: int) -> float:
         """Radius of the disc for images of ``side`` pixels."""

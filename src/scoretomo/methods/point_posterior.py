@@ -21,6 +21,7 @@ from torch import Tensor
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser
 from ..diffusion.sampling import karras_sigmas
+from ..limits import check_limits
 from .point_energies import Energy
 from .point_prior import SIGMA_DATA
 
@@ -57,6 +58,7 @@ class PriorSamplingConfig:
             )
         if not (0 <= self.noise < math.inf and self.noise_above >= 0 and self.noise_at_most >= 0):
             raise InputError("noise must be a number and not negative")
+        check_limits(self, steps=(2, 10**6), largest=(0.0, 1e6), rho=(1.0, 1e3), noise=(0.0, 1e6))
 
     def beta(self, sigma: float) -> float:
         """Rate of fresh noise at a noise level (002, Eq. 8)."""
@@ -94,6 +96,7 @@ class SamplingConfig(PriorSamplingConfig):
         super().__post_init__()
         if not (0 <= self.guidance < math.inf and 0 <= self.guidance_power < math.inf):
             raise InputError("guidance and its power must be numbers and not negative")
+        check_limits(self, guidance=(0.0, 1e9), guidance_power=(0.0, 100.0))
 
 
 def sample_progressive(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..datatypes import InputError
 from ..diffusion.edm import denoising_error, lognormal_sigmas, loss_weight
 from ..geometry.point_clouds import random_orthogonal_matrices, random_subsets
+from ..limits import check_limits
 
 SIGMA_DATA = 0.5
 """Standard deviation of coordinates in the cube from -1 to 1 that the denoiser is scaled by (002, A.2)."""
@@ -49,6 +50,15 @@ class PointNoiseConfig:
             or not 0 <= self.first_part <= 1
         ):
             raise InputError(f"noise levels need spreads of 0 or more and largest levels above 0, not {self}")
+        check_limits(
+            self,
+            first_log_mean=(-50.0, 50.0),
+            second_log_mean=(-50.0, 50.0),
+            first_log_std=(0.0, 10.0),
+            second_log_std=(0.0, 10.0),
+            first_largest=(1e-9, 1e6),
+            second_largest=(1e-9, 1e6),
+        )
 
     def draw(
         self, count: int, part_done: float, *, generator: torch.Generator, device: torch.device

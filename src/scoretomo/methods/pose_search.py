@@ -29,6 +29,7 @@ from ..imaging.slices import (
     slice_coefficients,
     translate_coefficients,
 )
+from ..limits import check_limits
 
 # Correlations, or coefficients of slices, that are held at once: the working memory, some 250 MB. Twice as many are a
 # tenth slower on a CPU, which gets such blocks from the system anew each time.
@@ -96,6 +97,14 @@ class PoseSearchConfig:
             raise InputError(f"shift_extent_pixels must be 0 (no search) or more, not {self.shift_extent_pixels}")
         if not 0 < self.separation_degrees < 180:
             raise InputError(f"separation_degrees must lie between 0 and 180, not {self.separation_degrees}")
+        check_limits(
+            self,
+            base_order=(0, 5),
+            refinements=(0, 16),
+            kept=(1, 10**4),
+            shift_count=(1, 10**3),
+            shift_extent_pixels=(0.0, 1e5),
+        )
 
     def kept_at(self, level: int) -> int:
         """Poses kept at a level; 0 is the exhaustive search."""

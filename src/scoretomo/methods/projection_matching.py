@@ -33,6 +33,7 @@ from ..imaging.fourier import (
 )
 from ..imaging.slices import SliceFn, slice_coefficients, translate_coefficients, voxel_slices
 from ..imaging.starting_model import low_pass
+from ..limits import check_limits
 from .pose_search import PoseCandidates, PoseSearchConfig, find_poses, refine_poses
 from .posed_fit import BandImages, PosedFit, Views, band_images
 
@@ -100,6 +101,16 @@ class MatchingConfig:
             raise InputError(f"iterations, shells, searches, poses and steps must be 1 or more, not {counts}")
         if not 0 <= self.shift_extent <= 0.5:
             raise InputError(f"shift_extent must lie between 0 and 0.5 of the box, not {self.shift_extent}")
+        check_limits(
+            self,
+            iterations=(1, 10**4),
+            start_shell=(1, 10**4),
+            growth=(1, 10**4),
+            global_searches=(1, 10**4),
+            kept=(1, 10**4),
+            tolerance=(0.0, 1e3),
+            solver_steps=(1, 10**4),
+        )
 
 
 @dataclass(frozen=True)

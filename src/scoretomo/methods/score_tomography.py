@@ -14,6 +14,7 @@ from ..geometry.rotations import low_discrepancy_rotations
 from ..imaging.augmentation import augment
 from ..imaging.masks import ball
 from ..imaging.projection import back_project, project
+from ..limits import check_limits
 
 PIXELS_AT_ONCE_ON_CPU = 2**15
 """Pixels that the denoiser sees in one call; the paper's U-Net holds some 700 values for each."""
@@ -32,6 +33,7 @@ class NoiseConfig:
     def __post_init__(self) -> None:
         if not self.median > 0 or self.log_std < 0:
             raise InputError(f"noise levels need a median above 0 and no negative spread, not {self}")
+        check_limits(self, median=(1e-6, 1e3), log_std=(0.0, 10.0))
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,18 @@ class ReconstructionConfig:
             raise InputError(f"rate and support must be above 0 and average between 0 and 1, not {self}")
         if self.anchors < 0 or self.floor < 0:
             raise InputError(f"anchors and floor must not be negative, not {self.anchors} and {self.floor}")
+        check_limits(
+            self,
+            steps=(1, 10**7),
+            sigma=(1e-6, 1e3),
+            final_sigma=(1e-6, 1e3),
+            views=(2, 10**4),
+            final_views=(2, 10**4),
+            anchors=(0, 10**6),
+            rate=(1e-6, 100.0),
+            support=(1e-3, 10.0),
+            floor=(0.0, 1e6),
+        )
 
 
 @dataclass(frozen=True)

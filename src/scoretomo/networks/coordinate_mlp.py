@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..datatypes import InputError
+from ..limits import check_limits
 
 Encoding = Literal["cryodrgn", "cryodrgn-noisy", "cryodrgn2", "cryodrgn2-noisy"]
 
@@ -46,6 +47,7 @@ class CoordinateMLPConfig:
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.layers < 1:
             raise InputError(f"the coordinate network needs a width and a depth of 1 or more, not {self}")
+        check_limits(self, hidden=(1, 2**16), layers=(1, 256))
 
 
 def encoding_positions(encoding: Encoding, side: int) -> Float[Tensor, "m 3"]:

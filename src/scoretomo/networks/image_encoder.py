@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..datatypes import InputError
+from ..limits import check_limits
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ImageEncoderConfig:
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.layers < 1:
             raise InputError(f"the image encoder needs a width and a depth of 1 or more, not {self}")
+        check_limits(self, hidden=(1, 2**16), layers=(1, 256))
 
 
 class ImageEncoder(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..datatypes import InputError
+from ..limits import check_limits
 
 # Frequencies of the noise label's encoding: the slowest turns once over all labels that occur (ln(80) / 4 to ln(0.002)
 # / 4 = -1.6), the fastest tells levels that differ by 2 %.
@@ -32,6 +33,7 @@ class PointTransformerConfig:
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads) < 1 or self.width % (2 * self.heads):
             raise InputError(f"the width of a point transformer must be a multiple of twice its heads, not {self}")
+        check_limits(self, width=(1, 2**16), layers=(1, 256), heads=(1, 2**10))
 
 
 class PointTransformer(nn.Module):

@@ -9,17 +9,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..datatypes import InputError
+from ..limits import check_limits
+
 if TYPE_CHECKING:  # diffusers takes four seconds to import, which what makes no network need not wait for
     from diffusers import UNet2DModel
 
 
+# Groups in which UNet2DModel normalises channels.
+_GROUP = 32
+# Each halves the side.
+_MOST_RESOLUTIONS = 6
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """File of the weights in a Diffusers model folder."""
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Shape of the U-Net. The defaults are the paper's (001, section 4): 3 939 393 parameters."""
+    """Shape of the U-Net. The defaults are the paper's (001, section 4): 3 939 393 parameters.
+
+    Raises
+    ------
+    InputError
+        A network that cannot be built.
+    """
 
     channels: tuple[int, ...] = (32, 64, 128)
     """Channels of each resolution, fine to coarse; attention at the coarsest."""
@@ -27,6 +40,14 @@ class UNetConfig:
     """Residual layers of each resolution on the way down (one more on the way up)."""
     patch: int = 1
     """Pixels of a square patch that enter as channels; 2 runs the network at half the resolution, much cheaper."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.channels) <= _MOST_RESOLUTIONS or any(each % _GROUP for each in self.channels):
+            raise InputError(
+                f"channels must be 1 to {_MOST_RESOLUTIONS} multiples of {_GROUP}, which are normalised in groups, "
+                f"not {' '.join(map(str, self.channels)) or 'none'}"
+            )
+        check_limits(self, channels=(_GROUP, 2**12), layers_per_block=(1, 16), patch=(1, 16))
 
     @property
     def side_multiple(self) -> int:

@@ -22,6 +22,7 @@ from ..geometry.rotations import from_rotation_vectors, random_rotations
 from ..imaging.ctf import contrast_transfer
 from ..imaging.fourier import hartley
 from ..imaging.slices import SliceFn, ball_frequencies, disc_frequencies, from_coefficients, grid_places
+from ..limits import check_limits
 from .moving_objects import MovingObject, Piece, piece_coefficients
 from .particles import Track
 from .single_particles import (
@@ -100,6 +101,16 @@ class AverageConfig:
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
         self.of_particles()  # which refuses what no particle can have
+        check_limits(
+            self,
+            count=(1, 10**6),
+            particles_per_class=(2, 10**6),
+            angle_std_degrees=(0.0, 360.0),
+            shift_std_pixels=(0.0, 1e4),
+            state_std=(0.0, 100.0),
+            centre_std_pixels=(0.0, 1e4),
+            junk=(0, 10**6),
+        )
 
     def of_particles(self) -> ParticleConfig:
         """Say the same of all particles of the averages that are not junk."""

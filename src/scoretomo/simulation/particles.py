@@ -15,6 +15,7 @@ from ..datatypes import ImageStack, InputError, Poses, Volume
 from ..geometry.rotations import random_rotations
 from ..imaging.fourier import recentre_crop, resize, translate
 from ..imaging.resampling import rotate_volumes
+from ..limits import SEEDS, check_limits
 from .phantoms import SignedDistance, box_distance, capsid_distance, sample
 
 Track = Callable[[range], Iterable[int]]
@@ -58,6 +59,15 @@ class SimulationConfig:
             raise InputError(f"snr must be a positive number, not {self.snr}; leave it out for clean images")
         if not 0 <= self.shift_std_angstrom < math.inf:
             raise InputError(f"the shifts' standard deviation cannot be {self.shift_std_angstrom} Angstrom")
+        check_limits(
+            self,
+            count=(1, 10**7),
+            side=(8, 2**13),
+            pixel_size_angstrom=(1e-3, 1e5),
+            snr=(1e-9, 1e9),
+            shift_std_angstrom=(0.0, 1e6),
+            seed=SEEDS,
+        )
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from ..imaging.slices import (
     slice_coefficients,
     translate_coefficients,
 )
+from ..limits import SEEDS, check_limits
 from .motions import RigidPart, part_slices, place
 
 SAMPLES_AT_ONCE = 2**21
@@ -108,6 +109,22 @@ class ParticleConfig:
             raise InputError(
                 f"a circle of the signal ({self.snr_radius_pixels:g} pixels) says nothing without noise; give --snr too"
             )
+        check_limits(
+            self,
+            count=(1, 10**9),
+            side=(8, 2**13),
+            pixel_size_angstrom=(1e-3, 1e5),
+            shift_range_angstrom=(0.0, 1e6),
+            shift_std_angstrom=(0.0, 1e6),
+            defocus_micrometers=(-100.0, 100.0),
+            astigmatism_angstrom=(0.0, 1e5),
+            voltage_kv=(10.0, 3000.0),
+            spherical_aberration_mm=(-100.0, 100.0),
+            amplitude_contrast=(0.0, 1.0),
+            snr=(1e-9, 1e9),
+            snr_radius_pixels=(1.0, 1e5),
+            seed=SEEDS,
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, interruption
 
 _VERBS = {
     "demo": "see it work on simulated images, in minutes",
@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done; 1 the computation failed; 2 something given cannot be used; 130 interrupted.
+        Exit status: 0 done; 1 the computation failed; 2 something given cannot be used; 130 interrupted by Ctrl-C, 143
+        by SIGTERM, 129 by SIGHUP.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # threads that wait for each other in a loop take ten times as long where another program has the cores; OpenMP
@@ -84,6 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         return 0 if arguments else 2
+    try:
+        with interruption.handled(interruption.at_once()):
+            return _carry_out(arguments)
+    except KeyboardInterrupt as request:  # while libraries are loaded
+        return _interrupted(arguments, request)
+
+
+def _carry_out(arguments: Sequence[str]) -> int:
+    """Do what is asked for; its exit status, once it is said in one line what went wrong, if anything did."""
     # imports are inside functions because PyTorch and diffusers take seconds to load
     from .datatypes import InputError
     from .processes import joined, only_main_speaks
@@ -102,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         except OSError as error:
             return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
-        except KeyboardInterrupt:
-            return _say_once("interrupted" + _how_to_go_on(arguments), 130)
+        except KeyboardInterrupt as request:
+            return _interrupted(arguments, request)
         except SystemExit as stop:  # of the option parser, which has said why
             return stop.code if isinstance(stop.code, int) else 2
         except RuntimeError as error:
@@ -112,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(str(error), 1)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(arguments: Sequence[str]) -> int:
     import tyro
 
     from .datatypes import InputError
@@ -241,14 +251,17 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
     return "; give the same command again to go on" if goes_on else ""
 
 
+def _interrupted(arguments: Sequence[str], request: KeyboardInterrupt) -> int:
+    return _say_once("interrupted" + _how_to_go_on(arguments), interruption.status_of(request))
+
+
 def _fail(message: str, status: int) -> int:
     return _say_once("error: " + " ".join(message.split()), status)
 
 
 def _say_once(message: str, status: int) -> int:
     """Say why the job ends, unless another of its processes has done so."""
-    from .processes import first_to_fail
-
-    if first_to_fail():
+    processes = sys.modules.get(f"{__package__}.processes")  # to be interrupted while it loads is to be alone
+    if processes is None or processes.first_to_fail():
         print(f"scoretomo: {message}", file=sys.stderr)
     return status

@@ -32,7 +32,7 @@ from .io.preparation import read_preprocessing
 from .io.quality import check_images, choose_left_out, write_quality
 from .io.run_settings import SETTINGS, RunSource
 from .io.settings import differences, from_table, to_table
-from .limits import MANY, SEEDS, WAITING, check_limits
+from .limits import MANY, SEEDS, WAITING, check_limit, check_limits
 from .methods.angular_spread import MOST_DEGREES
 from .methods.average_volumes import AverageVolumesConfig
 from .methods.initial_schedule import InitialModelConfig
@@ -93,6 +93,7 @@ class ImagesConfig:
         if self.angular_spread is not None and not 0 <= self.angular_spread <= MOST_DEGREES:
             raise InputError(f"the angular spread must be from 0 to {MOST_DEGREES} degrees, not {self.angular_spread}")
         check_limits(self, seed=SEEDS)
+        check_limit("side", self.preprocess.side, (8, 2**12))
 
     def about_images(self) -> "ImagesConfig":
         """Only what is said here, of settings that say more."""

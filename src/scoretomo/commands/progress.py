@@ -2,14 +2,14 @@
 
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from ..interruption import Interrupted, handled
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -59,8 +59,8 @@ def _lines(title: str, console: Console) -> Iterator[Report]:
         print(shown, file=sys.stderr, flush=True)
 
 
-class StoppedBetweenSteps(KeyboardInterrupt):
-    """Ctrl-C, at a moment when everything may be saved."""
+class StoppedBetweenSteps(Interrupted):
+    """A request to end, at a moment when everything may be saved."""
 
 
 class _TimeLeft:
@@ -112,24 +112,16 @@ def interruptible(agree: Callable[[bool], bool] = bool) -> Iterator[Callable[[],
     agree
         Says whether to stop, given whether this process is asked to: where several stop at the same step or not at all.
     """
-    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
-        yield lambda: None
-        return
-    asked = False
+    asked: list[int] = []
 
-    def ask(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
+    def ask(number: int) -> None:
         if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
+            raise Interrupted(number)
+        asked.append(number)
 
     def check() -> None:
-        if agree(asked):
-            raise StoppedBetweenSteps
+        if agree(bool(asked)):
+            raise StoppedBetweenSteps(asked[0] if asked else signal.SIGINT)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(ask):
         yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

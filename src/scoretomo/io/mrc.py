@@ -133,7 +133,8 @@ class StoredSections:
         if not isinstance(mapped, np.memmap):
             raise InputError(f"{path}: is compressed, and images are read from it one by one; unpack it first")
         depth, height, width = mapped.shape
-        return cls(path, (depth, height, width), mapped.dtype, mapped.offset, mapped.strides)
+        planes, rows, columns = mapped.strides
+        return cls(path, (depth, height, width), mapped.dtype, mapped.offset, (planes, rows, columns))
 
     def map(self) -> NDArray[Any]:
         """Map the sections into memory, ``(sections, y, x)`` of the stored type.

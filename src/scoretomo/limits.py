@@ -2,6 +2,8 @@
 
 from .datatypes import InputError
 
+Limits = tuple[int | float, int | float]
+"""The least and the greatest."""
 SEEDS = (0, 2**32 - 1)
 """Seeds that all generators of random numbers take, and multiples of which PyTorch takes."""
 WAITING = (1e-3, 1e7)
@@ -10,7 +12,7 @@ MANY = 10**15
 """More things than are ever counted."""
 
 
-def check_limits(config: object, **limits: tuple[float, float]) -> None:
+def check_limits(config: object, **limits: Limits) -> None:
     """Refuse a number, or one of several, that lies outside its limits; NaN does, and None is no number.
 
     Parameters
@@ -31,7 +33,7 @@ def check_limits(config: object, **limits: tuple[float, float]) -> None:
             check_limit(name, each, (least, greatest))
 
 
-def check_limit(name: str, value: float | None, limits: tuple[float, float]) -> None:
+def check_limit(name: str, value: int | float | None, limits: Limits) -> None:
     """Refuse a single number as :func:`check_limits` does."""
     least, greatest = limits
     if value is not None and not least <= value <= greatest:

@@ -342,7 +342,7 @@ def _compare_with_stacks(path: Path, images: OpenedImages, stated: Stated) -> No
 
 
 def _differ(size: float, others: Sequence[float], part: float) -> bool:
-    return any(abs(size / other - 1) > part for other in others)
+    return any(abs(size - other) > part * other for other in others)
 
 
 def _range(sizes: Sequence[float]) -> str:

@@ -99,6 +99,8 @@ class PoseSearchConfig:
             raise InputError(f"separation_degrees must lie between 0 and 180, not {self.separation_degrees}")
         check_limits(
             self,
+            low_radius=(1.0, 1e5),
+            high_radius=(1.0, 1e5),
             base_order=(0, 5),
             refinements=(0, 16),
             kept=(1, 10**4),

@@ -171,7 +171,8 @@ def _moved(path: Path, positions: Float[np.ndarray, "n 3"], operator: Operator) 
     if not (away < _NOT_ORTHOGONAL and np.linalg.det(matrix) > 0 and np.abs(vector).max() < _FURTHEST_ANGSTROM):
         what = "is no rotation with a shift below 0.1 mm"
         raise InputError(f"{path}: operator {_short(operator.name)} of its assembly {what}; repair it")
-    return positions @ matrix.T + vector
+    moved: Float[np.ndarray, "n 3"] = positions @ matrix.T + vector
+    return moved
 
 
 class _CopiedNames:

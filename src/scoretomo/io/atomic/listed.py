@@ -96,8 +96,9 @@ class ListedAtoms:
 
     def take(self, which: Bool[np.ndarray, " n"] | Int[np.ndarray, " k"] | slice) -> "ListedAtoms":
         """Only some of the atoms, or in another order."""
-        arrays = {it.name: getattr(self, it.name) for it in fields(self)}
-        return replace(self, **{key: it[which] for key, it in arrays.items() if isinstance(it, np.ndarray)})
+        values = {it.name: getattr(self, it.name) for it in fields(self)}
+        taken: dict[str, Any] = {name: it[which] for name, it in values.items() if isinstance(it, np.ndarray)}
+        return replace(self, **taken)
 
 
 def listed_atoms(columns: Columns) -> ListedAtoms:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import gemmi
 
@@ -25,7 +26,7 @@ def columns_of_pdb(path: Path, text: bytes) -> Columns:
     InputError
         A line is too short, or has something else where coordinates or occupancy are.
     """
-    atoms = []
+    atoms: list[tuple[Any, ...]] = []
     model, ended = 0, False
     for number, line in enumerate(text.split(b"\n"), 1):
         if line[:6].ljust(6).upper() in _ENDS:
@@ -58,7 +59,7 @@ def _decimal(where: str, text: bytes, what: str) -> float:
 def generators_of_pdb(text: bytes) -> list[Generator]:
     """How the first biological assembly is made, as REMARK 350 says; empty if there is none."""
     remarks = [line for line in text.split(b"\n") if line.startswith(b"REMARK 350")]
-    assemblies = gemmi.read_pdb_string(b"\n".join(remarks)).assemblies if remarks else []
+    assemblies: list[Any] = gemmi.read_pdb_string(b"\n".join(remarks)).assemblies if remarks else []
     if not assemblies:
         return []
     return [

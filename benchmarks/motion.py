@@ -137,8 +137,10 @@ def _compared(volumes: Path, simulated: Path, output: Path, count: int) -> Row:
     run = next(place for place in volumes.parents if (place / "config.toml").exists())
     words = [*map(str, chosen), "--reference", str(simulated / "truth"), "-o", str(output)]
     words += ["--rigid", str(run / "consensus" / "consensus.mrc")]
-    scoretomo("evaluate", *words, "--coordinates", str(run / "motion" / "coordinates.csv"))
-    found = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+    compared = output / "evaluation.json"
+    if not compared.exists():
+        scoretomo("evaluate", *words, "--coordinates", str(run / "motion" / "coordinates.csv"))
+    found = json.loads(compared.read_text(encoding="utf-8"))
     return {"fsc_auc": three_digits(found["median_fsc_auc"]), **_of_motion(found.get("motion"))}
 
 

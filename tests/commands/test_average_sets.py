@@ -8,10 +8,11 @@ import torch
 from scoretomo import cli
 from scoretomo.commands.average_sets import build_moving_object, write_averages
 from scoretomo.datatypes import InputError, Volume
+from scoretomo.io.image_table import read_image_table
 from scoretomo.io.images import read_image_stack
 from scoretomo.io.mrc import read_images, read_volume, write_volume
 from scoretomo.io.particle_rows import read_particle_rows
-from scoretomo.io.star import read_class_figures, read_image_table, read_poses, table_ctf, table_halves, table_poses
+from scoretomo.io.star import read_class_figures, read_poses, table_ctf, table_halves, table_poses
 from scoretomo.simulation.averages import AverageConfig, simulate_averages
 
 CONFIG = AverageConfig(count=5, side=24, particles_per_class=6, snr=2.0)

@@ -5,8 +5,9 @@ import torch
 from scoretomo.commands.truth_files import write_truth
 from scoretomo.datatypes import Poses
 from scoretomo.geometry.rotations import random_rotations
+from scoretomo.io.image_table import read_image_table
 from scoretomo.io.mrc import read_volume
-from scoretomo.io.star import read_image_table, read_poses
+from scoretomo.io.star import read_poses
 
 
 def test_volumes_poses_and_states_are_those_of_the_images(tmp_path: Path, generator: torch.Generator) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..datatypes import InputError
 from ..io.chimerax import MapSeries, enclosed_volume_angstrom3, write_chimerax_script
 from ..io.files import replacing_folder
+from ..io.image_table import read_image_table
 from ..io.mrc import write_volume
-from ..io.star import read_image_table
 from ..io.tables import write_table
 from ..limits import SEEDS, check_limits
 from ..methods.latent_vae import LatentVAE, decode_volumes

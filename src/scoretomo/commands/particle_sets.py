@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..datatypes import InputError
+from ..io.image_table import read_image_table
 from ..io.mrc import write_volume
 from ..io.stack_writer import write_images_in_parts
-from ..io.star import read_image_table, table_ctf, write_particles
+from ..io.star import table_ctf, write_particles
 from ..io.tables import write_table
 from ..simulation.motions import RigidPart, assemble
 from ..simulation.single_particles import ParticleConfig, draw_particles, noisy_images

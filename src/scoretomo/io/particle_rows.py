@@ -22,10 +22,10 @@ from .cryosparc import (
     stated_pixel_sizes,
     stated_sides,
 )
+from .image_table import ImageTable, read_image_table
 from .job_folders import file_in_job
 from .mrc import read_array
 from .named_images import find_stacks
-from .star import ImageTable, read_image_table
 from .star_file import value_spans
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..datatypes import CTFParams, InputError, Poses
 from . import cryosparc, star
+from .image_table import read_image_table, table_notes
 from .job_folders import file_in_job
 from .mrc import StoredSections, choose_pixel_size, read_array
 from .named_images import Indices, OpenedImages, StoredImages, known_pixel_size, open_images, which
@@ -153,14 +154,12 @@ def read_particles(
 
 
 def _read_star(path: Path, given: float | None, with_poses: bool, datadir: Path | None) -> Particles:
-    table = star.read_image_table(path)
+    table = read_image_table(path)
     opened = open_images(path, table.files, table.sections, datadir)
     pixel_size, notes = known_pixel_size(path, opened, table.stated, given)
     poses = star.table_poses(table, pixel_size) if with_poses else None
     ctf = star.table_ctf(table)
-    return _particles(
-        opened, pixel_size, poses, ctf, (path,), notes + star.table_notes(table), star.table_halves(table)
-    )
+    return _particles(opened, pixel_size, poses, ctf, (path,), notes + table_notes(table), star.table_halves(table))
 
 
 def _read_cs(

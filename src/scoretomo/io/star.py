@@ -1,9 +1,6 @@
 """RELION's STAR files: particles and class averages with their images, poses and contrast transfer."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,159 +13,21 @@ from numpy.typing import NDArray
 from ..datatypes import CTFParams, InputError, Poses
 from ..geometry.rotations import from_relion_euler, to_relion_euler
 from .files import write_text
+from .image_table import IMAGE_COLUMNS, ImageTable, read_image_table
 from .mrc import LoadedImages
-from .named_images import WHOLE_FILE, NamedImages, Stated, decide_pixel_size, gather_images, only_pixel_size
-from .star_file import StarTable, read_tables
+from .named_images import NamedImages, decide_pixel_size, gather_images, only_pixel_size
+from .star_file import read_tables
 
-_IMAGE_COLUMNS = ("rlnImageName", "rlnReferenceImage")
 _CLASS_COLUMNS = {"populations": "rlnClassDistribution", "resolutions_angstrom": "rlnEstimatedResolution"}
 _ANGLE_COLUMNS = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 _DEFOCUS_COLUMNS = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
 _ROW_CTF = [*_DEFOCUS_COLUMNS, "rlnPhaseShift"]
 _CTF_COLUMNS = [*_DEFOCUS_COLUMNS, "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]
-_HALF_COLUMN, _GROUP, _SIDE = "rlnRandomSubset", "rlnOpticsGroup", "rlnImageSize"
+_HALF_COLUMN = "rlnRandomSubset"
 # Columns of particles, which no class average has.
 _OF_PARTICLES = ("rlnMicrographName", "rlnCoordinateX", "rlnDefocusU")
-_PIXEL_SIZES = (("rlnImagePixelSize",), ("rlnPixelSize",), ("rlnDetectorPixelSize", "rlnMagnification"))
 # Images that are no longer object times CTF, and what they are instead.
 _CTF_APPLIED = {"rlnCtfDataArePhaseFlipped": "phase-flipped", "rlnCtfDataAreCtfPremultiplied": "multiplied by the CTF"}
-# What a table may say of the optics that no algorithm here takes into account, and its name.
-_ABERRATIONS = {
-    "rlnBeamTiltX": "beam tilt",
-    "rlnBeamTiltY": "beam tilt",
-    "rlnOddZernike": "odd aberrations",
-    "rlnEvenZernike": "even aberrations",
-    "rlnMagMat00": "anisotropic magnification",
-    "rlnMagMat01": "anisotropic magnification",
-    "rlnMagMat10": "anisotropic magnification",
-    "rlnMagMat11": "anisotropic magnification",
-}
-_NUMBERS = re.compile(r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
-# Digits of the number of an image.
-_LONGEST = 16
-_NEUTRAL = {"rlnMagMat00": 1.0, "rlnMagMat11": 1.0}
-
-
-@dataclass(frozen=True)
-class ImageTable:
-    """The table of a STAR file that names images, with the optics group of each row.
-
-    Attributes
-    ----------
-    table
-        The table.
-    others
-        All other tables of the file.
-    sections, files
-        Place of the image of each row in its stack, from 0, and the stack; ``WHOLE_FILE``: the name has no number.
-    """
-
-    table: StarTable
-    others: tuple[StarTable, ...]
-    sections: tuple[int, ...]
-    files: tuple[str, ...]
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.table.path
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @cached_property
-    def columns(self) -> frozenset[str]:
-        """Columns of the rows, those of their optics groups (RELION 3.1) among them."""
-        return frozenset(self.table.columns) | (frozenset(self._optics.columns) if self._optics else frozenset())
-
-    def numbers(self, *names: str) -> torch.Tensor:
-        """Columns as ``(rows, columns)`` float64; one of the table itself wins over one of its optics group.
-
-        Raises
-        ------
-        InputError
-            Values that are no numbers or not finite, or an optics group that is not described.
-        """
-        own = [name for name in names if name in self.table.columns]
-        found = dict(zip(own, self.table.numbers(*own).T, strict=True)) if own else {}
-        shared = [name for name in names if name not in found]
-        if shared:
-            assert self._optics is not None  # who asks knows the columns
-            found |= dict(zip(shared, self._optics.numbers(*shared)[self._groups].T, strict=True))
-        return torch.from_numpy(np.stack([found[name] for name in names], axis=1))
-
-    @cached_property
-    def stated_pixel_sizes_angstrom(self) -> tuple[float, ...]:
-        """Distinct pixel sizes of the rows, rising; may be none or several.
-
-        They are those of the rows and their optics, else of the model; or from magnification and detector pixel.
-        Optics groups that no row is of do not count.
-
-        Raises
-        ------
-        InputError
-            They are not positive.
-        """
-        for names in _PIXEL_SIZES:
-            values = self._stated(*names)
-            if len(values):
-                if not (values > 0).all():
-                    wrong = values[values <= 0][0]
-                    raise InputError(f"{self.path}: {' and '.join(names)} must be above 0, not {wrong:g}; repair it")
-                # micrometers on the detector to Angstrom in the specimen
-                sizes = values[:, 0] if len(names) == 1 else values[:, 0] * 1e4 / values[:, 1]
-                return tuple(sorted(set(sizes.tolist())))
-        return ()
-
-    @cached_property
-    def stated_sides(self) -> tuple[int, ...]:
-        """Distinct sides of images in pixels, rising, stated where pixel sizes are; may be none."""
-        return tuple(sorted({int(side) for side in self._stated(_SIDE)[:, 0].tolist()}))
-
-    def _stated(self, *names: str) -> NDArray[np.float64]:
-        """Columns of the rows and their optics, else of all other tables that have them."""
-        if set(names) <= self.columns:
-            return self.numbers(*names).numpy()
-        found = [each.numbers(*names) for each in self.others if set(names) <= {*each.columns} and len(each)]
-        return np.concatenate([np.empty((0, len(names))), *found])
-
-    @property
-    def class_numbers(self) -> NDArray[np.int64]:
-        """``(n,)``, the class of each row, counted from 1 (``rlnClassNumber``).
-
-        Raises
-        ------
-        InputError
-            They are no whole numbers.
-        """
-        numbers = self.numbers("rlnClassNumber")[:, 0].numpy()
-        wrong = numbers[(numbers != np.round(numbers)) | (np.abs(numbers) > 1e9)]
-        if len(wrong):
-            raise InputError(f"{self.path}: rlnClassNumber must be whole numbers, not {wrong[0]:g}")
-        return numbers.astype(np.int64)
-
-    @property
-    def stated(self) -> Stated:
-        """What is said of the images."""
-        return Stated("the STAR file", self.stated_pixel_sizes_angstrom, self.stated_sides)
-
-    @cached_property
-    def _optics(self) -> StarTable | None:
-        found = next((each for each in self.others if each.block == "optics"), None)
-        return found if found is not None and {_GROUP} <= {*found.columns} & {*self.table.columns} else None
-
-    @cached_property
-    def _groups(self) -> NDArray[np.intp]:
-        """Row of the optics table for each row."""
-        assert self._optics is not None
-        described, groups = self._optics.numbers(_GROUP)[:, 0], self.table.numbers(_GROUP)[:, 0]
-        if len(np.unique(described)) < len(described):
-            raise InputError(f"{self.path}: data_optics has an optics group twice")
-        places = {group: place for place, group in enumerate(described.tolist())}
-        unknown = sorted(set(groups.tolist()) - set(places))
-        if unknown:
-            raise InputError(f"{self.path}: data_optics has no optics group {unknown[0]:g}")
-        return np.array([places[group] for group in groups.tolist()], dtype=np.intp)
 
 
 def read_images(
@@ -212,7 +71,7 @@ def read_named_images(path: Path, datadir: Path | None = None) -> NamedImages:
 def _named_images(table: ImageTable, datadir: Path | None) -> NamedImages:
     # RELION's Subset selection may renumber the averages it keeps, and then says in this column which they were;
     # in a table of particles the column says something else
-    numbered = _IMAGE_COLUMNS[0] not in table.columns and "rlnClassNumber" in table.columns
+    numbered = IMAGE_COLUMNS[0] not in table.columns and "rlnClassNumber" in table.columns
     classes = table.class_numbers.tolist() if numbered else None
     return gather_images(table.path, table.files, table.sections, table.stated, class_numbers=classes, datadir=datadir)
 
@@ -220,7 +79,7 @@ def _named_images(table: ImageTable, datadir: Path | None) -> NamedImages:
 def _refuse_particles(table: ImageTable) -> None:
     """Say which file to give where class averages are meant and these are the particles."""
     telling = [name for name in _OF_PARTICLES if name in table.columns]
-    if not telling or _IMAGE_COLUMNS[0] not in table.columns:
+    if not telling or IMAGE_COLUMNS[0] not in table.columns:
         return
     model = table.path.with_name(table.path.name.replace("_data.star", "_model.star"))
     other = f"{model.name}, which lies beside it" if model != table.path and model.is_file() else "run_itNNN_model.star"
@@ -228,40 +87,6 @@ def _refuse_particles(table: ImageTable) -> None:
         f"{table.path}: names particles (with {telling[0]}), not class averages; give those of a 2D classification, "
         f"such as {other}, or a stack of images"
     )
-
-
-def read_image_table(path: Path) -> ImageTable:
-    """Read the table of a STAR file that names images, and nothing of the images.
-
-    Raises
-    ------
-    InputError
-        Not a STAR file, no image names or two tables with them, or references of a 3D classification.
-    """
-    tables = read_tables(path)
-    naming = [each for each in tables if {*_IMAGE_COLUMNS} & {*each.columns} and len(each)]
-    if not naming:
-        raise InputError(f"{path}: names no images: no rows with {' or '.join(_IMAGE_COLUMNS)}")
-    if len(naming) > 1:
-        lines = " and ".join(str(each.label_lines[0] + 1) for each in naming)
-        raise InputError(
-            f"{path}: has {len(naming)} tables that name images, in lines {lines}; were files put one after the other? "
-            "Write each of them to a file of its own, or join the tables"
-        )
-    (table,) = naming
-    others = tuple(each for each in tables if each is not table)
-    _refuse_volumes(path, others)
-    column = next(name for name in _IMAGE_COLUMNS if name in table.columns)
-    sections, files = _split_names(path, table.texts(column))
-    return ImageTable(table, others, sections, files)
-
-
-def _refuse_volumes(path: Path, tables: Sequence[StarTable]) -> None:
-    for each in tables:
-        if "rlnReferenceDimensionality" in each.columns and (each.numbers("rlnReferenceDimensionality") == 3).any():
-            raise InputError(
-                f"{path}: is of a 3D classification, whose references are volumes; give the model.star of a 2D one"
-            )
 
 
 def read_class_figures(path: Path) -> dict[str, torch.Tensor]:
@@ -320,7 +145,7 @@ def table_ctf(table: ImageTable) -> CTFParams | None:
 
     Voltage, spherical aberration and amplitude contrast come from the optics groups (RELION 3.1) or stand in every row
     (3.0). The phase shift is 0 where there is none. B-factor, scale, beam tilt and higher aberrations are left out;
-    :func:`table_notes` says what there is of the last two.
+    :func:`scoretomo.io.image_table.table_notes` says what there is of the last two.
 
     Raises
     ------
@@ -364,27 +189,6 @@ def table_halves(table: ImageTable) -> NDArray[np.intp] | None:
     if not np.isin(halves, (1, 2)).all():
         raise InputError(f"{table.path}: {_HALF_COLUMN} must be 1 or 2; repair it, or take the column out")
     return halves.astype(np.intp)
-
-
-def table_notes(table: ImageTable) -> tuple[str, ...]:
-    """Say what a table has that is read otherwise than elsewhere, or not at all."""
-    dropped = {
-        what: None for name, what in _ABERRATIONS.items() if name in table.columns and _says_something(table, name)
-    }
-    notes = [f"{what} is in the table, and is not taken into account" for what in dropped]
-    if table.table.gap is not None:
-        notes.append(f"line {table.table.gap + 1} and what follows is read; RELION stops at the blank line before it")
-    return tuple(notes)
-
-
-def _says_something(table: ImageTable, name: str) -> bool:
-    """Whether a column differs from what it is without any aberration; Zernike coefficients are lists in brackets."""
-    if name.endswith("Zernike"):
-        holder = (
-            table.table if name in table.table.columns else next(each for each in table.others if name in each.columns)
-        )
-        return any(float(word) for text in holder.texts(name) for word in _NUMBERS.findall(text))
-    return bool((table.numbers(name) != _NEUTRAL.get(name, 0.0)).any())
 
 
 def write_particles(
@@ -477,15 +281,3 @@ def _poses(table: ImageTable, pixel_size_angstrom: float | None) -> Poses:
                 )
             origins = origins * (pixel_size_angstrom or only_pixel_size(table.path, stated))
     return Poses(from_relion_euler(angles).float(), -origins.float())
-
-
-def _split_names(path: Path, names: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Section (from 0) and file of every ``N@stack``; a name without N is a file of one image."""
-    sections, files = [], []
-    for name in names:
-        number, at, file = name.rpartition("@")
-        if at and not (number.isascii() and number.isdecimal() and len(number) < _LONGEST and int(number) > 0):
-            raise InputError(f"{path}: image name {name!r} is not of the form N@stack with N from 1")
-        sections.append(int(number) - 1 if at else WHOLE_FILE)
-        files.append(file)
-    return tuple(sections), tuple(files)

@@ -59,7 +59,7 @@ def _decimal(where: str, text: bytes, what: str) -> float:
 def generators_of_pdb(text: bytes) -> list[Generator]:
     """How the first biological assembly is made, as REMARK 350 says; empty if there is none."""
     remarks = [line for line in text.split(b"\n") if line.startswith(b"REMARK 350")]
-    assemblies: list[Any] = gemmi.read_pdb_string(b"\n".join(remarks)).assemblies if remarks else []
+    assemblies: Any = gemmi.read_pdb_string(b"\n".join(remarks)).assemblies if remarks else []
     if not assemblies:
         return []
     return [

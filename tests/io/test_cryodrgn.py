@@ -167,6 +167,13 @@ def test_latent_variables_are_the_means_before_the_log_variances(tmp_path: Path,
             read_latent(dump(path, values, protocol))
 
 
+def test_any_kind_of_nan_is_said(tmp_path: Path, rotations: NDArray[np.float32]) -> None:
+    """NumPy warns of those that are called signalling, when it copies them to double precision."""
+    rotations.view(np.uint32)[1, 0, 0] = 0x7FA00000
+    with pytest.raises(InputError, match="poses 1 are NaN"):
+        read_poses(dump(tmp_path / "p.pkl", rotations), 32, 6.0)
+
+
 def test_a_second_pickle_is_read_over_for_latent_variables_only(tmp_path: Path) -> None:
     """Nothing of cryoDRGN's writes its poses in two pickles: translations there would be lost without a word."""
     path = tmp_path / "p.pkl"

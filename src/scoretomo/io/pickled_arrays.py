@@ -150,8 +150,8 @@ class _Stream:
         return line[:-1]
 
     def decimal(self) -> int:
-        line = self.line()
-        return line == b"01" if line in (b"00", b"01") else int(line.removesuffix(b"L"))
+        """Read a number in text, such as 123 or 123L; false and true are 00 and 01."""
+        return int(self.line().removesuffix(b"L"))
 
 
 # What opcodes put on the stack, by what follows them in the file.
@@ -327,9 +327,7 @@ def _array(data: bytes, kind: _Type, shape: tuple[object, ...], order: str) -> N
     sides = [side for side in shape if type(side) is int and 0 < side <= len(data)]  # numbers of any length may be here
     if len(sides) < len(shape) or math.prod(sides) * dtype.itemsize != len(data):
         raise _Refused(f"it holds an array whose shape is not that of its {len(data)} bytes")
-    values: NDArray[Any] = np.frombuffer(data, dtype).reshape(sides, order="F" if order == "F" else "C")
-    values.flags.writeable = False
-    return values
+    return np.frombuffer(data, dtype).reshape(sides, order="F" if order == "F" else "C")
 
 
 def _arrays(content: object) -> tuple[NDArray[Any], ...]:

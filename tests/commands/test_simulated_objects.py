@@ -129,6 +129,18 @@ def test_a_recentred_object_needs_the_room_that_its_centre_leaves_it(tmp_path: P
     assert 0.7 < sizes[1] / sizes[0] < 1.1 and sizes[0] != sizes[1]
 
 
+def test_a_single_point_has_no_parts_and_no_size(tmp_path: Path) -> None:
+    path = tmp_path / "point.pdb"
+    path.write_text(model(tmp_path / "two.pdb").read_text().splitlines()[0])
+    with pytest.raises(InputError, match="its 1 atoms are no parts"):
+        build_object(str(path), CONFIG)
+    rigid = replace(CONFIG, widest_angle_degrees=0.0)
+    with pytest.raises(InputError, match=r"single point.*--pixel-size-angstrom"):
+        build_object(str(path), rigid)
+    (part,), _ = build_object(str(path), replace(rigid, pixel_size_angstrom=2.0))
+    assert part.density.voxels.sum().item() == pytest.approx(6, rel=0.01)
+
+
 def test_notes_of_an_atomic_file_are_handed_on_and_an_option_decides(tmp_path: Path) -> None:
     body = model(tmp_path / "two.pdb").read_text()
     (tmp_path / "twice.pdb").write_text(f"MODEL        1\n{body}ENDMDL\nMODEL        2\n{body}ENDMDL\n")

@@ -175,10 +175,14 @@ def _parts(
     coordinates, weights, turning = atoms
     coordinates = coordinates - centre_of_mass(coordinates, weights)
     stays = ~torch.stack(turning).any(0) if turning else torch.ones(len(weights), dtype=torch.bool)
+    if turning and (not stays.any() or not all(part.any() for part in turning)):
+        raise InputError(f"{source}: its {len(weights)} atoms are no parts, one of which could move; leave motion out")
     hinges = [_hinge(coordinates, weights, stays, part) for part in turning]
     widest = math.radians(config.widest_angle_degrees)
     moves = list(zip(turning, hinges, strict=True))
     furthest = reach(coordinates, moves, widest, weights if recentred else None)
+    if not furthest and not config.pixel_size_angstrom:
+        raise InputError(f"{source}: is a single point, which tells no size of pixels; give --pixel-size-angstrom")
     pixel_size = config.pixel_size_angstrom or _BOX_TO_DIAMETER * 2 * furthest / config.side
     resolution = resolution or 2 * pixel_size
     needed = 2 * (furthest + 0.7 * resolution + pixel_size)  # 3 standard deviations of an atom's Gaussian

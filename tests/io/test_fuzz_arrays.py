@@ -20,7 +20,7 @@ from scoretomo.io.images import describe, read_image_stack
 from scoretomo.io.npy import read_npz
 from scoretomo.io.point_files import read_point_clouds
 
-_SECONDS = 20
+_SECONDS = 60  # of a machine that may be busy; the longest takes a part of one
 _MOST_VALUES = 1 << 24  # 64 MB of single precision
 
 
@@ -193,6 +193,7 @@ def outcome(read: Callable[[], Any]) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", "invalid value encountered in cast")  # of NaN that signal
             read()
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 1000

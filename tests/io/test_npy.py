@@ -11,7 +11,7 @@ import pytest
 
 from scoretomo.datatypes import InputError
 from scoretomo.io.images import describe, read_image_stack
-from scoretomo.io.npy import check_single_precision, read_npy, read_npz
+from scoretomo.io.npy import check_single_precision, read_npy, read_npz, single_precision
 from scoretomo.io.point_files import read_point_clouds
 
 
@@ -162,6 +162,13 @@ def test_only_values_that_would_become_infinite_are_too_large(tmp_path: Path) ->
         values[row] = -1e39
         with pytest.raises(InputError, match=r"values up to 1e\+39"):
             check_single_precision(path, values)
+
+
+def test_numbers_become_single_precision_without_a_word(tmp_path: Path) -> None:
+    odd = np.array([[0x7FF0000000000001, 0]], np.uint64).view(np.float64)  # a NaN that processors complain of
+    assert np.isnan(single_precision(tmp_path / "a", odd)[0, 0])
+    read = single_precision(tmp_path / "a", np.asfortranarray(np.arange(6, dtype=">i2").reshape(2, 3)))
+    assert read.dtype == np.float32 and read.flags.c_contiguous and read.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_archives_give_the_arrays_that_are_asked_for(tmp_path: Path) -> None:

@@ -46,6 +46,13 @@ def test_what_is_no_set_is_refused_in_one_line(clouds: PointClouds, tmp_path: Pa
     np.savez(path, **{**arrays, "names": np.array([{"a": 1}, 2, 3], dtype=object)})
     with pytest.raises(InputError, match="Python objects, which are not read"):
         read_point_set(path)
+    for name, wrong in (("points", arrays["points"].astype("<U8")), ("names", np.array("one")), ("handed", np.ones(3))):
+        np.savez(path, **{**arrays, name: wrong})
+        with pytest.raises(InputError, match=f"its {name} are none of a set of point clouds; scoretomo points prepare"):
+            read_point_set(path)
+    np.savez(path, **{**arrays, "points": arrays["points"].astype(">f8"), "units": arrays["units"] * 1e300})
+    with pytest.raises(InputError, match="beyond single precision"):
+        read_point_set(path)
     np.savez(path, **{**arrays, "units": arrays["units"][:2]})
     with pytest.raises(InputError, match=r"set\.npz: 3 point clouds need as many units"):
         read_point_set(path)

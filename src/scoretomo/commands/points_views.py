@@ -17,6 +17,7 @@ from ..imaging.preprocess import PreprocessConfig, preprocess, working_volume
 from ..imaging.slices import voxel_slices
 from ..imaging.starting_model import low_pass
 from ..io.mrc import LoadedVolume, read_volume
+from ..io.npy import single_precision
 from ..io.particles import read_particles
 from ..io.point_sets import read_arrays
 from ..methods.point_energies import ORTHOGONAL_WITHIN
@@ -325,7 +326,7 @@ def _read_projections(path: Path) -> tuple[Float[Tensor, "k m 2"], Float[Tensor,
     shape = arrays["xy"].shape
     if arrays["xy"].dtype.kind not in "fiu" or len(shape) != 3 or shape[2] != 2 or shape[0] == 0 or shape[1] < 2:
         raise InputError(f"{path}: xy must be numbers of shape (projections, points, 2), not {shape}")
-    clouds = torch.from_numpy(arrays["xy"].astype(np.float32))
+    clouds = torch.from_numpy(single_precision(path, arrays["xy"]))
     if not torch.isfinite(clouds).all():
         raise InputError(f"{path}: xy holds NaN or infinite values")
     reach = float((clouds - clouds.mean(1, keepdim=True)).abs().amax())
@@ -340,7 +341,7 @@ def _checked_rotations(path: Path, matrices: np.ndarray, count: int) -> Float[Te
     if matrices.shape != (count, 3, 3) or matrices.dtype.kind not in "fiu":
         found = f"{matrices.dtype} of shape {matrices.shape}"
         raise InputError(f"{path}: rotations must be numbers of shape ({count}, 3, 3), not {found}")
-    rotations = torch.from_numpy(matrices.astype(np.float32))
+    rotations = torch.from_numpy(single_precision(path, matrices))
     error = (rotations @ rotations.mT - torch.eye(3)).abs().amax((1, 2))
     wrong = (~(error < ORTHOGONAL_WITHIN)).nonzero().flatten().tolist()
     if wrong:

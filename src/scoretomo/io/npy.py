@@ -121,6 +121,13 @@ def check_single_precision(path: Path, values: NDArray[Any]) -> None:
             raise InputError(f"{path}: has values up to {worst:.3g}, beyond single precision; divide all by a constant")
 
 
+def single_precision(path: Path, values: NDArray[Any]) -> NDArray[np.float32]:
+    """Copy real numbers of any type and order to single precision, row by row; errors as of the check above."""
+    check_single_precision(path, values)
+    with np.errstate(invalid="ignore"):  # NaN of a kind that processors complain of
+        return values.astype(np.float32, order="C")
+
+
 def _header(start: bytes, length: int) -> _Header:
     """Read what the first bytes say of an array in ``length`` bytes; ValueError and its like where that cannot be."""
     if not start.startswith(_MAGIC):

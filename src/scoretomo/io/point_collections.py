@@ -10,7 +10,7 @@ import torch
 
 from ..datatypes import InputError
 from .atoms import Models, read_model
-from .npy import check_single_precision, read_npy
+from .npy import read_npy, single_precision
 from .point_files import LoadedPoints, is_atomic
 from .point_sets import read_arrays
 
@@ -129,7 +129,7 @@ def _traces(path: Path) -> Collection:
         raise InputError(f"{path}: ids (k,), offsets (k + 1,) and xyz (n, 3) are needed, not {shapes}")
     if xyz.dtype.kind not in "fiu":
         raise InputError(f"{path}: xyz must be numbers, not {xyz.dtype}")
-    check_single_precision(path, xyz)
+    xyz = single_precision(path, xyz)
     integer = offsets.dtype.kind in "iu"
     if not integer or offsets[0] != 0 or offsets[-1] != len(xyz) or (np.diff(offsets.astype(np.int64)) < 1).any():
         raise InputError(f"{path}: offsets must rise from 0 to the number of points, {len(xyz)}")
@@ -138,7 +138,7 @@ def _traces(path: Path) -> Collection:
         raise InputError(f"{path}: some ids occur twice; give each trace its own")
     return Collection(
         names,
-        lambda index: LoadedPoints(torch.from_numpy(xyz[offsets[index] : offsets[index + 1]].astype(np.float32))),
+        lambda index: LoadedPoints(torch.from_numpy(xyz[offsets[index] : offsets[index + 1]])),
         None,
         handed=True,
     )
@@ -194,5 +194,4 @@ def _read_txt(path: Path) -> LoadedPoints:
 def _as_points(path: Path, array: np.ndarray, *, columns: int) -> LoadedPoints:
     if array.ndim != 2 or array.shape[1] != columns or array.dtype.kind not in "fiu" or not len(array):
         raise InputError(f"{path}: an array of numbers (n, {columns}) is needed, not {array.shape} {array.dtype}")
-    check_single_precision(path, array)
-    return LoadedPoints(torch.from_numpy(array[:, :3].astype(np.float32)))
+    return LoadedPoints(torch.from_numpy(single_precision(path, array[:, :3])))

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..datatypes import InputError
 from .atoms import read_model, read_models
 from .files import regular_file, write_text
-from .npy import check_single_precision, read_npy
+from .npy import read_npy, single_precision
 from .point_sets import read_point_set
 from .tables import read_table
 
@@ -83,8 +83,7 @@ def read_point_clouds(path: Path) -> LoadedClouds:
         array = {".npy": _read_npy, ".xyz": _read_xyz, ".csv": _read_csv}[suffix](path)
         if array.ndim not in (2, 3) or array.shape[-1] != 3 or array.size == 0:
             raise InputError(f"{path}: points must be (n, 3) or (clouds, n, 3), not {tuple(array.shape)}")
-        check_single_precision(path, array)
-        found = list(torch.from_numpy(array.astype(np.float32, order="C")).view(-1, *array.shape[-2:]))
+        found = list(torch.from_numpy(single_precision(path, array)).view(-1, *array.shape[-2:]))
     else:
         raise InputError(f"{path}: points are read from {', '.join(POINT_SUFFIXES)}")
     if not all(len(cloud) and torch.isfinite(cloud).all() for cloud in found):

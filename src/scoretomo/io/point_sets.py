@@ -7,7 +7,7 @@ import torch
 
 from ..datatypes import InputError, PointClouds
 from .files import replacing
-from .npy import check_single_precision, read_npz
+from .npy import read_npz, single_precision
 
 # Kind of type and axes of the arrays of a set.
 _KINDS = {"points": ("f", 3), "units": ("f", 1), "names": ("U", 1), "held_out": ("b", 1), "handed": ("b", 0)}
@@ -44,12 +44,11 @@ def read_point_set(path: Path) -> PointClouds:
     arrays = read_arrays(path, tuple(_KINDS), _ADVICE)
     if wrong := [key for key, kind in _KINDS.items() if (arrays[key].dtype.kind, arrays[key].ndim) != kind]:
         raise InputError(f"{path}: its {', '.join(wrong)} are none of a set of point clouds; {_ADVICE}")
-    for key in ("points", "units"):
-        check_single_precision(path, arrays[key])
+    points, units = (torch.from_numpy(single_precision(path, arrays[key])) for key in ("points", "units"))
     try:
         return PointClouds(
-            torch.from_numpy(arrays["points"].astype(np.float32)),
-            torch.from_numpy(arrays["units"].astype(np.float32)),
+            points,
+            units,
             tuple(arrays["names"].tolist()),
             torch.from_numpy(arrays["held_out"]),
             bool(arrays["handed"]),

@@ -139,7 +139,7 @@ def test_a_bad_batch_is_skipped_and_counted() -> None:
 
 def test_twenty_bad_batches_in_a_row_end_the_run() -> None:
     state = _state()
-    with pytest.raises(TrainingDiverged, match="20 steps"):
+    with pytest.raises(TrainingDiverged, match=r"diverged: in 20 steps .* lower --optimiser\.learning-rate"):
         _run(state, 100, loss=_Faulty(range(10, 101)))
     assert state.images_seen == (9 + 20) * _BATCH
     assert all(p.isfinite().all() for p in state.model.parameters())
@@ -151,10 +151,26 @@ def test_nineteen_bad_batches_between_good_ones_do_not() -> None:
     assert state.skipped_steps == 38
 
 
+def test_a_short_run_that_ends_in_failure_has_diverged() -> None:
+    with pytest.raises(TrainingDiverged, match="7 of 8 steps"):
+        _run(_state(), 8, loss=_Faulty(range(2, 9)))
+    _run(_state(), 8, loss=_Faulty({4, 8}))  # a bad batch or two are no divergence
+
+
+def test_a_loss_that_explodes_though_it_is_finite_ends_the_run() -> None:
+    rising = iter(10.0**power for power in range(30))
+
+    def loss(model: nn.Module, batch_size: int, generator: torch.Generator) -> Tensor:
+        return _regression(model, batch_size, generator) * 0 + model.bias.sum() * 0 + next(rising, 1e30)
+
+    with pytest.raises(TrainingDiverged, match="20 steps in a row"):
+        _run(_state(), 100, loss=loss)
+
+
 def test_the_average_follows_with_a_half_life_that_grows_with_the_images_seen() -> None:
     """Weights jump at the half of a run; the distance of the average halves with each half-life."""
     fraction = 0.1
-    config = dataclasses.replace(_CONFIG, average_fraction=fraction, learning_rate=0.0)
+    config = dataclasses.replace(_CONFIG, average_fraction=fraction, learning_rate=1e-12)
     state, steps = _state(config), 2000
     loop = optimise_progressive(state, _regression, config, lambda seen: seen / (steps * _BATCH))
     for _ in range(steps // 2):

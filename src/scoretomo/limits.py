@@ -37,4 +37,11 @@ def check_limit(name: str, value: int | float | None, limits: Limits) -> None:
     """Refuse a single number as :func:`check_limits` does."""
     least, greatest = limits
     if value is not None and not least <= value <= greatest:
-        raise InputError(f"{name} must be {least:.10g} to {greatest:.10g}, not {value:.10g}")
+        raise InputError(f"{name} must be {least:.10g} to {greatest:.10g}, not {_shown(value)}")
+
+
+def _shown(value: int | float) -> str:
+    try:
+        return f"{value:.10g}"
+    except OverflowError:
+        return f"a number of {len(str(abs(int(value))))} digits"

@@ -27,7 +27,7 @@ from .io.files import write_json, write_text
 from .io.found import Motion, read_motion
 from .io.images import read_image_stack
 from .io.job_folders import file_in_job
-from .io.mrc import read_images, write_images, write_volume
+from .io.mrc import read_images, read_volume, write_images, write_volume
 from .io.preparation import read_preprocessing
 from .io.quality import check_images, choose_left_out, write_quality
 from .io.run_settings import SETTINGS, RunSource
@@ -236,6 +236,20 @@ class Run:
         """Images that are kept out of training, drawn by the seed of the run."""
         order = torch.randperm(len(self.used), generator=torch.Generator().manual_seed(self.config.seed)).tolist()
         return sorted(self.used[place] for place in order[: round((self.config.held_out or 0) * len(order))])
+
+    def read_volume(self, path: Path) -> Float[Tensor, "n n n"]:
+        """Read a volume that was made of the images, in the box and units of the input.
+
+        Raises
+        ------
+        InputError
+            It cannot be read, or is of another box.
+        """
+        voxels: Tensor = read_volume(path).volume.voxels
+        if voxels.shape[-1] != self.preprocessing.input_side:
+            box = f"has a box of {voxels.shape[-1]} pixels, and the images of the run {self.preprocessing.input_side}"
+            raise InputError(f"{path}: {box}; delete it, and `scoretomo reconstruct` makes it anew")
+        return voxels
 
     def save_volume(self, index: int, seed: int, voxels: Float[Tensor, "n n n"]) -> None:
         """Write a volume in the pixel size and units of the input."""

@@ -18,6 +18,8 @@ from .optimiser import Optimiser, OptimiserConfig
 
 # So many steps in a row without a finite gradient are no accident.
 _FAILURES = 20
+# Nor is a loss of so many times the first one.
+_EXPLODED = 1e6
 # Steps after which the failures that a GPU has counted are read, which waits for it.
 _STEPS_BETWEEN_READS = 50
 
@@ -68,7 +70,13 @@ class TrainingStep:
 
 
 class TrainingDiverged(RuntimeError):
-    """Losses have stopped being finite and did not recover."""
+    """Losses have stopped being finite, or grown beyond all measure, and did not recover."""
+
+    def __init__(self, steps: str) -> None:
+        super().__init__(
+            f"the training has diverged: in {steps} the loss was not finite, or more than a million times the first; "
+            "begin a new folder with a lower --optimiser.learning-rate and --optimiser.muon-rate"
+        )
 
 
 def new_state(model: nn.Module, config: OptimiserConfig, generator: torch.Generator) -> TrainingState:
@@ -107,7 +115,8 @@ def optimise_progressive(
     Raises
     ------
     TrainingDiverged
-        20 steps in a row had a loss or gradient that was not finite; on a GPU this is found out some steps later.
+        20 steps in a row, or most of all with the last, had a loss or gradient that was not finite, or a loss that
+        has exploded; on a GPU this is found out some steps later.
     """
     parameters: list[Tensor] = list(state.model.parameters())
     averaged: list[Tensor] = list(state.averaged.parameters())
@@ -125,23 +134,27 @@ def optimise_progressive(
         bad = 1 - norm.isfinite().float()
         state.optimiser.step(rate, bad)
         _move_average(averaged, parameters, _average_weight(state.images_seen, config) * (1 - bad))
-        failures.count(bad)
+        failures.count(bad, loss)
         yield TrainingStep(state.images_seen, loss, rate * config.learning_rate, norm)
     failures.check()
+    failures.check_all()
 
 
 class _Failures:
-    """Counts steps that were skipped, where they were computed, and ends the run when there are too many in a row."""
+    """Counts steps that failed, where they were computed, and ends the run when there are too many in a row."""
 
     def __init__(self, skipped: Int[Tensor, ""]) -> None:
         self.skipped = skipped
-        self.in_a_row, self.most = torch.zeros_like(skipped), torch.zeros_like(skipped)
+        self.in_a_row, self.most, self.all = (torch.zeros_like(skipped) for _ in range(3))
+        self.first: Float[Tensor, ""] | None = None
         self.steps = 0
 
-    def count(self, bad: Float[Tensor, ""]) -> None:
-        """Take in a step: 1 if it was skipped, 0 if not."""
-        failed = bad.long()
-        self.skipped += failed
+    def count(self, bad: Float[Tensor, ""], loss: Float[Tensor, ""]) -> None:
+        """Take in a step: 1 if it was skipped, 0 if not; and its loss."""
+        self.skipped += bad.long()
+        self.first = loss if self.first is None else self.first
+        failed = ((bad > 0) | (loss.abs() > _EXPLODED * self.first.abs())).long()
+        self.all += failed
         self.in_a_row = (self.in_a_row + 1) * failed
         self.most = torch.maximum(self.most, self.in_a_row)
         self.steps += 1
@@ -151,7 +164,12 @@ class _Failures:
     def check(self) -> None:
         """Raise if there were too many in a row at any time."""
         if self.most >= _FAILURES:
-            raise TrainingDiverged(f"the loss has not been finite for {_FAILURES} steps; lower the learning rate")
+            raise TrainingDiverged(f"{_FAILURES} steps in a row")
+
+    def check_all(self) -> None:
+        """Raise if most steps have failed, and the last one, however few they were."""
+        if self.in_a_row > 0 and 2 * self.all > self.steps:
+            raise TrainingDiverged(f"{int(self.all)} of {self.steps} steps")
 
 
 def _waits_for_a_gpu(tensor: Tensor) -> bool:

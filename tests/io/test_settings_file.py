@@ -65,7 +65,8 @@ def test_refuses_other_data_settings_and_folders(tmp_path: Path, source: dict[st
 def test_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no folder of a cake .*scoretomo bake"):
         KIND.read(tmp_path)
-    (tmp_path / "cake.toml").write_text("[settings]\nsalt = 1.0\n")
+    begun = 'scoretomo = "0"\ncommand = "bake"\ninput = {path = "a", sha256 = "b"}\n'
+    (tmp_path / "cake.toml").write_text(f"{begun}[settings]\nsalt = 1.0\n")
     with pytest.raises(InputError, match=r"another version \('salt' is not in both\)"):
         KIND.settings(tmp_path, Recipe)
     (tmp_path / "cake.toml").write_bytes(b"\xff\xfe = nothing")

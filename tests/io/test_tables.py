@@ -38,6 +38,24 @@ def test_broken_tables_are_refused(tmp_path: Path, text: str, said: str) -> None
         read_table(path, ["a", "b"])
 
 
+@pytest.mark.parametrize("value", ["", "x", "1.5", "nan", "1e3"])
+def test_what_must_be_a_whole_number_is_one(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(f"a,b\n1,2\n{value},2\n")
+    with pytest.raises(InputError, match=rf"table\.csv: row 2 has '{value}' for a, .* whole number; make it anew"):
+        read_table(path, whole=["a"], advice="make it anew")
+    assert len(read_table(path, whole=["b"])) == 2
+
+
+@pytest.mark.parametrize("value", ["", "x", "nan", "-inf", "1e999"])
+def test_what_must_be_a_number_is_a_finite_one(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(f"a,b\n1.5,2\n{value},-1e3\n")
+    with pytest.raises(InputError, match="which is no number"):
+        read_table(path, numbers=["b", "a"])
+    assert len(read_table(path, numbers=["b"])) == 2
+
+
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent"):
         read_table(tmp_path / "absent.csv")

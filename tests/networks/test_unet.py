@@ -7,6 +7,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
+from scoretomo.datatypes import InputError
 from scoretomo.networks.unet import PatchUNet, UNetConfig, build_unet, parameter_count, supports_fast_bfloat16
 
 _SMALL = UNetConfig(channels=(32, 32), layers_per_block=1, patch=2)
@@ -76,6 +77,22 @@ def test_a_saved_network_gives_the_same_output(tmp_path: Path, small: PatchUNet,
     images, labels = torch.rand(2, 16, 16, generator=generator), torch.zeros(2)
     with torch.no_grad():
         assert torch.equal(loaded(images, labels), small(images, labels))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"channels": ()}, "channels must be 1 to 6 multiples of 32"),
+        ({"channels": (32, 48)}, "not 32 48"),
+        ({"channels": (32,) * 7}, "1 to 6"),
+        ({"channels": (-32, 32)}, "channels must be 32 to 4096, not -32"),
+        ({"patch": 0}, "patch must be 1 to 16, not 0"),
+        ({"layers_per_block": -1}, "layers_per_block must be 1 to 16, not -1"),
+    ],
+)
+def test_what_is_no_network_is_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        UNetConfig(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("config", "multiple"), [(UNetConfig(), 4), (_SMALL, 4), (UNetConfig(patch=2), 8)])

@@ -18,6 +18,7 @@ from ..io.mrc import read_volume, write_volume
 from ..io.tables import write_table
 from ..report.course import FSC_COLUMNS
 from ..report.pictures import draw_shell_correlations
+from ..run_lock import written_to
 from .drgn_folder import SETTINGS, DrgnRun, DrgnSource, open_run
 from .progress import say
 from .train import Device, choose_device
@@ -70,9 +71,10 @@ def halves(
         Where to compute; auto takes a GPU (cuda) if there is one.
     """
     pair = _runs(open_run(first), open_run(second)) if first.is_dir() and second.is_dir() else _maps(first, second)
-    compared = _compare(pair, align == "yes" or (align == "auto" and pair.searched), choose_device(device))
     folder = output or (first if first.is_dir() else first.parent) / "halves"
-    _write(folder, pair, compared)
+    with written_to(folder):
+        compared = _compare(pair, align == "yes" or (align == "auto" and pair.searched), choose_device(device))
+        _write(folder, pair, compared)
     print(f"{_words(pair, compared.fsc)}\nresults: {folder}")
 
 

@@ -21,7 +21,6 @@ from ..ensemble.verdict import Judgement, judge
 from ..evaluation.alignment import apply_alignment
 from ..imaging.preprocess import working_volume
 from ..io.made_with import read_made_with
-from ..io.mrc import read_volume
 from ..runs import Run
 from . import ensemble_folder
 from .motion import motion_fingerprint, saved_motion
@@ -139,6 +138,8 @@ def _find_volumes(run: Run, device: torch.device) -> _Found:
         for path in run.volumes.glob("*.mrc")
         if (match := _NAME.fullmatch(path.name))
     }
+    if strange := [path for (_, index), path in files.items() if index not in run.used]:
+        raise InputError(f"{strange[0]}: is of a class average that the run does not use; move it away")
     indices = sorted(index for seed, index in files if seed == 0)
     if not indices:
         raise InputError(f"{run.volumes}: holds no volumes; make some with `scoretomo reconstruct`")
@@ -147,7 +148,7 @@ def _find_volumes(run: Run, device: torch.device) -> _Found:
         say(f"seed {seed} is left out: it does not have the volumes of all {len(indices)} images")
     rows = []
     for seed in complete:
-        voxels = [read_volume(files[seed, index]).volume.voxels for index in indices]
+        voxels = [run.read_volume(files[seed, index]) for index in indices]
         rows.append(torch.stack([working_volume(each, run.preprocessing) for each in voxels]))
     return _Found(indices, complete, torch.stack(rows).to(device))
 

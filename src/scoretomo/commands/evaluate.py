@@ -13,6 +13,7 @@ from ..io.files import write_json
 from ..io.mrc import LoadedVolume, read_volume
 from ..io.tables import write_table
 from ..report.figures import fsc_curves
+from ..run_lock import written_to
 from .evaluate_motion import (
     MotionFiles,
     MotionInputs,
@@ -75,19 +76,20 @@ def evaluate(
     """
     paths = _find(volumes)
     references = _references(reference, paths)
-    folder = volumes[0] if volumes[0].is_dir() else volumes[0].parent
-    inputs = _motion_inputs(
-        folder, reference, paths, references, MotionFiles(rigid, coordinates, true_parameters), pixel_size
-    )
-    comparisons = compare_files(paths, references, pixel_size, reference_pixel_size)
-    motion = None
-    if inputs is not None:
-        truths = [
-            common_pair(*pair, pixel_size, reference_pixel_size)[1] for pair in zip(paths, references, strict=True)
-        ]
-        motion = measure_motion(comparisons, truths, inputs)
-    folder = output or folder
-    write_evaluation(folder, paths, comparisons, motion)
+    place = volumes[0] if volumes[0].is_dir() else volumes[0].parent
+    folder = output or place
+    with written_to(folder):
+        inputs = _motion_inputs(
+            place, reference, paths, references, MotionFiles(rigid, coordinates, true_parameters), pixel_size
+        )
+        comparisons = compare_files(paths, references, pixel_size, reference_pixel_size)
+        motion = None
+        if inputs is not None:
+            truths = [
+                common_pair(*pair, pixel_size, reference_pixel_size)[1] for pair in zip(paths, references, strict=True)
+            ]
+            motion = measure_motion(comparisons, truths, inputs)
+        write_evaluation(folder, paths, comparisons, motion)
     print(table(comparisons))
     if motion is not None:
         print(motion_words(motion["motion"]))

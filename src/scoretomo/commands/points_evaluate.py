@@ -19,6 +19,7 @@ from ..geometry.point_clouds import mixture_means
 from ..io.files import write_json
 from ..io.point_files import is_point_file, read_point_clouds, read_points
 from ..io.tables import write_table
+from ..run_lock import written_to
 from .progress import progress, say
 
 _MEASURES = ("chamfer_distance", "earth_movers_distance", "rmsd_to_atoms", "rmsd_to_points")
@@ -121,11 +122,11 @@ def evaluate(
             say(f"note: {file.name}: {note}")
     clouds = [cloud for each in found for cloud in each.clouds.items()]
     comparisons = []
-    with progress("points evaluate") as report:
+    with written_to(path.parent), progress("points evaluate") as report:
         for done, (name, cloud) in enumerate(clouds):
             comparisons.append(compare_cloud(name, cloud, truth, moved=superpose, mirror=mirror))
             report((done + 1) / len(clouds), name)
-    write_comparisons(path, reference, truth, comparisons)
+        write_comparisons(path, reference, truth, comparisons)
     print(table(comparisons, truth))
     print(f"results: {path}, {path.with_suffix('.csv')}")
 

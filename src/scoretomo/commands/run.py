@@ -9,7 +9,6 @@ import tyro
 from .. import processes
 from ..imaging.fourier import recentre_crop
 from ..io.metrics import read_metrics
-from ..io.mrc import read_volume
 from ..methods.projection_matching import MatchingConfig
 from ..report.figures import overview, training_curves
 from ..run_lock import locked
@@ -112,7 +111,7 @@ def draw(run: Run, selection: Selection) -> None:
     """Draw an overview of the first volumes, and the course of the training."""
     wanted = run.used if selection.images is None else sorted(set(selection.images))
     shown = wanted[:_SHOWN]
-    volumes = [read_volume(run.volume(index, 0)).volume.voxels for index in shown]
+    volumes = [run.read_volume(run.volume(index, 0)) for index in shown]
     run.figures.mkdir(exist_ok=True)
     # images were cropped to their mask; volumes have the box of the input again
     boxes = recentre_crop(torch.stack(volumes), run.preprocessing.cropped_side, 3)

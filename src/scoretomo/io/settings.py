@@ -141,7 +141,7 @@ def _taken(kinds: Any, words: str, value: Any, name: str) -> Any:
     return value
 
 
-def _float(value: float, name: str) -> float:
+def _float(value: int | float, name: str) -> float:
     try:
         return float(value)
     except OverflowError as error:

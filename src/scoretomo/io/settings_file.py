@@ -154,6 +154,7 @@ class SettingsFile:
             write_text(folder / self.name, tomli_w.dumps({**table, "input": source, "settings": settings}))
             return
         saved = self.read(folder)
+        self.settings(folder, type(config))  # what is no setting is said as such, and not as another one
         changed = differences(saved["input"], source, ignored=places)
         if changed:
             raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..imaging.preprocess import working_volume
 from ..io.found import Reliability
 from ..io.mrc import read_volume
+from ..io.records import understood
 from .density import PageGrid, choose_grid, encode_volume
 from .headline import clusters, population
 from .motion import motion_section, read_voxels
@@ -42,7 +43,9 @@ def project_volumes(run: RunSummary, images: Float[Tensor, "k side side"], track
     """Project every volume along z in the frame of its class average."""
     pairs, correlations = [], []
     for done, volume in enumerate(run.volumes):
-        voxels = working_volume(read_volume(volume.path).volume.voxels, run.preprocessing)
+        voxels = read_volume(volume.path).volume.voxels
+        with understood(volume.path, "delete it, and `scoretomo reconstruct` makes it anew"):
+            voxels = working_volume(voxels, run.preprocessing)
         image, projected = images[volume.index], voxels.sum(0)
         pairs.append(torch.stack([image, projected]))
         correlations.append(

@@ -4,7 +4,6 @@ Every file in it is complete or absent, so that a process may be killed at any m
 """
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,7 +15,7 @@ import tomli_w
 import torch
 import tyro
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import __version__
 from .datatypes import ImageStack, InputError
@@ -366,22 +365,6 @@ def read_source(folder: Path) -> RunSource:
     """
     source: RunSource = SETTINGS.source_of(folder)
     return source
-
-
-def save_denoiser(run: Run, network: nn.Module) -> None:
-    """Write the network as a Diffusers model folder, replacing an earlier one as a whole."""
-    assert isinstance(network, PatchUNet)  # nn.Module does not know the types of its parts
-    partial, previous = run.folder / ".denoiser.partial", run.folder / ".denoiser.previous"
-    try:
-        network.save(partial)
-        if run.denoiser_folder.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            run.denoiser_folder.rename(previous)
-        partial.rename(run.denoiser_folder)
-    except Exception as error:  # safetensors has an error of its own for a full disk
-        shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"cannot write {run.denoiser_folder}: {error}".splitlines()[0]) from error
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def load_denoiser(run: Run) -> PatchUNet:

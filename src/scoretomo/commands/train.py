@@ -14,13 +14,14 @@ from .. import processes
 from ..datatypes import InputError
 from ..diffusion.edm import Denoiser, EDMDenoiser
 from ..diffusion.outliers import denoiser_outliers
+from ..io.denoiser_folder import save_denoiser
 from ..io.quality import add_column, read_quality
 from ..methods.score_tomography import training_loss
 from ..networks.unet import build_unet, supports_fast_bfloat16
 from ..presets import PresetName
 from ..report.quality_sheet import quality_sheet
 from ..run_lock import locked
-from ..runs import Run, RunConfig, open_run, save_denoiser, start_run
+from ..runs import Run, RunConfig, open_run, start_run
 from .denoiser_training import Budget, DenoiserTask, DenoiserTraining
 from .denoiser_training import is_trained as denoiser_is_trained
 from .progress import say
@@ -198,7 +199,7 @@ def _budget(config: RunConfig) -> Budget:
 
 def _export(run: Run, training: DenoiserTraining) -> None:
     """Write the denoiser, and that it has been written."""
-    save_denoiser(run, training.state.averaged.get_submodule("network"))
+    save_denoiser(run.denoiser_folder, training.state.averaged.get_submodule("network"))
     training.save(exported=True)
 
 

@@ -531,7 +531,7 @@ def test_bad_stacks_are_one_line_and_leave_nothing(
 def test_empty_npy_star_without_images_and_unknown_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "empty.npy", np.zeros((0, 16, 16), np.float32))
     assert train(tmp_path / "empty.npy", tmp_path / "run", "--pixel-size", "4") == 2
-    assert "no images" in one_line(capsys)
+    assert "is empty" in one_line(capsys)
     star = tmp_path / "nowhere.star"
     star.write_text("data_\n\nloop_\n_rlnImageName #1\n000001@lost.mrcs\n000002@lost.mrcs\n")
     assert train(star, tmp_path / "run") == 2

@@ -271,7 +271,7 @@ class PointClouds:
 def _check_greatest(values: Tensor) -> None:
     greatest = float(values.abs().max()) if values.numel() else 0.0
     if greatest > _GREATEST:
-        raise InputError(f"values reach {greatest:.1e}, which no density does; repair or rescale them")
+        raise InputError(f"values reach {greatest:.1e}, which no density does; divide all by a constant")
 
 
 def _check_pixel_size(pixel_size_angstrom: float) -> None:

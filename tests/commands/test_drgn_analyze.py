@@ -69,7 +69,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         save_preparation(opened, _RECORD)
         model = new_model(config.model, config.seed, _SIDE, torch.ones(9), torch.device("cpu"))
         state = {"latent": {"training": {"averaged": model.state_dict()}}}
-        save_checkpoint(opened.checkpoint, {"state": state, "amplitudes": torch.ones(9), "finished": finished})
+        saved = {"state": state, "amplitudes": torch.ones(9), "device": "cpu", "seconds": 1.0, "finished": finished}
+        save_checkpoint(opened.checkpoint, saved)
         pairs = enumerate(_z().tolist())
         write_table(run / "z.csv", [{"row": row, "z_1": first, "z_2": second} for row, (first, second) in pairs])
         return run
@@ -249,8 +250,14 @@ def test_no_particle_file_of_the_run_is_overwritten(tmp_path: Path, capsys: pyte
     (run / "analysis").mkdir(parents=True)
     files = ParticleFiles(paths[2], (paths[0],))
     source = {"path": str(paths[2]), "passthrough": [str(paths[0])], "pixel_size_angstrom": 3.0}
-    source["sha256"] = files.digest()
-    (run / "drgn.toml").write_text(tomli_w.dumps({"input": source, "settings": to_table(DrgnConfig())}))
+    source |= {"sha256": files.digest(), "stacks": "", "images": 4, "side": 8}
+    made = {
+        "scoretomo": "0.1.0",
+        "command": "scoretomo drgn train",
+        "input": source,
+        "settings": to_table(DrgnConfig()),
+    }
+    (run / "drgn.toml").write_text(tomli_w.dumps(made))
     write_table(run / "z.csv", [{"row": row, "z_1": 0.0} for row in range(4)])
     write_table(run / "analysis" / "latent.csv", [{"row": row, "cluster": row % 2} for row in range(4)])
     for output in (paths[1], paths[0], paths[2]):

@@ -22,6 +22,7 @@ _SIDE = 16
 _COUNT = 40
 _PIXEL = 3.0
 # cryoDRGN keeps the order of its --ind, sorted or not.
+_SIDEWAYS = np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
 _IND = np.random.default_rng(0).permutation(_COUNT)[:32]
 _ROTATIONS = random_rotations(_COUNT, generator=torch.Generator().manual_seed(0)).numpy()
 _TRANSLATIONS = np.random.default_rng(1).uniform(-0.1, 0.1, (_COUNT, 2)).astype(np.float32)
@@ -45,7 +46,7 @@ def _dump(path: Path, *contents: Any) -> Path:
 def particles(tmp_path: Path) -> Path:
     """A particle file with poses that are not those of the run."""
     write_images(tmp_path / "images.mrcs", ImageStack(torch.rand(_COUNT, _SIDE, _SIDE), _PIXEL))
-    poses = Poses(torch.eye(3).expand(_COUNT, 3, 3), torch.zeros(_COUNT, 2))
+    poses = Poses(torch.from_numpy(_SIDEWAYS).expand(_COUNT, 3, 3), torch.zeros(_COUNT, 2))
     write_particles(tmp_path / "particles.star", "images.mrcs", poses, pixel_size_angstrom=_PIXEL, side=_SIDE)
     return tmp_path / "particles.star"
 
@@ -134,7 +135,7 @@ def test_poses_where_the_run_has_none(
     np.testing.assert_allclose(poses.rotations, _ROTATIONS[_IND], atol=1e-5)
     assert convert(*ind, run="star") == 0
     poses = read_particles(tmp_path / "star" / "poses.star").poses
-    assert poses is not None and torch.allclose(poses.rotations, torch.eye(3), atol=1e-5)
+    assert poses is not None and np.allclose(poses.rotations, _SIDEWAYS, atol=1e-5)
     assert convert(*ind, run="stack", source=tmp_path / "images.mrcs") == 2
     assert "has no poses, and" in capsys.readouterr().err
 

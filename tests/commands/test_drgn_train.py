@@ -367,7 +367,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
 
 def test_poses_of_a_pickle_win(make_set: Callable[..., Path], tmp_path: Path) -> None:
     make_set(12)
-    rotations = np.stack([np.eye(3, dtype=np.float32)] * 12)
+    rotations = np.stack([np.float32([[1, 0, 0], [0, 0, -1], [0, 1, 0]])] * 12)  # seen from the side
     with (tmp_path / "poses.pkl").open("wb") as file:
         pickle.dump((rotations, np.full((12, 2), 0.125, dtype=np.float32)), file)
     run = tmp_path / "run"

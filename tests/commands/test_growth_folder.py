@@ -33,8 +33,16 @@ def store(tmp_path: Path, generator: torch.Generator) -> GrowthFolder:
 def test_states_are_seen_by_whoever_sees_the_folder(store: GrowthFolder) -> None:
     assert isinstance(store, Store)
     assert store.share([2, 3]).missing == [2, 3]
-    store.keep(2, {"step": torch.tensor(7)})
-    assert store.kept(2) == {"step": 7} and store.kept(3) is None
+    state = {
+        "step": torch.tensor(7),
+        "generator": torch.zeros(9, dtype=torch.uint8),
+        "volumes": torch.zeros(16, 16, 16),
+        "base_error": torch.tensor(1.0),
+        "score_error": torch.tensor(2.0),
+    }
+    store.keep(2, state)
+    kept = store.kept(2)
+    assert kept is not None and kept["step"] == 7 and kept.keys() == state.keys() and store.kept(3) is None
     assert store.share([2, 3]).mine == [2, 3]
     store.put(2, torch.rand(16, 16, 16))
     other = GrowthFolder(store.run, seed=1)

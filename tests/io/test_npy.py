@@ -149,7 +149,7 @@ def test_images_and_points_of_every_order_and_type(kind: str, tmp_path: Path) ->
     assert np.array_equal(read_image_stack(tmp_path / "a.npy", 2.0).stack.images.numpy(), values.astype(np.float32))
     if kind != "|b1":
         np.save(tmp_path / "b.npy", np.asfortranarray(values[:, :, :3]))
-        clouds = read_point_clouds(tmp_path / "b.npy").values()
+        clouds = read_point_clouds(tmp_path / "b.npy").clouds.values()
         assert np.array_equal(np.stack([cloud.numpy() for cloud in clouds]), values[:, :, :3].astype(np.float32))
 
 

@@ -16,7 +16,7 @@ from scoretomo.io import mrc
 from scoretomo.io.cryosparc import cs_bytes, read_cs
 from scoretomo.io.mrc import write_images
 from scoretomo.io.particle_rows import select_posed_rows, select_rows
-from scoretomo.io.particles import Particles, read_particles
+from scoretomo.io.particles import Particles, read_particles, refuse_poses_in_a_plane
 from scoretomo.io.star import read_poses, write_particles
 
 OPTICS = """# version 30001
@@ -576,7 +576,7 @@ def test_poses_in_a_plane_are_those_of_a_2d_classification(tmp_path: Path, kind:
         blob = {"blob/path": np.array([b"a.mrcs"] * 6), "blob/idx": numbers.astype("<u4")}
         path = cs(tmp_path, uid=numbers.astype("<u8"), **blob, **{"alignments3D/pose": np.zeros((6, 3), "<f4")})
     with pytest.raises(InputError, match=r"all 6 poses have the same viewing direction, as those of a 2D"):
-        read_particles(path)
-    assert read_particles(path, with_poses=False).poses is None  # who searches for poses has no use for them
+        refuse_poses_in_a_plane(read_particles(path))
+    refuse_poses_in_a_plane(read_particles(path, with_poses=False))  # who searches for poses has no use for them
     tilted = rows.replace("3@a.mrcs 20 0", "3@a.mrcs 20 15")
-    assert read_particles(star(tmp_path, columns, tilted, optics="")).poses is not None
+    refuse_poses_in_a_plane(read_particles(star(tmp_path, columns, tilted, optics="")))

@@ -15,7 +15,7 @@ from ..imaging.fourier import radius_grid, resize
 from ..imaging.masks import soft_ball
 from ..imaging.preprocess import detect_contrast
 from ..io import cryodrgn
-from ..io.particles import Particles, read_particles
+from ..io.particles import Particles, read_particles, refuse_poses_in_a_plane
 from ..methods.abinitio import ParticleImages
 from ..methods.latent_vae import noise_std
 from ..methods.pose_search import TransferFn
@@ -128,7 +128,7 @@ class ParticleSource:
 
     def open(self, half: int | None, *, file_poses: bool) -> Particles:
         """Find the particles; the poses of their file only where they count, and no others are given."""
-        return open_particles(
+        found = open_particles(
             self.particles,
             passthrough=self.passthrough,
             poses=self.poses_file,
@@ -138,6 +138,9 @@ class ParticleSource:
             half=half,
             file_poses=file_poses and self.poses_file is None,
         )
+        if file_poses:
+            refuse_poses_in_a_plane(found)
+        return found
 
 
 def open_particles(

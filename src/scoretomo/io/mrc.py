@@ -370,7 +370,9 @@ def _refuse_other_files(path: Path, start: bytes, length: int | None) -> None:
         raise InputError(f"{path}: is a text file, not MRC")
     headers, _ = _size(start)
     if length is not None and headers > length:
-        raise InputError(f"{path}: is truncated: its headers take {headers} bytes, and it has {length}")
+        raise InputError(
+            f"{path}: is truncated: its headers take {headers} bytes, and it has {length}; is it an MRC file?"
+        )
 
 
 def _start_of(path: Path) -> bytes:

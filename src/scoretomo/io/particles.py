@@ -153,6 +153,24 @@ def read_particles(
             )
 
 
+def refuse_poses_in_a_plane(particles: Particles) -> None:
+    """Refuse particles of a 2D classification, which have angles too, where poses in three dimensions are meant.
+
+    Raises
+    ------
+    InputError
+        All poses have one viewing direction.
+    """
+    if particles.poses is None or len(particles) < _FEWEST_DIRECTIONS:
+        return
+    if bool((particles.poses.rotations[:, 2, 2].abs() > 1 - _PLANE).all()):
+        raise InputError(
+            f"{particles.files[0]}: all {len(particles)} poses have the same viewing direction, as those of a 2D "
+            "classification and of particles that were never aligned; give particles of a 3D refinement, or let the "
+            "poses be searched for"
+        )
+
+
 def _read_star(path: Path, given: float | None, with_poses: bool, datadir: Path | None) -> Particles:
     table = read_image_table(path)
     opened = open_images(path, table.files, table.sections, datadir)
@@ -192,24 +210,6 @@ def _particles(
     notes: tuple[str, ...],
     halves: NDArray[np.intp] | None = None,
 ) -> Particles:
-    """Particles of a whole file.
-
-    Raises
-    ------
-    InputError
-        Poses that are those of images in a plane.
-    """
-    if poses is not None:
-        _refuse_poses_in_a_plane(files[0], poses)
+    """Particles of a whole file."""
     rows = np.arange(len(opened.images))
     return Particles(opened.images, pixel_size, poses, ctf, rows, files, opened.notes + notes, halves)
-
-
-def _refuse_poses_in_a_plane(path: Path, poses: Poses) -> None:
-    """Particles of a 2D classification have angles too, all of them about the viewing axis."""
-    along = poses.rotations[:, 2, 2].abs()
-    if len(poses) >= _FEWEST_DIRECTIONS and bool((along > 1 - _PLANE).all()):
-        raise InputError(
-            f"{path}: all {len(poses)} poses have the same viewing direction, as those of a 2D classification and of "
-            "particles that were never aligned; give particles of a 3D refinement, or let the poses be searched for"
-        )

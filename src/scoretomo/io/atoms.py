@@ -216,7 +216,7 @@ def _on_one_another(count: int) -> str:
 
 def _first(path: Path, listed: ListedAtoms, generators: list[Generator], notes: tuple[str, ...]) -> AtomicModel:
     """Read the first model, as its assembly if it is known how that is made."""
-    listed = listed.by_model()[0]
+    (listed,) = listed.by_model(1)
     if generators:
         listed, more = build_assembly(path, listed, generators)
         notes += more

@@ -111,7 +111,7 @@ def test_too_many_atoms_are_refused_before_they_are_made(tmp_path: Path) -> None
     atoms = tuple((float(k % 50), float(k // 50), 0.0) for k in range(3000))
     known: Operators = {str(number): ("none", (0, 0, float(number))) for number in range(1, 4001)}
     (tmp_path / "a.cif").write_text(mmcif("(1-4000)", known, atoms=atoms))
-    with pytest.raises(InputError, match="its assembly has 12000000 atoms, more than 10000000"):
+    with pytest.raises(InputError, match="its assembly has 12000000 atoms, more than 8000000"):
         read_model(tmp_path / "a.cif")
 
 

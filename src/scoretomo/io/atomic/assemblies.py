@@ -16,10 +16,10 @@ from .listed import ListedAtoms
 
 # Helices have some hundred copies in the PDB; the largest capsids have 6 million atoms.
 _MOST_OPERATORS = 5000
-_MOST_ATOMS = 10**7
+_MOST_ATOMS, _MOST_CHAINS = 8 * 10**6, 10**6
 # Copies of one atom as close as this are the one atom, on an axis of symmetry (the distance is gemmi's).
 _SAME_ANGSTROM = 0.2
-_MOST_SAME = 10**7  # pairs of them: 160 MB
+_MOST_SAME = 5 * 10**7  # pairs of them: 400 MB
 _NOT_ORTHOGONAL, _FURTHEST_ANGSTROM = 0.02, 1e6
 _SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -114,11 +114,15 @@ def build_assembly(
     InputError
         The assembly is too large, or an operator is no rotation.
     """
-    chosen = [(np.flatnonzero(_is_chosen(atoms, each)), each.operators) for each in generators]
+    _check_count(path, sum(len(each.operators) for each in generators))
+    chosen = list(zip(_chosen(atoms, generators), (each.operators for each in generators), strict=True))
     total = sum(len(which) * len(operators) for which, operators in chosen)
-    _check_count(path, sum(len(operators) for _, operators in chosen))
-    if total > _MOST_ATOMS:
-        raise InputError(f"{path}: its assembly has {total} atoms, more than {_MOST_ATOMS}; keep the part of it needed")
+    chain_count = sum(len(np.unique(atoms.chains[which])) * len(operators) for which, operators in chosen)
+    for number, most, what in ((total, _MOST_ATOMS, "atoms"), (chain_count, _MOST_CHAINS, "chains")):
+        if number > most:
+            raise InputError(
+                f"{path}: its assembly has {number} {what}, more than {most}; keep the part that is needed"
+            )
     if not total:
         return atoms, ("it has none of the chains that its assembly is made of; its atoms count as they are listed",)
     sources, positions, chains = [], [], []
@@ -154,13 +158,20 @@ def _missing(atoms: ListedAtoms, generators: Sequence[Generator]) -> tuple[str, 
     return (f"{len(missing)} chains of its assembly are not in the file ({_short(', '.join(missing))})",)
 
 
-def _is_chosen(atoms: ListedAtoms, generator: Generator) -> Bool[np.ndarray, " n"]:
-    if generator.chains is None:
-        return np.ones(len(atoms), dtype=bool)
-    chains = np.array([name in generator.chains for name in atoms.chain_names], dtype=bool)
-    subchains = np.array([name in generator.subchains for name in atoms.subchain_names], dtype=bool)
-    chosen: Bool[np.ndarray, " n"] = chains[atoms.chains] | subchains[atoms.subchains]
-    return chosen
+def _chosen(atoms: ListedAtoms, generators: Sequence[Generator]) -> list[Int[np.ndarray, " _"]]:
+    """Find the indices of the atoms that each generator copies."""
+    chain_of = {name: index for index, name in enumerate(atoms.chain_names)}
+    subchain_of = {name: index for index, name in enumerate(atoms.subchain_names)}
+    found = []
+    for each in generators:
+        chains = np.zeros(len(chain_of), dtype=bool)
+        chains[[chain_of[name] for name in (chain_of if each.chains is None else each.chains) if name in chain_of]] = (
+            True
+        )
+        subchains = np.zeros(len(subchain_of), dtype=bool)
+        subchains[[subchain_of[name] for name in each.subchains if name in subchain_of]] = True
+        found.append(np.flatnonzero(chains[atoms.chains] | subchains[atoms.subchains]))
+    return found
 
 
 def _moved(path: Path, positions: Float[np.ndarray, "n 3"], operator: Operator) -> Float[np.ndarray, "n 3"]:
@@ -205,21 +216,31 @@ def _short_names() -> Iterator[str]:
 
 def _merged(path: Path, atoms: ListedAtoms, sources: Int[np.ndarray, " n"]) -> ListedAtoms:
     """Put copies of an atom that lie on an axis into one, at their mean; occupancies add up to 1 at most."""
-    # copies of other atoms are further away than any distance
-    reach = 4 * _SAME_ANGSTROM
-    tree = cKDTree(np.column_stack([atoms.positions, reach * sources]))
-    if tree.count_neighbors(tree, _SAME_ANGSTROM) > 2 * _MOST_SAME + len(atoms):
-        raise InputError(f"{path}: the operators of its assembly lay the same atoms on one another; repair them")
-    pairs = tree.query_pairs(_SAME_ANGSTROM, output_type="ndarray")
-    if not len(pairs):
+    special = np.flatnonzero(_is_special(atoms.positions, sources))
+    if not len(special):
         return atoms
+    if np.square(np.bincount(sources[special])).sum() > _MOST_SAME:
+        raise InputError(f"{path}: the operators of its assembly lay the same atoms on one another; repair them")
+    # copies of other atoms are further away than any distance
+    tree = cKDTree(np.column_stack([atoms.positions[special], 4 * _SAME_ANGSTROM * sources[special]]))
+    pairs = special[tree.query_pairs(_SAME_ANGSTROM, output_type="ndarray")]
     kept = np.arange(len(atoms))
-    np.minimum.at(kept, pairs[:, 1], pairs[:, 0])
+    np.minimum.at(kept, pairs.max(1), pairs.min(1))
     kept = kept[kept]
-    sums = np.zeros_like(atoms.positions)
-    np.add.at(sums, kept, atoms.positions)
     numbers = np.bincount(kept, minlength=len(atoms))
-    occupancies = np.minimum(1.0, numbers * atoms.occupancies)
+    sums = [np.bincount(kept, weights=axis, minlength=len(atoms)) for axis in atoms.positions.T]
     first = numbers > 0
-    positions = sums[first] / numbers[first, None]
+    positions = np.column_stack(sums)[first] / numbers[first, None]
+    occupancies = np.minimum(1.0, numbers * atoms.occupancies)
     return replace(replace(atoms, occupancies=occupancies).take(first), positions=positions)
+
+
+def _is_special(positions: Float[np.ndarray, "n 3"], sources: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Whether any copy of an atom comes to lie where the first one is; operators of a group need no other test."""
+    _, first, source = np.unique(sources, return_index=True, return_inverse=True)
+    near = np.square(positions - positions[first[source]]).sum(1) < _SAME_ANGSTROM**2
+    near[first] = False
+    again = np.zeros(len(first), dtype=bool)
+    again[source[near]] = True
+    special: Bool[np.ndarray, " n"] = again[source]
+    return special

@@ -89,9 +89,11 @@ class ListedAtoms:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def by_model(self) -> list["ListedAtoms"]:
-        """Models, each on its own."""
+    def by_model(self, most: int | None = None) -> list["ListedAtoms"]:
+        """Models, each on its own; only the first, if ``most`` is given."""
         starts = np.flatnonzero(np.diff(self.models, prepend=-1)).tolist()
+        if most is not None and most < len(starts):
+            return self.take(slice(starts[most])).by_model()
         return [self.take(slice(*ends)) for ends in zip(starts, [*starts[1:], len(self)], strict=True)]
 
     def take(self, which: Bool[np.ndarray, " n"] | Int[np.ndarray, " k"] | slice) -> "ListedAtoms":

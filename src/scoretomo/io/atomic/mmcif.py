@@ -1,5 +1,6 @@
 """Atoms of mmCIF files."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from ...datatypes import InputError
 from .assemblies import Generator, Operator, chosen_operators
 from .listed import Columns
 
+# Blank lines and comments, then a block; possessive, so that no length of them takes memory.
+_BEGINNING = re.compile(rb"\s*+(?:#[^\n]*+\s*+)*+data_", re.IGNORECASE)
 # Assemblies that are described otherwise, such as "crystal asymmetric unit", are no biological ones.
 _BIOLOGICAL = (
     "author_and_software_defined_assembly",
@@ -25,15 +28,7 @@ _VECTOR = [f"vector[{row}]" for row in "123"]
 
 def is_mmcif(text: bytes) -> bool:
     """Whether text is mmCIF: its first line that says something begins with ``data_``."""
-    start = 0
-    while start < len(text):
-        end = text.find(b"\n", start)
-        end = len(text) if end < 0 else end
-        line = text[start:end].strip()
-        if line and not line.startswith(b"#"):
-            return line[:5].lower() == b"data_"
-        start = end + 1
-    return False
+    return _BEGINNING.match(text) is not None
 
 
 def block_of_atoms(path: Path, text: bytes) -> Any:

@@ -24,8 +24,8 @@ Arrangement = Literal["apart", "on one another", "unclear"]
 
 def arrangement(atoms: ListedAtoms) -> Arrangement:
     """Find out whether models lie apart, as the copies of an assembly do, or on one another, as an ensemble does."""
-    compared = atoms.take(in_main_conformer(atoms)).by_model()[:_MODELS_COMPARED]
-    clouds = [model.positions for model in compared]
+    compared = atoms.take(in_main_conformer(atoms)).by_model(_MODELS_COMPARED)
+    clouds = [np.unique(model.positions, axis=0) for model in compared]  # none is its own neighbour
     if min(len(cloud) for cloud in clouds) < 2:
         return "unclear"
     share = _share_on_others(clouds)

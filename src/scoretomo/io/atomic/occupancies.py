@@ -45,6 +45,8 @@ def with_occupancies(atoms: ListedAtoms) -> tuple[ListedAtoms, tuple[str, ...]]:
 def _share(atoms: ListedAtoms) -> ListedAtoms:
     """Scale occupancies of conformers that add up to more than 1."""
     several = np.flatnonzero(atoms.alternates)
+    if not len(several):
+        return atoms
     conformer, residue, mean = _conformers(atoms, several)
     total = np.bincount(residue, weights=mean)
     occupancies = atoms.occupancies.copy()
@@ -55,6 +57,8 @@ def _share(atoms: ListedAtoms) -> ListedAtoms:
 def in_main_conformer(atoms: ListedAtoms) -> Bool[np.ndarray, " n"]:
     """Which atoms are in the conformer of highest occupancy of their residue, the first of equals."""
     several = np.flatnonzero(atoms.alternates)
+    if not len(several):
+        return np.ones(len(atoms), dtype=bool)
     conformer, residue, mean = _conformers(atoms, several)
     order = np.lexsort((np.arange(len(mean)), -mean, residue))
     _, first = np.unique(residue[order], return_index=True)

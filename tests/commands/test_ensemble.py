@@ -104,7 +104,7 @@ def test_volumes_that_began_with_a_motion_model_have_the_frame_of_its_poses(
     common = found.view(-1, 3, 3) @ rotations
     torch.testing.assert_close(common, common[:1].expand_as(common), rtol=0, atol=1e-3)
     assert all(row["mirrored"] == "False" for row in rows)
-    record.write_text('motion_sha256 = "of another"')
+    record.write_text(tomli_w.dumps({**made_with, "motion_sha256": "of another"}))
     capsys.readouterr()
     assert cli.main(["ensemble", str(tmp_path / "run"), *_QUICK]) == 0
     assert "no longer there" in capsys.readouterr().err

@@ -30,8 +30,10 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     def make(source: str = "averages.star", classes: Sequence[int] | None = None) -> Path:
         run = tmp_path / "run"
         (run / "ensemble" / "clusters").mkdir(parents=True)
-        table = {"path": source, "images": 6, **({"classes": list(classes)} if classes else {})}
-        (run / "config.toml").write_text(tomli_w.dumps({"input": table}))
+        table = {"path": source, "sha256": "0", "images": 6, "side": 40, "pixel_size_angstrom": 3.0}
+        table |= {"classes": list(classes)} if classes else {}
+        made = {"scoretomo": "0.1.0", "command": "scoretomo run", "input": table, "settings": {"budget": 1}}
+        (run / "config.toml").write_text(tomli_w.dumps(made))
         (run / "ensemble" / "landscape.csv").write_text(LANDSCAPE)
         (run / "ensemble" / "reliability.csv").write_text(
             "index,verdict,reasons\n0,reliable,\n3,wrong,seeds disagree; blurred\n"

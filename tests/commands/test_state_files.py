@@ -79,7 +79,7 @@ _NEEDED = [
     ("run/quality.csv", "train"),
     ("run/reconstruction.toml", "reconstruct"),
     ("run/checkpoint/training.pt", "train"),
-    ("run/checkpoint/initial.pt", "reconstruct"),
+    ("run/checkpoint/initial.pt", "consensus"),
     ("run/checkpoint/refine.pt", "consensus"),
     ("run/checkpoint/motion_model.pt", "reconstruct"),
     ("run/denoiser/diffusion_pytorch_model.safetensors", "reconstruct"),

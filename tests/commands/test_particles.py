@@ -197,14 +197,14 @@ def test_what_cannot_be_done_is_said_and_leaves_no_files(
         [str(run), str(star(tmp_path / "b.star", [20, 21]))], capsys
     )
     assert "is no run folder" in refusal([str(tmp_path), str(good)], capsys)
-    assert "No such file" in refusal([str(run), str(tmp_path / "none.star")], capsys)
+    assert "no such file" in refusal([str(run), str(tmp_path / "none.star")], capsys)
     assert "positive" in refusal([str(run), str(good), "--resolution", "0"], capsys)
     (run / "ensemble" / "clusters" / "cluster_1.mrc").unlink()
     assert "cluster_1.mrc" in refusal([str(run), str(good)], capsys)
     (run / "ensemble" / "landscape.csv").write_text("index,reliable\n0,True\n")
     assert "has no column cluster; run `scoretomo ensemble` again" in refusal([str(run), str(good)], capsys)
     (run / "ensemble" / "landscape.csv").unlink()
-    assert "run `scoretomo ensemble` first" in refusal([str(run), str(good)], capsys)
+    assert "run `scoretomo ensemble` again" in refusal([str(run), str(good)], capsys)
     assert not (run / "particles").exists()
 
 

@@ -156,7 +156,7 @@ def test_bad_input_is_refused_in_one_line(traces: Path, tmp_path: Path) -> None:
         prepare("furniture", output, held_out=-0.1)
     with pytest.raises(InputError, match="--held-out 30 leaves none of the 10 clouds"):
         prepare("furniture", output, held_out=30.0, count=10, points=4)
-    with pytest.raises(InputError, match="furniture needs 1 piece"):
+    with pytest.raises(InputError, match="--count must be 2 to 1000000, not 0"):
         prepare("furniture", output, count=0)
     with pytest.raises(InputError, match="no cloud that can be used; 0000: has 60 points, 500 are asked for"):
         prepare(str(traces), output, points=500)

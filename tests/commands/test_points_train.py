@@ -149,7 +149,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
         "text.npz: ": ["train", tmp_path / "text.npz", "-o", tmp_path / "a"],
         "must be above 0": ["train", clouds, "-o", tmp_path / "a", "--minutes", 0],
         "is no folder of a point-cloud prior": ["sample", tmp_path / "full", "-o", tmp_path / "b"],
-        "draw 1 cloud or more": ["sample", prior, "-o", tmp_path / "b", "--count", 0],
+        "count must be 1 to 1000000": ["sample", prior, "-o", tmp_path / "b", "--count", 0],
         "comparing takes 2": ["sample", prior, "-o", tmp_path / "b", "--count", 1, "--compare", clouds],
         "2 steps or more": ["sample", prior, "-o", tmp_path / "b", "--sampling.steps", 1],
     }

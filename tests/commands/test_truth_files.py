@@ -20,7 +20,7 @@ def test_volumes_poses_and_states_are_those_of_the_images(tmp_path: Path, genera
     written = read_volume(folder / "truth" / "volume_0001.mrc").volume
     assert torch.equal(written.voxels, volumes[1]) and written.pixel_size_angstrom == 3.0
     table = read_image_table(folder / "particles.star")
-    assert table.files == ["images.mrcs"] * 2 and table.sections == [0, 1]
+    assert list(table.files) == ["images.mrcs"] * 2 and list(table.sections) == [0, 1]
     torch.testing.assert_close(read_poses(folder / "particles.star").shifts_angstrom, poses.shifts_angstrom)
 
 

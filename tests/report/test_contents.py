@@ -10,7 +10,7 @@ import torch
 
 from scoretomo.commands.report import denoiser_checks, write_report
 from scoretomo.io.denoiser_folder import save_denoiser
-from scoretomo.networks.unet import UNetConfig, build_unet
+from scoretomo.networks.unet import build_unet
 from scoretomo.report.page import Blocks, render
 from scoretomo.runs import open_run
 
@@ -20,7 +20,7 @@ def run(make_run: Callable[..., Path]) -> Path:
     folder = make_run(8, 16)
     opened = open_run(folder)
     torch.manual_seed(0)
-    save_denoiser(opened.denoiser_folder, build_unet(UNetConfig(channels=(32, 32), layers_per_block=1, patch=2), 16))
+    save_denoiser(opened.denoiser_folder, build_unet(opened.config.unet, 16))
     write_report(opened, torch.device("cpu"))
     return folder
 

@@ -70,9 +70,16 @@ def test_the_section_says_what_was_found(folder: Path) -> None:
     assert point_section(Blocks({}, {}, {}), folder) is None
     (folder / "points").mkdir()
     curve = {"frequency_per_angstrom": [0.0, 0.1], "fsc": [1.0, 0.2]}
-    figures = {"resolution_angstrom": 21.94, "rmsd_angstrom": 6.31, **curve}
+    figures = {
+        "fsc_auc": 0.6,
+        "resolution_angstrom": 21.94,
+        "rmsd_angstrom": 6.31,
+        "rmsd_deviation_angstrom": 0.2,
+        **curve,
+    }
     found = {
-        "models": 4, "points": 256, "views": [{"image": 2}, {"image": 5}], "volume": "volume 2", "spread_angstrom": 6.7,
+        "made_of": "0", "models": 4, "points": 256, "views": [{"image": 2}, {"image": 5}], "volume": "volume 2",
+        "spread_angstrom": 6.7,
         "against_volume": {"models": figures, "baseline": figures},
     }  # fmt: skip
     write_json(folder / "points" / "reconstruction.json", found)
